@@ -1,0 +1,3 @@
+//! Load generator, A/B reports, fio and mdtest recipes.
+
+fn main() {}

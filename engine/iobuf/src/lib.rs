@@ -1,0 +1,1 @@
+//! Pinned, page-aligned memory, registered once with the ring.

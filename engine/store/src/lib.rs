@@ -1,0 +1,1 @@
+//! The chunk store of one target: a core without I/O.

@@ -1,0 +1,1 @@
+//! The namespace: a deterministic state machine over LMDB, and its log.

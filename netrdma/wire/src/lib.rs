@@ -1,0 +1,1 @@
+//! Ids, units, frames, messages, stripe arithmetic; no I/O.

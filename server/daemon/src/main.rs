@@ -1,0 +1,3 @@
+//! The Weft storage and metadata server.
+
+fn main() {}
