@@ -1,0 +1,239 @@
+//! Data: what a client (or a volume, for truncation) asks of a target.
+//!
+//! Payloads are the blocks themselves. A read answers whole blocks, each with its checksum; a write carries any
+//! bytes, with a checksum for each piece cut at block borders (see [`crate::blocks`]).
+
+use crate::blocks::block_count;
+use crate::codec::{Reader, WireError, WireErrorKind, Writer};
+use crate::header::Kind;
+use crate::ids::{ChunkId, ChunkIndex, Ino, TargetId};
+use crate::limits::{LIST_COUNT_MAX, PAYLOAD_BYTES_MAX};
+use crate::units::{to_u32, to_usize};
+
+/// A byte range of a chunk: what a read or write is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ChunkRange {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// First byte, from the chunk's start.
+    pub offset: u32,
+    /// Length in bytes, at least 1.
+    pub bytes: u32,
+}
+
+impl ChunkRange {
+    fn encode(&self, out: &mut Writer<'_>) {
+        out.u64(self.chunk.ino.0).u64(self.chunk.index.0).u32(self.offset).u32(self.bytes);
+    }
+
+    fn decode(from: &mut Reader<'_>) -> Result<ChunkRange, WireError> {
+        let chunk = ChunkId { ino: Ino(from.u64()?), index: ChunkIndex(from.u64()?) };
+        let range = ChunkRange { chunk, offset: from.u32()?, bytes: from.u32()? };
+        let end = u64::from(range.offset) + u64::from(range.bytes);
+        if range.bytes == 0 || end > u64::from(PAYLOAD_BYTES_MAX) {
+            return Err(from.error(WireErrorKind::Value));
+        }
+        Ok(range)
+    }
+
+    /// How many blocks the range touches.
+    pub fn block_count(&self) -> u32 {
+        block_count(self.offset, self.bytes)
+    }
+}
+
+/// One data operation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DataRequest {
+    /// → [`ReadReply`] and the blocks that hold the range as payload.
+    Read(ChunkRange),
+    /// The payload goes to the range; one checksum for each piece. → empty reply.
+    Write(ChunkRange, Vec<u32>),
+    /// Everything acknowledged for this file on this target is durable when the reply comes. → empty reply.
+    Sync(Ino),
+    /// Chunks from `remove_from` on are gone; `cut` (chunk, bytes) loses what lies beyond `bytes`. → empty reply.
+    Truncate {
+        /// The file.
+        ino: Ino,
+        /// First chunk to remove.
+        remove_from: ChunkIndex,
+        /// A chunk to shorten, and how many bytes of it stay.
+        cut: Option<(ChunkIndex, u32)>,
+    },
+    /// Which chunks with index at or above this are here. → [`ChunkListReply`].
+    ChunkList(Ino, ChunkIndex),
+}
+
+impl DataRequest {
+    /// The frame kind that carries this request.
+    pub fn kind(&self) -> Kind {
+        match self {
+            DataRequest::Read(_) => Kind::Read,
+            DataRequest::Write(..) => Kind::Write,
+            DataRequest::Sync(_) => Kind::Sync,
+            DataRequest::Truncate { .. } => Kind::Truncate,
+            DataRequest::ChunkList(..) => Kind::ChunkList,
+        }
+    }
+
+    /// Appends the body: the target, then the request's own fields.
+    pub fn encode(&self, target: TargetId, body: &mut Vec<u8>) {
+        let out = &mut Writer::new(body);
+        out.u16(target.0);
+        match self {
+            DataRequest::Read(range) => range.encode(out),
+            DataRequest::Write(range, sums) => {
+                range.encode(out);
+                for sum in sums {
+                    out.u32(*sum);
+                }
+            }
+            DataRequest::Sync(ino) => {
+                out.u64(ino.0);
+            }
+            DataRequest::Truncate { ino, remove_from, cut } => {
+                out.u64(ino.0).u64(remove_from.0).bool(cut.is_some());
+                if let Some((index, bytes)) = cut {
+                    out.u64(index.0).u32(*bytes);
+                }
+            }
+            DataRequest::ChunkList(ino, from) => {
+                out.u64(ino.0).u64(from.0);
+            }
+        }
+    }
+
+    /// Reads the body of a frame of `kind` whose payload is `payload_bytes` long.
+    ///
+    /// # Errors
+    /// Any [`WireErrorKind`]; `Value` when the payload is not as long as the range or `kind` is no data request.
+    pub fn decode(
+        kind: Kind,
+        body: &[u8],
+        payload_bytes: u32,
+    ) -> Result<(TargetId, DataRequest), WireError> {
+        let mut from = Reader::new(body, "data request");
+        let target = TargetId(from.u16()?);
+        let mut payload_expected = 0;
+        let request = match kind {
+            Kind::Read => DataRequest::Read(ChunkRange::decode(&mut from)?),
+            Kind::Write => {
+                let range = ChunkRange::decode(&mut from)?;
+                payload_expected = range.bytes;
+                let sums = (0..range.block_count()).map(|_| from.u32());
+                DataRequest::Write(range, sums.collect::<Result<_, _>>()?)
+            }
+            Kind::Sync => DataRequest::Sync(Ino(from.u64()?)),
+            Kind::Truncate => DataRequest::Truncate {
+                ino: Ino(from.u64()?),
+                remove_from: ChunkIndex(from.u64()?),
+                cut: match from.bool()? {
+                    true => Some((ChunkIndex(from.u64()?), from.u32()?)),
+                    false => None,
+                },
+            },
+            Kind::ChunkList => DataRequest::ChunkList(Ino(from.u64()?), ChunkIndex(from.u64()?)),
+            _ => return Err(WireError::new(WireErrorKind::Value, "kind")),
+        };
+        if payload_bytes != payload_expected {
+            return Err(from.error(WireErrorKind::Value));
+        }
+        from.end()?;
+        Ok((target, request))
+    }
+}
+
+/// What a read found. The payload holds the blocks `first_block..first_block + sums.len()`; blocks of the range
+/// beyond them were never written (zeros). A hole in the midst comes as a block of zeros.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ReadReply {
+    /// Index of the payload's first block in the chunk.
+    pub first_block: u32,
+    /// CRC32C of each block in the payload.
+    pub sums: Vec<u32>,
+}
+
+impl ReadReply {
+    /// Appends the body.
+    pub fn encode(&self, body: &mut Vec<u8>) {
+        let out = &mut Writer::new(body);
+        out.u32(self.first_block);
+        for sum in &self.sums {
+            out.u32(*sum);
+        }
+    }
+
+    /// Reads the body.
+    ///
+    /// # Errors
+    /// `Short`, or `Value` when the payload is not as long as the blocks.
+    pub fn decode(body: &[u8], payload_bytes: u32) -> Result<ReadReply, WireError> {
+        let mut from = Reader::new(body, "read reply");
+        let first_block = from.u32()?;
+        let count = payload_bytes / crate::blocks::BLOCK_BYTES;
+        let sums = (0..count).map(|_| from.u32()).collect::<Result<Vec<_>, _>>()?;
+        if !payload_bytes.is_multiple_of(crate::blocks::BLOCK_BYTES) {
+            return Err(from.error(WireErrorKind::Value));
+        }
+        from.end()?;
+        Ok(ReadReply { first_block, sums })
+    }
+}
+
+/// One chunk as a target sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ChunkInfo {
+    /// Which chunk of the file.
+    pub index: ChunkIndex,
+    /// Blocks that were written.
+    pub blocks_written: u32,
+    /// Blocks of the device given to it.
+    pub blocks_allocated: u32,
+    /// Pieces of the device it lies in.
+    pub extent_count: u32,
+}
+
+/// Chunks of a file on a target, ascending.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ChunkListReply {
+    /// The chunks.
+    pub chunks: Vec<ChunkInfo>,
+    /// Whether there are more after the last one.
+    pub more: bool,
+}
+
+impl ChunkListReply {
+    /// Appends the body.
+    pub fn encode(&self, body: &mut Vec<u8>) {
+        let out = &mut Writer::new(body);
+        out.bool(self.more).u32(to_u32(self.chunks.len()));
+        for chunk in &self.chunks {
+            out.u64(chunk.index.0).u32(chunk.blocks_written).u32(chunk.blocks_allocated);
+            out.u32(chunk.extent_count);
+        }
+    }
+
+    /// Reads the body.
+    ///
+    /// # Errors
+    /// Any [`WireErrorKind`].
+    pub fn decode(body: &[u8]) -> Result<ChunkListReply, WireError> {
+        let mut from = Reader::new(body, "chunk list");
+        let more = from.bool()?;
+        let count = from.count(LIST_COUNT_MAX)?;
+        let chunks = (0..count)
+            .map(|_| {
+                Ok(ChunkInfo {
+                    index: ChunkIndex(from.u64()?),
+                    blocks_written: from.u32()?,
+                    blocks_allocated: from.u32()?,
+                    extent_count: from.u32()?,
+                })
+            })
+            .collect::<Result<Vec<_>, WireError>>()?;
+        from.end()?;
+        Ok(ChunkListReply { chunks, more })
+    }
+}
+
+const _: () = assert!(LIST_COUNT_MAX * 20 + 5 < to_usize(crate::limits::BODY_BYTES_MAX as u64));

@@ -1,0 +1,12 @@
+//! Metadata: what a client asks of a volume, and what it answers.
+//!
+//! The same bytes are a request on the wire, a command in the volume's log and, decoded, the argument of `apply`:
+//! there is one definition of each operation.
+
+mod attr;
+mod reply;
+mod request;
+
+pub use attr::{Attr, FileKind, SetAttr, Time, TimeSet};
+pub use reply::{DirEntry, MetaReply, StatFs, push_dir_entry};
+pub use request::{Caller, MakeHow, MetaRequest, NO_SLOT, RENAME_EXCHANGE, RENAME_NOREPLACE};
