@@ -1,0 +1,283 @@
+//! An environment: the data file, its map, its tables.
+
+use crate::error::{Error, Kind, check};
+use crate::ffi;
+use crate::sigbus::Guard;
+use crate::txn::{ReadTxn, View, WriteTxn};
+use crate::{PAGE_BYTES, READERS_MAX, header, sum};
+use rustix::fs::{FlockOperation, flock};
+use std::cell::Cell;
+use std::ffi::CString;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+const DATA_FILE: &str = "data.mdb";
+/// LMDB's reader table and mutexes. Rebuilt at each open: it holds nothing that must last.
+const READERS_FILE: &str = "lock.mdb";
+/// What makes an environment exclusive to one opener.
+const OWNER_FILE: &str = "owner.lock";
+/// A new data file is made here and renamed when whole and synced.
+const NEW_DIR: &str = "new";
+const FILE_MODE: libc::mode_t = 0o600;
+const OPEN: &str = "open";
+
+/// How to open an environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// How large the file may grow. Address space only: the file is as long as its contents.
+    pub map_bytes_max: u64,
+    /// Make the directory and an empty environment if there is none.
+    pub create: bool,
+    /// How many tables may be opened.
+    pub tables_max: u32,
+    /// Let the kernel read ahead. Off is right unless the whole file is read in order.
+    pub read_ahead: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> OpenOptions {
+        OpenOptions { map_bytes_max: 1 << 30, create: false, tables_max: 16, read_ahead: false }
+    }
+}
+
+/// A table of one environment. Opened once, used in any transaction begun later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Table {
+    pub(crate) dbi: u32,
+    pub(crate) env_id: u32,
+}
+
+/// An open environment. Clones share it; it closes with the last of them and of its
+/// transactions. Belongs to one thread.
+#[derive(Clone, Debug)]
+pub struct Env(pub(crate) Rc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) raw: *mut ffi::MdbEnv,
+    pub(crate) env_id: u32,
+    /// A write transaction is open. LMDB would wait for it forever on the same thread.
+    pub(crate) writing: Cell<bool>,
+    /// Unregistered in `drop`, before the map goes away.
+    guard: Option<Guard>,
+    /// Held, not read: closing it lets the next opener in.
+    _owner: File,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.guard = None;
+        // SAFETY: alive - opened in `open_raw`, closed only here; until - transactions hold an
+        // Rc, so all are gone; alone - Rc keeps it on one thread.
+        unsafe { ffi::mdb_env_close(self.raw) };
+    }
+}
+
+impl Env {
+    /// Opens the environment in directory `dir`, for this process alone.
+    ///
+    /// # Errors
+    /// `Damaged` if the meta pages are not good or the file is shorter than they say; `Busy` if
+    /// it is open elsewhere; `NotFound` without `create`; `Limit` beyond 256 environments; `Io`.
+    pub fn open(dir: &Path, options: &OpenOptions) -> Result<Env, Error> {
+        if options.create {
+            match std::fs::create_dir(dir) {
+                Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(Error::io(OPEN, &e)),
+                _ => {}
+            }
+        }
+        let owner = own(dir, options.create)?;
+        match File::open(dir.join(DATA_FILE)) {
+            Ok(file) => header::check(&file)?,
+            Err(e) if e.kind() == ErrorKind::NotFound && options.create => make(dir, options)?,
+            Err(e) => return Err(Error::io(OPEN, &e)),
+        }
+        remove_if_there(&dir.join(READERS_FILE))?;
+        let raw = open_raw(dir, options)?;
+        static NEXT_ID: AtomicU32 = AtomicU32::new(1);
+        let env_id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let mut inner =
+            Inner { raw, env_id, writing: Cell::new(false), guard: None, _owner: owner };
+        let (start, len_bytes) = map_of(raw);
+        inner.guard = Some(Guard::new(start, len_bytes)?);
+        Ok(Env(Rc::new(inner)))
+    }
+
+    /// The table `name`, made if missing. A transaction that is already open cannot use a table
+    /// opened after it began, so open all tables first.
+    ///
+    /// # Errors
+    /// `Busy` if the table is missing and a write transaction is open; `Limit` beyond
+    /// `tables_max`; `Damaged`; `Full`; `Io`.
+    pub fn table(&self, name: &'static str) -> Result<Table, Error> {
+        let name = CString::new(name).map_err(|_| Error::new(Kind::Invalid, "table"))?;
+        match self.open_table(&name, false) {
+            Err(e) if e.code == ffi::MDB_NOTFOUND => self.open_table(&name, true),
+            result => result,
+        }
+    }
+
+    fn open_table(&self, name: &CString, create: bool) -> Result<Table, Error> {
+        let view = View::begin(self, create)?;
+        let flags = if create { ffi::MDB_CREATE } else { 0 };
+        let mut dbi = 0;
+        // SAFETY: alive - `view` holds the transaction, `name` is a C string; until - the call
+        // returns; alone - `dbi` is a local.
+        let code = unsafe { ffi::mdb_dbi_open(view.raw(), name.as_ptr(), flags, &raw mut dbi) };
+        check("table", code)?;
+        view.commit("table")?;
+        Ok(Table { dbi, env_id: self.0.env_id })
+    }
+
+    /// Begins the write transaction. There is one at a time.
+    ///
+    /// # Errors
+    /// `Busy` if one is open; `Damaged` if the newest meta page went bad; `Broken`; `Io`.
+    pub fn write(&self) -> Result<WriteTxn, Error> {
+        Ok(WriteTxn::new(View::begin(self, true)?))
+    }
+
+    /// Takes a snapshot of what was last committed. While it lives, pages freed after it are not
+    /// used again, so a long-lived one makes the file grow.
+    ///
+    /// # Errors
+    /// `Limit` beyond 510 snapshots; `Damaged` if the newest meta page went bad; `Broken`; `Io`.
+    pub fn read(&self) -> Result<ReadTxn, Error> {
+        Ok(ReadTxn::new(View::begin(self, false)?))
+    }
+
+    /// Length of the part of the file in use at the last commit, free pages within it included.
+    ///
+    /// # Errors
+    /// None known: LMDB answers from memory.
+    pub fn used_bytes(&self) -> Result<u64, Error> {
+        let pages = self.info()?.last_page.saturating_add(1);
+        Ok(u64::try_from(pages).unwrap_or(u64::MAX).saturating_mul(u64::from(PAGE_BYTES)))
+    }
+
+    /// How large the file may grow.
+    ///
+    /// # Errors
+    /// None known: LMDB answers from memory.
+    pub fn map_bytes(&self) -> Result<u64, Error> {
+        Ok(u64::try_from(self.info()?.map_bytes).unwrap_or(u64::MAX))
+    }
+
+    /// How many entries `table` had at the last commit.
+    ///
+    /// # Errors
+    /// As [`Env::read`].
+    pub fn entries(&self, table: Table) -> Result<u64, Error> {
+        self.read()?.entries(table)
+    }
+
+    fn info(&self) -> Result<ffi::MdbEnvInfo, Error> {
+        let mut info = ffi::MdbEnvInfo {
+            fixed_address: std::ptr::null_mut(),
+            map_bytes: 0,
+            last_page: 0,
+            last_txn: 0,
+            readers_max: 0,
+            readers_count: 0,
+        };
+        // SAFETY: alive - `self` holds the environment; until - the call returns; alone - a local.
+        check("stat", unsafe { ffi::mdb_env_info(self.0.raw, &raw mut info) })?;
+        Ok(info)
+    }
+}
+
+fn own(dir: &Path, create: bool) -> Result<File, Error> {
+    let data_missing = || !dir.join(DATA_FILE).exists();
+    if !create && data_missing() {
+        return Err(Error::new(Kind::NotFound, OPEN));
+    }
+    let owner = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(dir.join(OWNER_FILE))
+        .map_err(|e| Error::io(OPEN, &e))?;
+    match flock(&owner, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(owner),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::new(Kind::Busy, OPEN)),
+        Err(errno) => Err(Error::code(OPEN, errno.raw_os_error())),
+    }
+}
+
+/// Makes an empty data file: a crash leaves either none, or a whole one.
+fn make(dir: &Path, options: &OpenOptions) -> Result<(), Error> {
+    let io = |e: std::io::Error| Error::io(OPEN, &e);
+    let new = dir.join(NEW_DIR);
+    match std::fs::remove_dir_all(&new) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(io(e)),
+        _ => {}
+    }
+    std::fs::create_dir(&new).map_err(io)?;
+    let raw = open_raw(&new, options)?;
+    // SAFETY: alive - just opened; until - closed below; alone - nobody else has it.
+    let synced = unsafe { ffi::mdb_env_sync(raw, 1) };
+    // SAFETY: as above; no transaction was begun.
+    unsafe { ffi::mdb_env_close(raw) };
+    check(OPEN, synced)?;
+    std::fs::rename(new.join(DATA_FILE), dir.join(DATA_FILE)).map_err(io)?;
+    std::fs::remove_dir_all(&new).map_err(io)?;
+    File::open(dir).and_then(|d| d.sync_all()).map_err(io)
+}
+
+fn remove_if_there(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io(OPEN, &e)),
+        _ => Ok(()),
+    }
+}
+
+fn open_raw(dir: &Path, options: &OpenOptions) -> Result<*mut ffi::MdbEnv, Error> {
+    let path =
+        CString::new(dir.as_os_str().as_bytes()).map_err(|_| Error::new(Kind::Invalid, OPEN))?;
+    let mut raw = std::ptr::null_mut();
+    // SAFETY: alive, until, alone - a local, for the call.
+    check(OPEN, unsafe { ffi::mdb_env_create(&raw mut raw) })?;
+    let opened = configure(raw, options).and_then(|()| {
+        let read_ahead = if options.read_ahead { 0 } else { ffi::MDB_NORDAHEAD };
+        // SAFETY: alive - created above, `path` is a C string; until - closed; alone - ours.
+        let code = unsafe {
+            ffi::mdb_env_open(raw, path.as_ptr(), ffi::MDB_NOTLS | read_ahead, FILE_MODE)
+        };
+        check(OPEN, code)
+    });
+    if let Err(e) = opened {
+        // SAFETY: alive - created above; until - here; alone - nobody else has it.
+        unsafe { ffi::mdb_env_close(raw) };
+        return Err(e);
+    }
+    Ok(raw)
+}
+
+fn configure(raw: *mut ffi::MdbEnv, options: &OpenOptions) -> Result<(), Error> {
+    let page_bytes = i32::try_from(PAGE_BYTES).expect("a page is 4 KiB");
+    let map_bytes = usize::try_from(options.map_bytes_max)
+        .map_err(|_| Error::new(Kind::Invalid, OPEN))?
+        .next_multiple_of(usize::try_from(PAGE_BYTES).expect("a page is 4 KiB"));
+    // SAFETY: (these five) alive - created by the caller; until - each call returns; alone - ours.
+    check(OPEN, unsafe { ffi::mdb_env_set_pagesize(raw, page_bytes) })?;
+    // SAFETY: as above.
+    check(OPEN, unsafe { ffi::mdb_env_set_mapsize(raw, map_bytes) })?;
+    // SAFETY: as above.
+    check(OPEN, unsafe { ffi::mdb_env_set_maxdbs(raw, options.tables_max) })?;
+    // SAFETY: as above.
+    check(OPEN, unsafe { ffi::mdb_env_set_maxreaders(raw, READERS_MAX) })?;
+    // SAFETY: as above; `sum::page` writes SUM_BYTES bytes.
+    check(OPEN, unsafe { ffi::mdb_env_set_checksum(raw, sum::page, sum::SUM_BYTES) })
+}
+
+fn map_of(raw: *mut ffi::MdbEnv) -> (usize, usize) {
+    let mut start = std::ptr::null_mut();
+    let mut len_bytes = 0;
+    // SAFETY: alive - an open environment; until - the call returns; alone - locals.
+    unsafe { ffi::mdb_env_get_map(raw, &raw mut start, &raw mut len_bytes) };
+    (start.addr(), len_bytes)
+}
