@@ -1,1 +1,8 @@
-//! Sessions, credits, deadlines and replay as a core without I/O; TCP framing.
+//! How two ends talk: frames out of a byte stream, and a client's link to one shard with its credits, deadlines
+//! and replay. Cores without I/O: they take bytes, completions and `now`, and say what to send.
+//!
+//! Not here: sockets (the daemons' rings), what a message means (`weft-wire`), what it does (the two cores).
+
+pub mod stream;
+
+pub use stream::{Frame, FrameReader, Next};
