@@ -1,0 +1,54 @@
+//! What a mount is told when it starts.
+
+use std::time::Duration;
+
+use weft_wire::{ClusterId, SessionId};
+
+use crate::limits;
+
+/// What an operation does when no server answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnTimeout {
+    /// It waits; a signal ends it.
+    Wait,
+    /// It ends with EIO after this long.
+    Eio(Duration),
+}
+
+/// The settings of one mount.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// How long the kernel may answer attributes from its cache.
+    pub attr_ttl: Duration,
+    /// How long the kernel may answer names from its cache.
+    pub entry_ttl: Duration,
+    /// Bytes written but not yet at the targets, all files together.
+    pub dirty_bytes_max: usize,
+    /// Bytes written but not yet at the targets, one file.
+    pub dirty_file_bytes_max: usize,
+    /// What an operation does when no server answers.
+    pub on_timeout: OnTimeout,
+    /// The cluster that is meant; `None` takes whichever the address belongs to.
+    pub cluster: Option<ClusterId>,
+    /// This mount's session: random, kept as long as the mount lives.
+    pub session: SessionId,
+    /// After so much silence with requests in flight a connection counts as lost.
+    pub reply_timeout: Duration,
+}
+
+impl ClientConfig {
+    /// The defaults for a mount with this session.
+    #[must_use]
+    pub fn new(session: SessionId) -> ClientConfig {
+        ClientConfig {
+            attr_ttl: limits::TTL_DEFAULT,
+            entry_ttl: limits::TTL_DEFAULT,
+            dirty_bytes_max: limits::DIRTY_BYTES_DEFAULT,
+            dirty_file_bytes_max: limits::DIRTY_FILE_BYTES_DEFAULT,
+            on_timeout: OnTimeout::Wait,
+            cluster: None,
+            session,
+            reply_timeout: limits::REPLY_TIMEOUT_DEFAULT,
+        }
+    }
+}
