@@ -1,0 +1,116 @@
+//! What this machine offers: the daemons' check before they start, and their place on a core.
+
+use io_uring::{IoUring, Probe, opcode};
+use rustix::thread::CpuSet;
+
+use crate::error::{Kind, RingError};
+use crate::ring::build_uring;
+
+/// What the kernel's io_uring can do for this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelSupport {
+    /// The kernel's release, as `uname -r` says it.
+    pub release: String,
+    /// Operations the ring uses and this kernel lacks; empty on a kernel that is new enough.
+    pub missing_ops: Vec<&'static str>,
+    /// Sends without a copy (`SENDMSG_ZC`): worth it on real network cards only.
+    pub send_zero_copy: bool,
+    /// Device commands through the ring, as FUSE over io_uring needs them.
+    pub device_commands: bool,
+}
+
+impl KernelSupport {
+    /// Whether a ring can do all that this crate offers.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.missing_ops.is_empty()
+    }
+}
+
+/// Operations [`crate::Op`] and the loop itself are made of.
+const OPS_NEEDED: [(u8, &str); 17] = [
+    (opcode::Accept::CODE, "ACCEPT"),
+    (opcode::AsyncCancel::CODE, "ASYNC_CANCEL"),
+    (opcode::Connect::CODE, "CONNECT"),
+    (opcode::Fallocate::CODE, "FALLOCATE"),
+    (opcode::Fsync::CODE, "FSYNC"),
+    (opcode::PollAdd::CODE, "POLL_ADD"),
+    (opcode::Read::CODE, "READ"),
+    (opcode::ReadFixed::CODE, "READ_FIXED"),
+    (opcode::Recv::CODE, "RECV"),
+    (opcode::SendMsg::CODE, "SENDMSG"),
+    (opcode::Shutdown::CODE, "SHUTDOWN"),
+    (opcode::Timeout::CODE, "TIMEOUT"),
+    (opcode::Write::CODE, "WRITE"),
+    (opcode::WriteFixed::CODE, "WRITE_FIXED"),
+    (opcode::Writev::CODE, "WRITEV"),
+    (opcode::Socket::CODE, "SOCKET (marks 5.19)"),
+    (opcode::SendZc::CODE, "SEND_ZC (marks 6.0)"),
+];
+
+/// Makes a small ring with the flags the loop needs, and asks it what it can do.
+///
+/// # Errors
+/// io_uring cannot be used here; the error says which kernel or sysctl to look at.
+pub fn probe() -> Result<KernelSupport, RingError> {
+    let uring: IoUring = build_uring(8, 16)?;
+    let mut probe = Probe::new();
+    uring
+        .submitter()
+        .register_probe(&mut probe)
+        .map_err(|source| RingError::setup("register_probe", source))?;
+    let missing = OPS_NEEDED.iter().filter(|(code, _)| !probe.is_supported(*code));
+    Ok(KernelSupport {
+        release: rustix::system::uname().release().to_string_lossy().into_owned(),
+        missing_ops: missing.map(|&(_, name)| name).collect(),
+        send_zero_copy: probe.is_supported(opcode::SendMsgZc::CODE),
+        device_commands: probe.is_supported(opcode::UringCmd16::CODE),
+    })
+}
+
+/// Ties the calling thread to one core. Call it before making the ring and its pool, so that their
+/// memory comes from that core's node.
+///
+/// # Errors
+/// [`Kind::BadCore`]: there is no such core, or this process may not use it.
+pub fn pin_to_core(core: usize) -> Result<(), RingError> {
+    let op = "pinning the thread";
+    if core >= CpuSet::MAX_CPU {
+        return Err(RingError::refused(Kind::BadCore, op));
+    }
+    let mut cores = CpuSet::new();
+    cores.set(core);
+    rustix::thread::sched_setaffinity(None, &cores).map_err(|errno| {
+        let mut error = RingError::kernel(op, errno.into());
+        if errno == rustix::io::Errno::INVAL {
+            error.kind = Kind::BadCore;
+        }
+        error
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_kernel_has_all_the_loop_needs() {
+        let support = probe().unwrap();
+        assert_eq!(support.missing_ops, Vec::<&str>::new());
+        assert!(support.is_complete());
+        assert!(!support.release.is_empty());
+    }
+
+    #[test]
+    fn a_core_that_is_not_there_is_an_error_and_core_0_is_there() {
+        assert_eq!(pin_to_core(CpuSet::MAX_CPU).unwrap_err().kind, Kind::BadCore);
+        assert_eq!(pin_to_core(CpuSet::MAX_CPU - 1).unwrap_err().kind, Kind::BadCore);
+        let before = rustix::thread::sched_getaffinity(None).unwrap();
+        let first = (0..CpuSet::MAX_CPU).find(|&core| before.is_set(core)).unwrap();
+        pin_to_core(first).unwrap();
+        let now = rustix::thread::sched_getaffinity(None).unwrap();
+        assert!(now.is_set(first));
+        assert_eq!(now.count(), 1);
+        rustix::thread::sched_setaffinity(None, &before).unwrap();
+    }
+}

@@ -1,0 +1,143 @@
+//! From an operation to a submission entry: the addresses the kernel gets.
+//!
+//! The pointers made here go into memory owned by the operation's entry in the table (a slot's
+//! block, a vector's heap) or by its scratch, both fixed until the completion.
+
+use std::ops::Range;
+
+use io_uring::types::{Fixed, FsyncFlags, Timespec};
+use io_uring::{opcode, squeue};
+use rustix::net::SocketAddrAny;
+use weft_iobuf::{BufSlot, Pool};
+
+use crate::limits::TRANSFER_BYTES_MAX;
+use crate::op::{Op, OpId};
+use crate::table::{InFlight, Scratch};
+
+/// "At the file's own position", for files that have no offsets.
+const OWN_POSITION: u64 = u64::MAX;
+
+const RWF_DSYNC: i32 = libc::RWF_DSYNC;
+const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+
+/// The entry for an operation, or for the rest of it. `None` for operations the ring does itself.
+pub(crate) fn build(
+    id: OpId,
+    entry: &mut InFlight,
+    scratch: &mut Scratch,
+    pool: Option<&Pool>,
+) -> Option<squeue::Entry> {
+    let file = Fixed(entry.op.file().map_or(0, |file| file.index));
+    let done_bytes = usize::try_from(entry.done_bytes).expect("u32 fits usize");
+    let sqe = match &mut entry.op {
+        Op::Read { offset, buf, range, .. } => {
+            let offset = *offset + u64::from(entry.done_bytes);
+            let index = fixed_index(pool, buf);
+            let (ptr, len) = rest(buf, range, done_bytes);
+            match index {
+                Some(index) => opcode::ReadFixed::new(file, ptr, len, index).offset(offset).build(),
+                None => opcode::Read::new(file, ptr, len).offset(offset).build(),
+            }
+        }
+        Op::Write { offset, buf, range, .. } => {
+            let offset = *offset + u64::from(entry.done_bytes);
+            let index = fixed_index(pool, buf);
+            let (ptr, len) = rest(buf, range, done_bytes);
+            match index {
+                Some(index) => {
+                    opcode::WriteFixed::new(file, ptr, len, index).offset(offset).build()
+                }
+                None => opcode::Write::new(file, ptr, len).offset(offset).build(),
+            }
+        }
+        Op::Recv { buf, range, all, .. } => {
+            let (ptr, len) = rest(buf, range, done_bytes);
+            let flags = if *all { libc::MSG_WAITALL } else { 0 };
+            opcode::Recv::new(file, ptr, len).flags(flags).build()
+        }
+        Op::RecvVec { buf, .. } => {
+            let ptr = buf.spare_capacity_mut().as_mut_ptr().cast();
+            opcode::Recv::new(file, ptr, entry.total_bytes).build()
+        }
+        Op::ReadStream { buf, range, .. } => {
+            let (ptr, len) = rest(buf, range, 0);
+            opcode::Read::new(file, ptr, len).offset(OWN_POSITION).build()
+        }
+        Op::WriteVec { offset, data, dsync, .. } => {
+            let ptr = data.as_ptr().wrapping_add(done_bytes);
+            let len = entry.total_bytes - entry.done_bytes;
+            let offset = *offset + u64::from(entry.done_bytes);
+            let flags = if *dsync { RWF_DSYNC } else { 0 };
+            opcode::Write::new(file, ptr, len).offset(offset).rw_flags(flags).build()
+        }
+        Op::Send { data, .. } => {
+            data.gather(done_bytes, &mut scratch.iov);
+            scratch.message.msg_iov = scratch.iov.as_mut_ptr();
+            scratch.message.msg_iovlen = scratch.iov.len();
+            let message = &raw const scratch.message;
+            opcode::SendMsg::new(file, message).flags(SEND_FLAGS.cast_unsigned()).build()
+        }
+        Op::WriteStream { data, .. } => {
+            data.gather(0, &mut scratch.iov);
+            let len = u32::try_from(scratch.iov.len()).expect("at most SEND_PARTS_MAX");
+            opcode::Writev::new(file, scratch.iov.as_ptr(), len).offset(OWN_POSITION).build()
+        }
+        other => build_plain(other, file, scratch)?,
+    };
+    Some(sqe.user_data(id.user_data()))
+}
+
+/// Operations that transfer nothing.
+fn build_plain(op: &Op, file: Fixed, scratch: &mut Scratch) -> Option<squeue::Entry> {
+    let null = std::ptr::null_mut();
+    Some(match op {
+        Op::Accept { multishot: true, .. } => {
+            opcode::AcceptMulti::new(file).flags(libc::SOCK_CLOEXEC).build()
+        }
+        Op::Accept { .. } => {
+            opcode::Accept::new(file, null, null.cast()).flags(libc::SOCK_CLOEXEC).build()
+        }
+        Op::Connect { addr, .. } => {
+            let addr = scratch.addr.insert(SocketAddrAny::from(*addr));
+            opcode::Connect::new(file, addr.as_ptr().cast(), addr.addr_len()).build()
+        }
+        Op::Fsync { datasync, .. } => {
+            let flags = if *datasync { FsyncFlags::DATASYNC } else { FsyncFlags::empty() };
+            opcode::Fsync::new(file).flags(flags).build()
+        }
+        Op::Fallocate { mode, offset, bytes, .. } => {
+            let mode = mode.bits().cast_signed();
+            opcode::Fallocate::new(file, *bytes).offset(*offset).mode(mode).build()
+        }
+        Op::PollAdd { events, multishot, .. } => {
+            opcode::PollAdd::new(file, u32::from(events.bits())).multi(*multishot).build()
+        }
+        Op::Timeout { duration } => {
+            scratch.time = Timespec::new().sec(duration.as_secs()).nsec(duration.subsec_nanos());
+            opcode::Timeout::new(&raw const scratch.time).build()
+        }
+        Op::Shutdown { how, .. } => {
+            let how = match how {
+                rustix::net::Shutdown::Read => libc::SHUT_RD,
+                rustix::net::Shutdown::Write => libc::SHUT_WR,
+                rustix::net::Shutdown::Both => libc::SHUT_RDWR,
+            };
+            opcode::Shutdown::new(file, how).build()
+        }
+        _ => return None,
+    })
+}
+
+/// The part of a slot's range that is still to be transferred.
+fn rest(buf: &mut BufSlot, range: &Range<usize>, done_bytes: usize) -> (*mut u8, u32) {
+    let start = range.start + done_bytes;
+    assert!(start <= range.end && range.end <= buf.capacity_bytes(), "checked when submitted");
+    let len = u32::try_from(range.end - start).expect("checked when submitted");
+    assert!(len <= TRANSFER_BYTES_MAX);
+    (buf.as_mut_ptr().wrapping_add(start), len)
+}
+
+/// The registered buffer that covers a slot.
+fn fixed_index(pool: Option<&Pool>, buf: &BufSlot) -> Option<u16> {
+    pool.filter(|pool| pool.owns(buf)).and_then(|_| u16::try_from(buf.region_index()).ok())
+}
