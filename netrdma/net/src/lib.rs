@@ -3,6 +3,7 @@
 //!
 //! Not here: sockets (the daemons' rings), what a message means (`weft-wire`), what it does (the two cores).
 
+pub mod link;
 pub mod stream;
 
 pub use stream::{Frame, FrameReader, Next};

@@ -1,0 +1,582 @@
+//! One connection from a client to one shard, as a core without I/O: hello, credits, replay.
+//!
+//! A request given to a link is answered exactly once (or cancelled), however often the connection is lost in
+//! between: everything unanswered is sent again, in the order in which it was given, on the next connection. So
+//! requests must be idempotent or carry a sequence number, as `weft-wire` says they do or are.
+//!
+//! Invariants:
+//! - In flight are at most as many requests as the server gave credits for, one of which is kept for a ping, and
+//!   at most `payload_bytes_max` of payload, or one request if it alone is longer.
+//! - After [`LinkOutput::Close`] no event of that connection may be told; after it or a lost connection the link
+//!   asks for the next one itself, with a growing pause.
+//! - The server's epoch changed: nothing is sent but [`Link::submit_first`] until [`Link::resume`].
+//!
+//! Memory: what the caller submits; the caller bounds that.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
+use std::time::Duration;
+
+use weft_iobuf::{BufSlot, SharedSlot};
+use weft_wire::header::{Header, VERSION, VERSION_MIN, push_frame};
+use weft_wire::session::{Hello, Welcome};
+use weft_wire::units::{to_u32, to_u64, to_usize};
+use weft_wire::{ClusterId, Kind, SessionId, ShardId, Status};
+
+use crate::stream::Frame;
+
+/// First pause before connecting again.
+pub const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(20);
+/// The pause doubles up to this.
+pub const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// First pause before a request is sent again that the server was too busy for.
+pub const BUSY_PAUSE_MIN: Duration = Duration::from_millis(5);
+/// The pause doubles up to this.
+pub const BUSY_PAUSE_MAX: Duration = Duration::from_millis(200);
+/// Silence with requests in flight after which the server is asked for a sign of life.
+pub const PING_AFTER: Duration = Duration::from_secs(5);
+
+/// Request id of the hello; requests count from [`PING_ID`] + 1.
+const HELLO_ID: u64 = 0;
+/// Request id of the ping; there is at most one.
+const PING_ID: u64 = 1;
+
+/// What a link is told when it is made.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkConfig {
+    /// The cluster meant; all zero takes the first one met, and then stays with it.
+    pub cluster: ClusterId,
+    /// The client's session.
+    pub session: SessionId,
+    /// The shard wanted.
+    pub shard: ShardId,
+    /// Silence with requests in flight (or a connection in the making) after which the connection counts as lost.
+    pub reply_timeout: Duration,
+}
+
+/// What is to be asked.
+#[derive(Debug)]
+pub struct Request {
+    /// The caller's name for it, unique among its requests on this link.
+    pub tag: u64,
+    /// What it is.
+    pub kind: Kind,
+    /// The encoded message.
+    pub body: Vec<u8>,
+    /// Bytes of a slot that go with it.
+    pub payload: Option<(SharedSlot, Range<usize>)>,
+    /// When the caller loses interest: told to the server. The link itself never gives up; see [`Link::cancel`].
+    pub deadline: Option<Duration>,
+}
+
+/// What the link wants done, or has to say.
+#[derive(Debug)]
+pub enum LinkOutput {
+    /// Connect, then call [`Link::connected`] or [`Link::connect_failed`].
+    Connect,
+    /// Send these bytes and then the payload.
+    Send {
+        /// Header and body.
+        head: Vec<u8>,
+        /// The payload.
+        payload: Option<(SharedSlot, Range<usize>)>,
+    },
+    /// Close the connection or give the attempt up; no event of it may be told any more.
+    Close,
+    /// A request is answered. `status` is never `Busy` or `Unavailable`.
+    Reply {
+        /// Which.
+        tag: u64,
+        /// How it ended.
+        status: Status,
+        /// The reply's body.
+        body: Vec<u8>,
+        /// The reply's payload.
+        payload: Option<(BufSlot, Range<usize>)>,
+    },
+    /// The server took the hello.
+    Up {
+        /// What it said.
+        welcome: Welcome,
+        /// It is not the server that was there before: the link is held until [`Link::resume`].
+        epoch_changed: bool,
+    },
+    /// The server will never take the hello (another cluster, another version, no such shard). The link is dead:
+    /// every request gets this status.
+    Refused {
+        /// Why.
+        status: Status,
+    },
+}
+
+/// What [`Link::cancel`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cancelled {
+    /// It was never sent: the server will not hear of it.
+    Unsent,
+    /// It was sent: it may or may not happen.
+    Sent,
+    /// There is no such request: it was answered already.
+    Unknown,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// Before `start`, and between connections: when to connect.
+    Waiting(Option<Duration>),
+    /// Since when.
+    Connecting(Duration),
+    /// Hello sent, since when.
+    Greeting(Duration),
+    Up,
+    Dead(Status),
+}
+
+#[derive(Debug)]
+struct Entry {
+    request: Request,
+    first: bool,
+    in_flight: bool,
+    was_sent: bool,
+    busy_pause: Duration,
+}
+
+impl Entry {
+    fn payload_bytes(&self) -> u64 {
+        self.request.payload.as_ref().map_or(0, |(_, range)| to_u64(range.len()))
+    }
+}
+
+/// The link.
+#[derive(Debug)]
+pub struct Link {
+    config: LinkConfig,
+    state: State,
+    welcome: Option<Welcome>,
+    held: bool,
+    reconnect_pause: Duration,
+    /// Everything unanswered, by request id: the order in which it was given.
+    entries: BTreeMap<u64, Entry>,
+    tags: BTreeMap<u64, u64>,
+    next_id: u64,
+    /// Ids to be sent, in order; those of `submit_first` apart.
+    ready: BTreeSet<u64>,
+    ready_first: BTreeSet<u64>,
+    /// Ids the server was too busy for, by when they are sent again.
+    busy: BTreeSet<(Duration, u64)>,
+    /// Sent on this connection and then cancelled: payload bytes.
+    forgotten: BTreeMap<u64, u64>,
+    in_flight_count: usize,
+    credits: u32,
+    payload_bytes: u64,
+    pinging: bool,
+    /// Last sign of life, or when there began to be something in flight.
+    heard: Duration,
+    outputs: VecDeque<LinkOutput>,
+}
+
+impl Link {
+    /// A link that does nothing until [`Link::start`].
+    #[must_use]
+    pub fn new(config: LinkConfig) -> Link {
+        Link {
+            config,
+            state: State::Waiting(None),
+            welcome: None,
+            held: false,
+            reconnect_pause: RECONNECT_PAUSE_MIN,
+            entries: BTreeMap::new(),
+            tags: BTreeMap::new(),
+            next_id: PING_ID + 1,
+            ready: BTreeSet::new(),
+            ready_first: BTreeSet::new(),
+            busy: BTreeSet::new(),
+            forgotten: BTreeMap::new(),
+            in_flight_count: 0,
+            credits: 0,
+            payload_bytes: 0,
+            pinging: false,
+            heard: Duration::ZERO,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Asks for the first connection; later calls change nothing.
+    pub fn start(&mut self, now: Duration) {
+        if self.state == State::Waiting(None) {
+            self.connect(now);
+        }
+    }
+
+    /// What is to be done next; call until `None` after every input.
+    pub fn poll(&mut self) -> Option<LinkOutput> {
+        self.outputs.pop_front()
+    }
+
+    /// What the server said last; its epoch and slots stay known while the connection is down.
+    #[must_use]
+    pub fn welcome(&self) -> Option<&Welcome> {
+        self.welcome.as_ref()
+    }
+
+    /// Whether the connection is there and the hello was taken.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.state == State::Up
+    }
+
+    /// Whether the server has sent an own word since the last request went out at rest: `false` while connecting,
+    /// or when it has been silent for longer than [`PING_AFTER`].
+    #[must_use]
+    pub fn is_answering(&self, now: Duration) -> bool {
+        self.is_up() && (self.in_flight_count == 0 || now < self.heard + PING_AFTER)
+    }
+
+    /// The connection is made: says hello.
+    pub fn connected(&mut self, now: Duration) {
+        if !matches!(self.state, State::Connecting(_)) {
+            return;
+        }
+        let hello = Hello {
+            versions: (VERSION_MIN, VERSION),
+            features: 0,
+            cluster: self.config.cluster,
+            session: self.config.session,
+            shard: self.config.shard,
+        };
+        let mut body = Vec::new();
+        hello.encode(&mut body);
+        self.push_send(HELLO_ID, Kind::Hello, &body, None, 0);
+        self.state = State::Greeting(now);
+    }
+
+    /// The connection could not be made: tried again after a pause.
+    pub fn connect_failed(&mut self, now: Duration) {
+        if matches!(self.state, State::Connecting(_)) {
+            self.lost(now);
+        }
+    }
+
+    /// The connection is gone: made again after a pause, and everything unanswered sent again.
+    pub fn disconnected(&mut self, now: Duration) {
+        if matches!(self.state, State::Connecting(_) | State::Greeting(_) | State::Up) {
+            self.lost(now);
+        }
+    }
+
+    /// A frame came in.
+    pub fn frame(&mut self, frame: Frame, now: Duration) {
+        self.heard = now;
+        match self.state {
+            State::Greeting(_) => self.greeted(&frame, now),
+            State::Up => {
+                if self.answered(frame, now).is_none() {
+                    self.close(now);
+                }
+                self.pump(now);
+            }
+            State::Waiting(_) | State::Connecting(_) | State::Dead(_) => {}
+        }
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Duration) {
+        match self.state {
+            State::Waiting(Some(at)) if at <= now => self.connect(now),
+            State::Connecting(since) | State::Greeting(since)
+                if since + self.config.reply_timeout <= now =>
+            {
+                self.close(now);
+            }
+            State::Up => {
+                self.check_silence(now);
+                self.pump(now);
+            }
+            _ => {}
+        }
+    }
+
+    /// When [`Link::tick`] has something to do.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<Duration> {
+        match self.state {
+            State::Waiting(at) => at,
+            State::Connecting(since) | State::Greeting(since) => {
+                Some(since + self.config.reply_timeout)
+            }
+            State::Dead(_) => None,
+            State::Up => {
+                let busy = self.busy.first().map(|(at, _)| *at);
+                let silent = (self.in_flight_count > 0).then(|| {
+                    let lost_at = self.heard + self.config.reply_timeout;
+                    let may_ping = !self.pinging && self.credits > 0;
+                    if may_ping { lost_at.min(self.heard + PING_AFTER) } else { lost_at }
+                });
+                busy.into_iter().chain(silent).min()
+            }
+        }
+    }
+
+    /// Asks something.
+    ///
+    /// # Panics
+    /// If a request with the same tag is still unanswered: a bug of the caller.
+    pub fn submit(&mut self, request: Request, now: Duration) {
+        self.admit(request, false, now);
+    }
+
+    /// Asks something before everything else, and also while the link is held.
+    ///
+    /// # Panics
+    /// As [`Link::submit`].
+    pub fn submit_first(&mut self, request: Request, now: Duration) {
+        self.admit(request, true, now);
+    }
+
+    /// The caller no longer wants to know.
+    pub fn cancel(&mut self, tag: u64) -> Cancelled {
+        let Some(id) = self.tags.remove(&tag) else { return Cancelled::Unknown };
+        let entry = self.entries.remove(&id).expect("every tag has its entry");
+        self.ready.remove(&id);
+        self.ready_first.remove(&id);
+        self.busy.retain(|(_, busy_id)| *busy_id != id);
+        if entry.in_flight {
+            self.forgotten.insert(id, entry.payload_bytes());
+        }
+        if entry.was_sent { Cancelled::Sent } else { Cancelled::Unsent }
+    }
+
+    /// Withdraws a request that the server has never heard of; `false` when it was sent, or answered.
+    pub fn withdraw(&mut self, tag: u64) -> bool {
+        let unsent = self.tags.get(&tag).is_some_and(|id| !self.entries[id].was_sent);
+        unsent && self.cancel(tag) == Cancelled::Unsent
+    }
+
+    /// The session is as it was before the server's epoch changed: everything may go again.
+    pub fn resume(&mut self, now: Duration) {
+        self.held = false;
+        self.pump(now);
+    }
+
+    fn admit(&mut self, request: Request, first: bool, now: Duration) {
+        if let State::Dead(status) = self.state {
+            let (tag, body) = (request.tag, Vec::new());
+            self.outputs.push_back(LinkOutput::Reply { tag, status, body, payload: None });
+            return;
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        let taken = self.tags.insert(request.tag, id);
+        assert!(taken.is_none(), "a tag names one request at a time");
+        let busy_pause = BUSY_PAUSE_MIN;
+        let entry = Entry { request, first, in_flight: false, was_sent: false, busy_pause };
+        self.entries.insert(id, entry);
+        self.make_ready(id, first);
+        self.pump(now);
+    }
+
+    fn make_ready(&mut self, id: u64, first: bool) {
+        if first { &mut self.ready_first } else { &mut self.ready }.insert(id);
+    }
+
+    fn connect(&mut self, now: Duration) {
+        self.state = State::Connecting(now);
+        self.outputs.push_back(LinkOutput::Connect);
+    }
+
+    fn close(&mut self, now: Duration) {
+        self.outputs.push_back(LinkOutput::Close);
+        self.lost(now);
+    }
+
+    /// The connection is gone: everything sent on it is to be sent again.
+    fn lost(&mut self, now: Duration) {
+        self.state = State::Waiting(Some(now + self.reconnect_pause));
+        self.reconnect_pause = (self.reconnect_pause * 2).min(RECONNECT_PAUSE_MAX);
+        for (id, entry) in &mut self.entries {
+            entry.in_flight = false;
+            entry.busy_pause = BUSY_PAUSE_MIN;
+            if entry.first { &mut self.ready_first } else { &mut self.ready }.insert(*id);
+        }
+        self.busy.clear();
+        self.forgotten.clear();
+        (self.in_flight_count, self.payload_bytes, self.credits) = (0, 0, 0);
+        self.pinging = false;
+        self.outputs.retain(|output| !matches!(output, LinkOutput::Send { .. }));
+    }
+
+    fn greeted(&mut self, frame: &Frame, now: Duration) {
+        let header = &frame.header;
+        if !header.reply || header.kind != Kind::Hello || header.request_id != HELLO_ID {
+            return self.close(now);
+        }
+        match header.status {
+            Status::Ok => {}
+            Status::WrongCluster
+            | Status::Version
+            | Status::WrongShard
+            | Status::NotPermitted
+            | Status::Access => return self.refused(header.status),
+            _ => return self.close(now),
+        }
+        let Ok(welcome) = Welcome::decode(&frame.body) else { return self.close(now) };
+        if !(VERSION_MIN..=VERSION).contains(&welcome.version) {
+            return self.refused(Status::Version);
+        }
+        if self.config.cluster == ClusterId::default() {
+            self.config.cluster = welcome.cluster;
+        }
+        if self.config.cluster != welcome.cluster {
+            return self.refused(Status::WrongCluster);
+        }
+        let epoch_changed = self.welcome.is_some_and(|before| before.epoch != welcome.epoch);
+        self.state = State::Up;
+        self.held |= epoch_changed;
+        self.credits = welcome.credits;
+        self.welcome = Some(welcome);
+        self.outputs.push_back(LinkOutput::Up { welcome, epoch_changed });
+        self.pump(now);
+    }
+
+    fn refused(&mut self, status: Status) {
+        self.outputs.push_back(LinkOutput::Close);
+        self.outputs.push_back(LinkOutput::Refused { status });
+        self.state = State::Dead(status);
+        self.ready.clear();
+        self.ready_first.clear();
+        self.tags.clear();
+        for (_, entry) in std::mem::take(&mut self.entries) {
+            let (tag, body) = (entry.request.tag, Vec::new());
+            self.outputs.push_back(LinkOutput::Reply { tag, status, body, payload: None });
+        }
+    }
+
+    /// Takes a reply; `None` when the peer broke the protocol or is going away.
+    fn answered(&mut self, frame: Frame, now: Duration) -> Option<()> {
+        let Header { reply, kind, status, request_id, credits, .. } = frame.header;
+        if !reply || status == Status::Unavailable {
+            return None;
+        }
+        if request_id == PING_ID && self.pinging && kind == Kind::Ping {
+            self.pinging = false;
+            self.take_back(credits, 0);
+            return Some(());
+        }
+        if let Some(payload_bytes) = self.forgotten.remove(&request_id) {
+            self.take_back(credits, payload_bytes);
+            return Some(());
+        }
+        let entry = self.entries.get_mut(&request_id)?;
+        if !entry.in_flight || entry.request.kind != kind {
+            return None;
+        }
+        self.reconnect_pause = RECONNECT_PAUSE_MIN;
+        let payload_bytes = entry.payload_bytes();
+        if status == Status::Busy {
+            entry.in_flight = false;
+            let pause = entry.busy_pause;
+            entry.busy_pause = (pause * 2).min(BUSY_PAUSE_MAX);
+            self.busy.insert((now + pause, request_id));
+            self.take_back(credits, payload_bytes);
+            return Some(());
+        }
+        let tag = entry.request.tag;
+        self.entries.remove(&request_id);
+        self.tags.remove(&tag);
+        self.take_back(credits, payload_bytes);
+        let Frame { body, payload, .. } = frame;
+        self.outputs.push_back(LinkOutput::Reply { tag, status, body, payload });
+        Some(())
+    }
+
+    fn take_back(&mut self, credits: u32, payload_bytes: u64) {
+        self.credits = self.credits.saturating_add(credits);
+        self.payload_bytes -= payload_bytes;
+        self.in_flight_count -= 1;
+    }
+
+    fn check_silence(&mut self, now: Duration) {
+        if self.in_flight_count == 0 {
+            return;
+        }
+        if self.heard + self.config.reply_timeout <= now {
+            self.close(now);
+        } else if self.heard + PING_AFTER <= now && !self.pinging && self.credits > 0 {
+            self.pinging = true;
+            self.credits -= 1;
+            self.in_flight_count += 1;
+            self.push_send(PING_ID, Kind::Ping, &[], None, 0);
+        }
+    }
+
+    /// Sends what may be sent.
+    fn pump(&mut self, now: Duration) {
+        if self.state != State::Up {
+            return;
+        }
+        while let Some((at, id)) = self.busy.first().copied()
+            && at <= now
+        {
+            self.busy.pop_first();
+            let first = self.entries[&id].first;
+            self.make_ready(id, first);
+        }
+        loop {
+            let first = self.ready_first.first().copied();
+            let next = first.or_else(|| self.ready.first().copied().filter(|_| !self.held));
+            let Some(id) = next else { return };
+            let payload_bytes = self.entries[&id].payload_bytes();
+            let limits = self.welcome.as_ref().expect("up only after a welcome");
+            // One credit is kept for the ping, unless there is but one.
+            let credits_kept = u32::from(limits.credits > 1 && !self.pinging);
+            let fits = self.payload_bytes + payload_bytes <= limits.payload_bytes_max;
+            if self.credits <= credits_kept || !(fits || self.payload_bytes == 0) {
+                return;
+            }
+            self.send_entry(id, now);
+        }
+    }
+
+    fn send_entry(&mut self, id: u64, now: Duration) {
+        self.ready.remove(&id);
+        self.ready_first.remove(&id);
+        if self.in_flight_count == 0 {
+            self.heard = now;
+        }
+        self.credits -= 1;
+        self.in_flight_count += 1;
+        let mut entry = self.entries.remove(&id).expect("what is ready is an entry");
+        self.payload_bytes += entry.payload_bytes();
+        (entry.in_flight, entry.was_sent) = (true, true);
+        let request = &entry.request;
+        let deadline_ms = request.deadline.map_or(0, |at| {
+            u32::try_from(at.saturating_sub(now).as_millis()).unwrap_or(u32::MAX).max(1)
+        });
+        self.push_send(id, request.kind, &request.body, request.payload.clone(), deadline_ms);
+        self.entries.insert(id, entry);
+    }
+
+    fn push_send(
+        &mut self,
+        id: u64,
+        kind: Kind,
+        body: &[u8],
+        payload: Option<(SharedSlot, Range<usize>)>,
+        deadline_ms: u32,
+    ) {
+        let payload_bytes = payload.as_ref().map_or(0, |(_, range)| to_u32(range.len()));
+        let base = Header::request(kind, id, body, payload_bytes);
+        let epoch = match kind {
+            Kind::Hello => 0,
+            _ => self.welcome.map_or(0, |welcome| welcome.epoch),
+        };
+        let header = Header { epoch, deadline_ms, shard: self.config.shard.0, ..base };
+        let mut head =
+            Vec::with_capacity(header.frame_bytes() - to_usize(u64::from(payload_bytes)));
+        push_frame(&mut head, &header, body);
+        self.outputs.push_back(LinkOutput::Send { head, payload });
+    }
+}
+
+#[cfg(test)]
+mod tests;
