@@ -1798,6 +1798,7 @@ static MDB_meta *mdb_env_pick_meta(const MDB_env *env);
 static uint64_t mdb_meta_sum(MDB_env *env, void *page);
 static int mdb_page_verify(MDB_txn *txn, MDB_page *mp, pgno_t pgno, int numpgs);
 static int mdb_env_extend(MDB_env *env, pgno_t numpgs);
+static int mdb_dbi_load(MDB_txn *txn, MDB_dbi dbi);
 static int  mdb_env_write_meta(MDB_txn *txn);
 #if defined(MDB_USE_POSIX_MUTEX) && !defined(MDB_ROBUST_SUPPORTED) /* Drop unused excl arg */
 # define mdb_env_close_active(env, excl) mdb_env_close1(env)
@@ -7781,6 +7782,8 @@ mdb_get(MDB_txn *txn, MDB_dbi dbi,
 	if (txn->mt_flags & MDB_TXN_BLOCKED)
 		return MDB_BAD_TXN;
 
+	if ((rc = mdb_dbi_load(txn, dbi)) != 0)
+		return rc;
 	mdb_cursor_init(&mc, txn, dbi, &mx);
 	rc = mdb_cursor_set(&mc, key, data, MDB_SET, &exact);
 	/* unref all the pages when MDB_REMAP_CHUNKS - caller must copy the data
@@ -9242,7 +9245,8 @@ mdb_leaf_size(MDB_env *env, MDB_val *key, MDB_val *data)
 	sz = LEAFSIZE(key, data);
 	if (sz > env->me_nodemax) {
 		/* put on overflow page */
-		sz -= data->mv_size - sizeof(MDB_ovpage);
+		/* weft: EVEN, as LEAFSIZE() counted it */
+		sz -= EVEN(data->mv_size) - sizeof(MDB_ovpage);
 	}
 
 	return EVEN(sz + sizeof(indx_t));
@@ -9653,9 +9657,32 @@ mdb_cursor_init(MDB_cursor *mc, MDB_txn *txn, MDB_dbi dbi, MDB_xcursor *mx)
 	}
 }
 
+/** weft: load a named DB's record if this txn has not yet. mdb_cursor_init() ignores that
+ * it could not be read, and leaves whatever an earlier txn had there: an empty DB, maybe,
+ * which a put would then make the new truth.
+ */
+static int
+mdb_dbi_load(MDB_txn *txn, MDB_dbi dbi)
+{
+	MDB_cursor mc;
+	MDB_xcursor mx;
+	int rc;
+
+	if (!(txn->mt_dbflags[dbi] & DB_STALE))
+		return MDB_SUCCESS;
+	mdb_cursor_init(&mc, txn, dbi, &mx);
+	if (!(txn->mt_dbflags[dbi] & DB_STALE))
+		return MDB_SUCCESS;
+	rc = mdb_page_search(&mc, NULL, MDB_PS_ROOTONLY);
+	if (!(txn->mt_dbflags[dbi] & DB_STALE))
+		return MDB_SUCCESS;
+	return rc && rc != MDB_NOTFOUND ? rc : MDB_CORRUPTED;
+}
+
 int
 mdb_cursor_open(MDB_txn *txn, MDB_dbi dbi, MDB_cursor **ret)
 {
+	int rc;
 	MDB_cursor	*mc;
 	size_t size = sizeof(MDB_cursor);
 
@@ -9667,6 +9694,9 @@ mdb_cursor_open(MDB_txn *txn, MDB_dbi dbi, MDB_cursor **ret)
 
 	if (dbi == FREE_DBI && !F_ISSET(txn->mt_flags, MDB_TXN_RDONLY))
 		return EINVAL;
+
+	if ((rc = mdb_dbi_load(txn, dbi)) != 0)
+		return rc;
 
 	if (txn->mt_dbs[dbi].md_flags & MDB_DUPSORT)
 		size += sizeof(MDB_xcursor);
@@ -10607,6 +10637,8 @@ mdb_del0(MDB_txn *txn, MDB_dbi dbi,
 
 	DPRINTF(("====> delete db %u key [%s]", dbi, DKEY(key)));
 
+	if ((rc = mdb_dbi_load(txn, dbi)) != 0)
+		return rc;
 	mdb_cursor_init(&mc, txn, dbi, &mx);
 
 	if (data) {
@@ -10832,14 +10864,16 @@ mdb_page_split(MDB_cursor *mc, MDB_val *newkey, MDB_val *newdata, pgno_t newpgno
 						node = NULL;
 					} else {
 						node = (MDB_node *)((char *)mp + copy->mp_ptrs[i] + PAGEBASE);
-						psize += NODESIZE + NODEKSZ(node) + sizeof(indx_t);
+						/* weft: key and data are each padded. Upstream pads only their sum
+						 * here, picks a split point that does not fit, and fails the put.
+						 */
+						psize += NODESIZE + EVEN(NODEKSZ(node)) + sizeof(indx_t);
 						if (IS_LEAF(mp)) {
 							if (F_ISSET(node->mn_flags, F_BIGDATA))
 								psize += sizeof(MDB_ovpage);
 							else
-								psize += NODEDSZ(node);
+								psize += EVEN(NODEDSZ(node));
 						}
-						psize = EVEN(psize);
 					}
 					if (psize > pmax || i == k-j) {
 						split_indx = i + (j<0);
@@ -11089,6 +11123,8 @@ mdb_put(MDB_txn *txn, MDB_dbi dbi,
 
 	MDB_TRACE(("%p, %u, %"Z"u[%s], %"Z"u%s, %u",
 		txn, dbi, key ? key->mv_size:0, DKEY(key), data->mv_size, mdb_dval(txn, dbi, data, dbuf), flags));
+	if ((rc = mdb_dbi_load(txn, dbi)) != 0)
+		return rc;
 	mdb_cursor_init(&mc, txn, dbi, &mx);
 	mc.mc_next = txn->mt_cursors[dbi];
 	txn->mt_cursors[dbi] = &mc;
@@ -11972,18 +12008,16 @@ int mdb_dbi_open(MDB_txn *txn, const char *name, unsigned int flags, MDB_dbi *db
 int ESECT
 mdb_stat(MDB_txn *txn, MDB_dbi dbi, MDB_stat *arg)
 {
+	int rc;
+
 	if (!arg || !TXN_DBI_EXIST(txn, dbi, DB_VALID))
 		return EINVAL;
 
 	if (txn->mt_flags & MDB_TXN_BLOCKED)
 		return MDB_BAD_TXN;
 
-	if (txn->mt_dbflags[dbi] & DB_STALE) {
-		MDB_cursor mc;
-		MDB_xcursor mx;
-		/* Stale, must read the DB's root. cursor_init does it for us. */
-		mdb_cursor_init(&mc, txn, dbi, &mx);
-	}
+	if ((rc = mdb_dbi_load(txn, dbi)) != 0)
+		return rc;
 	return mdb_stat0(txn->mt_env, &txn->mt_dbs[dbi], arg);
 }
 

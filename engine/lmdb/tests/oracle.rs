@@ -50,6 +50,13 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// `PROPTEST_CASES` asks for more.
+fn config() -> ProptestConfig {
+    let asked = std::env::var_os("PROPTEST_CASES").is_some();
+    let default = ProptestConfig::default();
+    ProptestConfig { cases: if asked { default.cases } else { 64 }, ..default }
+}
+
 fn key_of(key: u16) -> Vec<u8> {
     // Lengths from 2 to 511.
     let mut bytes = key.to_be_bytes().to_vec();
@@ -75,7 +82,7 @@ fn assert_same(txn: &impl Reader, table: Table, model: &Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
     #[test]
     fn agrees_with_a_btree_map(ops in prop::collection::vec(op(), 1..400)) {
         let dir = tempfile::tempdir().unwrap();
@@ -154,6 +161,29 @@ fn values_of_every_length_around_the_end_of_a_run_come_back() {
             "{len}"
         );
     }
+}
+
+/// Upstream chose split points that did not fit when key and value lengths were both odd.
+#[test]
+fn entries_of_odd_lengths_split_pages_that_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::open(dir.path(), &options()).unwrap();
+    let table = env.table("t").unwrap();
+    let mut model = Model::new();
+    let mut txn = env.write().unwrap();
+    let mut seed = 3_u64;
+    for i in 0..30_000_u64 {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let mut key = ((seed >> 40) % 4000).to_be_bytes().to_vec();
+        key.resize(9 + (seed >> 20) as usize % 250 * 2, 5);
+        let longest = [40, 400, 1700, 2100][(seed >> 60) as usize % 4];
+        let value = value_of(((seed >> 30) as usize % longest) | 1, i as u8);
+        txn.put(table, &key, &value).unwrap();
+        model.insert(key, value);
+    }
+    assert_same(&txn, table, &model);
+    txn.commit().unwrap();
+    assert_same(&env.read().unwrap(), table, &model);
 }
 
 #[test]
