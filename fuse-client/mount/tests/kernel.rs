@@ -1,0 +1,386 @@
+//! The layer against the real kernel: a tiny read-only tree is mounted and read with `std::fs`.
+//! Needs root and /dev/fuse; says so and passes otherwise. The tree lives only here.
+
+#![allow(clippy::unwrap_used, reason = "test code: a failed unwrap is a failed test")]
+
+use std::fs;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::mount::MountFlags;
+use weft_iobuf::Pool;
+use weft_mount::abi::output::{Attr, Kstatfs};
+use weft_mount::kernel_mount::{self, KernelMount, Kind, MountConfig};
+use weft_mount::negotiate::{Features, Limits, Negotiated, negotiate};
+use weft_mount::reply::{DirBuffer, DirEntry, Entry, ReplyHead};
+use weft_mount::request::{FileHandle, NodeId, Operation, Read, Request, Write};
+use weft_mount::transport::{Classic, ClassicConfig, Event, Incoming, Reply, Transport};
+use weft_ring::{Ring, RingConfig, SendData};
+
+const TOKEN: u64 = 7;
+const TTL: Duration = Duration::from_secs(1);
+const HELLO: &[u8] = b"hello from the test\n";
+const BIG_BYTES: u64 = 5 << 20;
+const FILES: u64 = 300;
+
+/// Node 1 is the root, 2 "hello", 3 "big", 4 "sink" (takes writes), 10.. "file-NNN".
+struct Tree {
+    features: Option<Features>,
+    pool: Pool,
+    sink: Sink,
+}
+
+/// Of the writes to "sink": how many, their highest end, and whether the data of each was right and
+/// page-aligned in memory.
+type Sink = (u64, u64, bool);
+
+fn big_byte(offset: u64) -> u8 {
+    u8::try_from(offset / 7 % 251).unwrap()
+}
+
+fn attr(node: u64, sink_bytes: u64) -> Option<Attr> {
+    let (mode, size) = match node {
+        1 => (0o040_755, 4096),
+        2 => (0o100_644, HELLO.len().try_into().unwrap()),
+        3 => (0o100_644, BIG_BYTES),
+        4 => (0o100_666, sink_bytes),
+        10.. if node < 10 + FILES => (0o100_600, node),
+        _ => return None,
+    };
+    let (mtime, mtimensec) = (1_700_000_000, 123_456_789);
+    let blocks = size / 512;
+    Some(Attr { ino: node, size, blocks, mode, nlink: 1, mtime, mtimensec, ..Attr::default() })
+}
+
+fn node_of(name: &[u8]) -> Option<u64> {
+    match name {
+        b"hello" => Some(2),
+        b"big" => Some(3),
+        b"sink" => Some(4),
+        _ => {
+            let number = std::str::from_utf8(name).ok()?.strip_prefix("file-")?.parse::<u64>();
+            number.ok().filter(|&number| number < FILES).map(|number| 10 + number)
+        }
+    }
+}
+
+fn names() -> Vec<(u64, String)> {
+    let mut names = vec![(1, ".".into()), (1, "..".into()), (2, "hello".into()), (3, "big".into())];
+    names.extend((0..FILES).map(|number| (10 + number, format!("file-{number:03}"))));
+    names
+}
+
+impl Tree {
+    fn entry(&self, node: u64) -> Entry {
+        let attr = attr(node, self.sink.1).unwrap();
+        Entry { node: NodeId(node), generation: 0, attr, attr_timeout: TTL, entry_timeout: TTL }
+    }
+
+    /// The reply to one request, `None` where the kernel waits for none.
+    fn answer(&mut self, incoming: Incoming, spare: SendData) -> Option<Reply> {
+        let request = match incoming.decode() {
+            Ok(request) => request,
+            Err(error) => panic!("the kernel sent what we do not understand: {error}"),
+        };
+        let Request { unique, node: NodeId(node), .. } = request;
+        let head = match &request.op {
+            Operation::Forget { .. } | Operation::BatchForget(_) | Operation::Interrupt { .. } => {
+                return None;
+            }
+            Operation::Init(init) => {
+                let Negotiated::Agreed(out, features) = negotiate(init, &Limits::default()) else {
+                    panic!("{init:?}")
+                };
+                self.features = Some(features);
+                ReplyHead::init(unique, &out)
+            }
+            Operation::Lookup { name } => match node_of(name) {
+                Some(node) => ReplyHead::entry(unique, &self.entry(node)),
+                None => ReplyHead::error(unique, Errno::NOENT),
+            },
+            Operation::Getattr { .. } | Operation::Setattr(_) => {
+                ReplyHead::attr(unique, &attr(node, self.sink.1).unwrap(), TTL)
+            }
+            Operation::Open { .. } | Operation::Opendir { .. } => {
+                ReplyHead::open(unique, FileHandle(node), 0)
+            }
+            Operation::Read(read) => return Some(self.read(&request, *read, spare)),
+            Operation::Readdir(read) => return Some(self.list(&request, *read, false, spare)),
+            Operation::Readdirplus(read) => return Some(self.list(&request, *read, true, spare)),
+            Operation::Write(write) => {
+                let write = write.clone();
+                let written_bytes = self.write(&write, incoming);
+                ReplyHead::write(unique, written_bytes)
+            }
+            Operation::Statfs => {
+                let statfs = Kstatfs {
+                    blocks: 1000,
+                    bfree: 10,
+                    bavail: 10,
+                    bsize: 4096,
+                    frsize: 4096,
+                    namelen: 255,
+                    ..Kstatfs::default()
+                };
+                ReplyHead::statfs(unique, &statfs)
+            }
+            Operation::Getxattr { name, len_bytes: 0 } if *name == b"user.weft" => {
+                ReplyHead::xattr_len(unique, 5)
+            }
+            Operation::Getxattr { name, .. } if *name == b"user.weft" => {
+                let mut reply = Reply::new(spare, &ReplyHead::data(unique, 5));
+                reply.payload().push_bytes(b"value");
+                return Some(reply);
+            }
+            Operation::Getxattr { .. } => ReplyHead::error(unique, Errno::NODATA),
+            Operation::Flush { .. }
+            | Operation::Release(_)
+            | Operation::Releasedir(_)
+            | Operation::Fsync { .. }
+            | Operation::Destroy => ReplyHead::empty(unique),
+            _ => ReplyHead::error(unique, Errno::NOSYS),
+        };
+        Some(Reply::new(spare, &head))
+    }
+
+    fn write(&mut self, write: &Write, incoming: Incoming) -> u32 {
+        let (slot, start) = incoming.into_slot();
+        let data = start + write.data.start..start + write.data.end;
+        let aligned = data.start.is_multiple_of(4096);
+        let right = (write.offset..)
+            .zip(&slot.as_slice()[data.clone()])
+            .all(|(offset, &byte)| byte == big_byte(offset));
+        let len = u32::try_from(data.len()).unwrap();
+        let end = write.offset + u64::from(len);
+        self.sink = (self.sink.0 + 1, self.sink.1.max(end), self.sink.2 && aligned && right);
+        len
+    }
+
+    fn read(&self, request: &Request<'_>, read: Read, spare: SendData) -> Reply {
+        assert_eq!(read.fh, FileHandle(request.node.0));
+        if request.node.0 == 2 {
+            let at = usize::try_from(read.offset).unwrap().min(HELLO.len());
+            let data = &HELLO[at..];
+            let head = ReplyHead::data(request.unique, data.len().try_into().unwrap());
+            let mut reply = Reply::new(spare, &head);
+            reply.payload().push_bytes(data);
+            return reply;
+        }
+        let end = BIG_BYTES.min(read.offset + u64::from(read.len_bytes));
+        let len = usize::try_from(end.saturating_sub(read.offset)).unwrap();
+        let mut slot = self.pool.alloc(len.max(1)).expect("the test's pool is large enough");
+        for (offset, byte) in (read.offset..).zip(&mut slot.as_mut_slice()[..len]) {
+            *byte = big_byte(offset);
+        }
+        let head = ReplyHead::data(request.unique, len.try_into().unwrap());
+        let mut reply = Reply::new(spare, &head);
+        reply.payload().push_slot(slot, 0..len).unwrap();
+        reply
+    }
+
+    fn list(&self, request: &Request<'_>, read: Read, plus: bool, spare: SendData) -> Reply {
+        let mut out = vec![0; read.len_bytes.try_into().unwrap()];
+        let mut buffer = DirBuffer::new(&mut out);
+        for (at, (node, name)) in names().iter().enumerate().skip(read.offset.try_into().unwrap()) {
+            let entry = DirEntry {
+                ino: *node,
+                next_offset: (at + 1).try_into().unwrap(),
+                mode: attr(*node, 0).unwrap().mode,
+                name: name.as_bytes(),
+            };
+            let known = (!name.starts_with('.')).then(|| self.entry(*node));
+            let fits =
+                if plus { buffer.push_plus(&entry, known.as_ref()) } else { buffer.push(&entry) };
+            if !fits {
+                break;
+            }
+        }
+        let len = buffer.len_bytes();
+        out.truncate(len);
+        let mut reply =
+            Reply::new(spare, &ReplyHead::data(request.unique, len.try_into().unwrap()));
+        reply.payload().push_vec(out);
+        reply
+    }
+}
+
+/// Serves until the file system is unmounted.
+fn serve(device: std::os::fd::OwnedFd) -> Tree {
+    let pool = Pool::new(64 << 20, 2 << 20).unwrap();
+    let mut ring = Ring::new(RingConfig::default()).unwrap();
+    let max_write_bytes = Limits::default().max_write_bytes;
+    let config = ClassicConfig { token: TOKEN, read_count: 4, max_write_bytes };
+    let mut transport = Classic::new(&mut ring, device, pool.clone(), config).unwrap();
+    let mut tree = Tree { features: None, pool, sink: (0, 0, true) };
+    loop {
+        transport.pump(&mut ring);
+        ring.wait(Some(Duration::from_secs(60))).unwrap();
+        while let Some(completion) = ring.next_completion() {
+            match transport.on_completion(completion) {
+                Event::Request(incoming) => {
+                    if let Some(reply) = tree.answer(incoming, transport.spare()) {
+                        transport.reply(&mut ring, reply);
+                    }
+                }
+                Event::Nothing => {}
+                Event::Unmounted => return tree,
+                event => panic!("{event:?}"),
+            }
+        }
+    }
+}
+
+type Served = (Option<Features>, Sink);
+
+struct Mounted {
+    dir: tempfile::TempDir,
+    read_ahead: PathBuf,
+    server: Option<JoinHandle<Served>>,
+}
+
+impl Mounted {
+    fn new(flags: MountFlags) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mount = match KernelMount::new(&config(dir.path(), flags)) {
+            Ok(mount) => mount,
+            Err(error) if matches!(error.kind, Kind::NoFuse | Kind::NotPermitted) => {
+                println!("skipped: {error}");
+                return None;
+            }
+            Err(error) => panic!("{error} ({:?})", error.source),
+        };
+        mount.set_read_ahead(4096).unwrap();
+        let read_ahead = mount.read_ahead_path();
+        let (device, _) = mount.into_parts();
+        #[allow(clippy::disallowed_methods, reason = "the ring stays on the thread that made it")]
+        let server = std::thread::spawn(move || {
+            let tree = serve(device);
+            (tree.features, tree.sink)
+        });
+        Some(Self { dir, read_ahead, server: Some(server) })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn unmount(mut self) -> (Features, Sink) {
+        kernel_mount::unmount(self.dir.path()).unwrap();
+        let (features, sink) = self.server.take().unwrap().join().unwrap();
+        (features.unwrap(), sink)
+    }
+}
+
+impl Drop for Mounted {
+    /// A failed test must not leave a mount.
+    fn drop(&mut self) {
+        if self.server.is_some() {
+            drop(kernel_mount::unmount(self.dir.path()));
+        }
+    }
+}
+
+fn config(mount_point: &Path, flags: MountFlags) -> MountConfig {
+    MountConfig {
+        source: "[::1]:7811:/".to_owned(),
+        mount_point: mount_point.to_owned(),
+        flags,
+        max_read_bytes: 1 << 20,
+    }
+}
+
+#[test]
+fn a_tree_is_mounted_listed_and_read() {
+    let Some(mounted) = Mounted::new(MountFlags::RDONLY | MountFlags::NOSUID) else { return };
+    assert_eq!(fs::read(mounted.path("hello")).unwrap(), HELLO);
+    let metadata = fs::metadata(mounted.path("hello")).unwrap();
+    assert_eq!(
+        (metadata.ino(), metadata.mode(), metadata.mtime_nsec()),
+        (2, 0o100_644, 123_456_789)
+    );
+    let missing = fs::read(mounted.path("nothing")).unwrap_err();
+    assert_eq!(missing.kind(), std::io::ErrorKind::NotFound);
+
+    let mut listed: Vec<_> = fs::read_dir(mounted.dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.metadata().unwrap().ino(), entry.file_name().into_string().unwrap()))
+        .collect();
+    listed.sort();
+    assert_eq!(listed, names()[2..]);
+
+    let mut value = [0; 16];
+    let len = rustix::fs::getxattr(mounted.path("hello"), "user.weft", &mut value).unwrap();
+    assert_eq!(&value[..len], b"value");
+    let statfs = rustix::fs::statfs(mounted.dir.path()).unwrap();
+    assert_eq!((statfs.f_blocks, statfs.f_bsize), (1000, 4096));
+    let unknown = rustix::fs::removexattr(mounted.path("hello"), "user.weft").unwrap_err();
+    assert_eq!(unknown, Errno::ROFS);
+
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    let line = mounts.lines().find(|line| line.contains(mounted.dir.path().to_str().unwrap()));
+    let line = line.unwrap();
+    assert!(line.starts_with("[::1]:7811:/ "), "{line}");
+    assert!(line.contains(" fuse.weft ro,nosuid"), "{line}");
+    assert!(line.contains("default_permissions,allow_other,max_read=1048576"), "{line}");
+    assert_eq!(fs::read_to_string(&mounted.read_ahead).unwrap(), "4096\n");
+
+    let again = KernelMount::new(&config(mounted.dir.path(), MountFlags::empty())).unwrap_err();
+    assert_eq!(again.kind, Kind::Busy);
+    assert!(again.to_string().contains("a Weft file system is mounted"), "{again}");
+
+    let path = mounted.path("hello");
+    let (features, _) = mounted.unmount();
+    assert!(!path.exists());
+    assert_eq!(features.max_write_bytes, 1 << 20);
+    println!("agreed on 7.{} with flags {:#x}", features.minor, features.flags);
+}
+
+#[test]
+fn large_reads_cached_and_direct_are_the_same_bytes() {
+    let Some(mounted) = Mounted::new(MountFlags::empty()) else { return };
+    let expected: Vec<u8> = (0..BIG_BYTES).map(big_byte).collect();
+    assert!(fs::read(mounted.path("big")).unwrap() == expected);
+    let direct = 0o40000;
+    let mut file =
+        fs::File::options().read(true).custom_flags(direct).open(mounted.path("big")).unwrap();
+    file.seek(SeekFrom::Start(3 << 20)).unwrap();
+    let mut got = vec![0; 2 << 20];
+    file.read_exact(&mut got).unwrap();
+    assert!(got == expected[3 << 20..]);
+    drop(file);
+    mounted.unmount();
+}
+
+#[test]
+fn writes_arrive_whole_and_page_aligned() {
+    let Some(mounted) = Mounted::new(MountFlags::empty()) else { return };
+    let data: Vec<u8> = (0..3 << 20).map(big_byte).collect();
+    let file = fs::File::options().write(true).open(mounted.path("sink")).unwrap();
+    let written = rustix::io::write(&file, &data).unwrap();
+    assert_eq!(written, data.len());
+    drop(file);
+    let (_, (requests, end, right)) = mounted.unmount();
+    assert_eq!((requests, end, right), (3, 3 << 20, true), "1 MiB each");
+}
+
+#[test]
+fn a_dead_mount_says_how_to_clear_it() {
+    let dir = tempfile::tempdir().unwrap();
+    match KernelMount::new(&config(dir.path(), MountFlags::empty())) {
+        Ok(mount) => drop(mount), // closes the device: the connection is dead, the mount stays
+        Err(error) if matches!(error.kind, Kind::NoFuse | Kind::NotPermitted) => {
+            println!("skipped: {error}");
+            return;
+        }
+        Err(error) => panic!("{error}"),
+    }
+    let error = KernelMount::new(&config(dir.path(), MountFlags::empty())).unwrap_err();
+    kernel_mount::unmount(dir.path()).unwrap();
+    assert_eq!(error.kind, Kind::DeadMount);
+    assert!(error.to_string().contains("umount -l"), "{error}");
+}
