@@ -10,7 +10,7 @@
 //!   the bytes it was given justify.
 //!
 //! Not here: sockets, clocks, retries (`weft-net`), what a message does (`weft-server-core`).
-//! The byte tables are in `doc/format.md`, held against this code by `tests/format.rs`.
+//! The byte tables are in `doc/format.md`, held against this code by `tests/wire/format.rs`.
 
 pub mod blocks;
 pub mod codec;

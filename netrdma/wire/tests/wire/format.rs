@@ -1,0 +1,109 @@
+//! The bytes on the wire are what `doc/format.md` and the golden file say.
+
+use std::collections::BTreeMap;
+
+use crate::samples;
+use weft_wire::header::{HEADER_BYTES, Header};
+use weft_wire::{Kind, Status};
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// To add the samples of a new message: `WEFT_GOLDEN_ADD=1 cargo test -p weft-wire --test wire`. Existing lines
+/// are never changed by it.
+#[test]
+fn every_message_has_its_golden_bytes() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.txt");
+    let mut text = std::fs::read_to_string(path).unwrap_or_default();
+    let known: BTreeMap<String, String> = text
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(name, hex)| (name.to_owned(), hex.to_owned()))
+        .collect();
+    for sample in samples::all() {
+        let bytes = hex(&samples::frame(&sample));
+        match known.get(&sample.0) {
+            Some(golden) => assert_eq!(*golden, bytes, "{} changed its bytes", sample.0),
+            None if std::env::var_os("WEFT_GOLDEN_ADD").is_some() => {
+                text += &format!("{} {bytes}\n", sample.0);
+            }
+            None => panic!("{} has no golden bytes: see the comment here", sample.0),
+        }
+    }
+    if std::env::var_os("WEFT_GOLDEN_ADD").is_some() {
+        std::fs::write(path, text).expect("the source tree is writable");
+    }
+}
+
+fn header() -> Header {
+    Header {
+        kind: Kind::Ping,
+        reply: false,
+        status: Status::Ok,
+        request_id: 0,
+        epoch: 0,
+        deadline_ms: 0,
+        credits: 0,
+        shard: 0,
+        body_bytes: 0,
+        payload_bytes: 0,
+        body_checksum: 0,
+    }
+}
+
+/// Bytes that change, outside the checksum, when `change` is made to a header.
+fn changed(change: impl FnOnce(&mut Header)) -> Vec<usize> {
+    let (before, mut after) = (header(), header());
+    change(&mut after);
+    let (before, after) = (before.encode(), after.encode());
+    (4..HEADER_BYTES).filter(|at| before[*at] != after[*at]).collect()
+}
+
+#[test]
+fn the_header_table_is_the_header() {
+    let doc = include_str!("../../doc/format.md");
+    let mut rows = BTreeMap::new();
+    let mut next = 0;
+    let table = doc.split("## Header").nth(1).and_then(|rest| rest.split("## Bodies").next());
+    for line in table.expect("both headings are there").lines() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        if let [_, offset, bytes, field, ..] = cells[..]
+            && let (Ok(offset), Ok(bytes)) = (offset.parse::<usize>(), bytes.parse::<usize>())
+        {
+            assert_eq!(offset, next, "{field} follows the one before");
+            next += bytes;
+            rows.insert(field.to_owned(), (offset..offset + bytes).collect::<Vec<_>>());
+        }
+    }
+    assert_eq!(next, HEADER_BYTES);
+    let all = [
+        ("request_id", changed(|h| h.request_id = u64::MAX)),
+        ("epoch", changed(|h| h.epoch = u64::MAX)),
+        ("body_checksum", changed(|h| h.body_checksum = u32::MAX)),
+        ("body_bytes", changed(|h| h.body_bytes = u32::MAX)),
+        ("payload_bytes", changed(|h| h.payload_bytes = u32::MAX)),
+        ("credits", changed(|h| h.credits = u32::MAX)),
+        ("deadline_ms", changed(|h| h.deadline_ms = u32::MAX)),
+        ("shard", changed(|h| h.shard = u16::MAX)),
+    ];
+    for (field, bytes) in all {
+        assert_eq!(rows[field], bytes, "{field}");
+    }
+    for (field, bytes) in [
+        ("kind", changed(|h| h.kind = Kind::Hello)),
+        ("flags", changed(|h| h.reply = true)),
+        ("status", changed(|h| h.status = Status::Io)),
+    ] {
+        assert!(!bytes.is_empty() && bytes.iter().all(|at| rows[field].contains(at)), "{field}");
+    }
+}
+
+#[test]
+fn the_table_of_bodies_names_every_kind() {
+    let doc = include_str!("../../doc/format.md");
+    for kind in Kind::ALL.iter().filter(|kind| !kind.is_metadata()) {
+        let row = format!("| {:#06x} {kind:?} |", kind.code());
+        assert!(doc.contains(&row), "{row}");
+    }
+}

@@ -1,0 +1,214 @@
+//! One sample of every frame and message, with the bytes it encodes to.
+
+use weft_wire::data::{ChunkInfo, ChunkListReply, ChunkRange, DataRequest, ReadReply};
+use weft_wire::header::Header;
+use weft_wire::layout::LayoutPolicy;
+use weft_wire::meta::*;
+use weft_wire::session::*;
+use weft_wire::*;
+
+/// Name, kind (whose decoder reads it), whether it is a reply, body, payload length.
+pub(crate) type Sample = (String, Kind, bool, Vec<u8>, u32);
+
+fn attr() -> Attr {
+    let time = |seconds| Time { seconds, nanos: 999_999_999 };
+    Attr {
+        ino: Ino(0x0002_0000_0000_0007),
+        mode: 0o100_644,
+        nlink: 2,
+        uid: 1000,
+        gid: 100,
+        rdev: 0,
+        size: 1 << 40,
+        version: 17,
+        atime: time(-1),
+        mtime: time(1),
+        ctime: time(1 << 40),
+        btime: time(0),
+    }
+}
+
+fn layout() -> Layout {
+    Layout::new(20, vec![TargetId(3), TargetId(0), TargetId(500)]).expect("valid")
+}
+
+fn requests() -> Vec<MetaRequest<'static>> {
+    let (ino, parent, name) = (Ino(9), Ino::ROOT, &b"n\xffme"[..]);
+    let policy = LayoutPolicy { chunk_log2: 16, width: 2 };
+    let how = MakeHow { mode: 0o120_777, rdev: 5, exclusive: true, open: false };
+    let set = SetAttr {
+        mode: Some(0o4755),
+        uid: Some(1),
+        gid: None,
+        size: Some(7),
+        atime: Some(TimeSet::Now),
+        mtime: Some(TimeSet::To(Time { seconds: -5, nanos: 5 })),
+    };
+    vec![
+        MetaRequest::Lookup { parent, name },
+        MetaRequest::GetAttr { ino },
+        MetaRequest::SetAttr { ino, set },
+        MetaRequest::ReadLink { ino },
+        MetaRequest::Make { parent, name, how, target: b"to/where" },
+        MetaRequest::Unlink { parent, name },
+        MetaRequest::Rmdir { parent, name },
+        MetaRequest::Rename { parent, name, new_parent: ino, new_name: b"b", flags: 1 },
+        MetaRequest::Link { ino, parent, name },
+        MetaRequest::Open { ino },
+        MetaRequest::Release { ino, count: 3 },
+        MetaRequest::ReadDir { ino, cookie: 1 << 62, bytes_max: 65_536, plus: true },
+        MetaRequest::GetXattr { ino, name: b"user.a" },
+        MetaRequest::SetXattr { ino, name: b"user.a", value: b"v", flags: 2 },
+        MetaRequest::ListXattr { ino },
+        MetaRequest::RemoveXattr { ino, name: b"user.a" },
+        MetaRequest::StatFs,
+        MetaRequest::Wrote { ino, size_min: 4097, mtime: Time { seconds: 3, nanos: 4 } },
+        MetaRequest::GetLayout { ino },
+        MetaRequest::SetLayout { ino, policy },
+        MetaRequest::Reopen { opens: vec![(ino, 1), (Ino(10), 2)] },
+    ]
+}
+
+fn replies() -> Vec<(Kind, MetaReply)> {
+    let mut packed = Vec::new();
+    for (name, plus) in [(&b"a"[..], None), (b"bb", Some(attr()))] {
+        let entry = DirEntry { ino: Ino(4), cookie: 77, kind: FileKind::Regular, name, attr: plus };
+        push_dir_entry(&mut packed, &entry);
+    }
+    let fs = StatFs { total_bytes: 1, free_bytes: 2, inodes: 3, inodes_free: 4 };
+    vec![
+        (Kind::Lookup, MetaReply::Entry(attr())),
+        (Kind::GetAttr, MetaReply::Attr(attr())),
+        (Kind::Make, MetaReply::Made(attr(), true, Some(layout()))),
+        (Kind::Open, MetaReply::Opened(attr(), None)),
+        (Kind::ReadLink, MetaReply::Bytes(b"to/where".to_vec())),
+        (Kind::ReadDir, MetaReply::Dir(packed, true)),
+        (Kind::StatFs, MetaReply::StatFs(fs)),
+        (Kind::GetLayout, MetaReply::Layout(layout())),
+        (Kind::SetLayout, MetaReply::Done),
+        (Kind::Reopen, MetaReply::Reopened(vec![Ino(5)])),
+    ]
+}
+
+fn session_samples(all: &mut Vec<Sample>) {
+    let mut push = |name: &str, kind, reply, body| all.push((name.into(), kind, reply, body, 0));
+    let body = |encode: &dyn Fn(&mut Vec<u8>)| {
+        let mut out = Vec::new();
+        encode(&mut out);
+        out
+    };
+    let (cluster, session) = (ClusterId([1; 16]), SessionId([2; 16]));
+    let hello = Hello { versions: (1, 1), features: 0, cluster, session, shard: ShardId(3) };
+    push("hello", Kind::Hello, false, body(&|out| hello.encode(out)));
+    let welcome = Welcome {
+        version: 1,
+        features: 0,
+        cluster,
+        shard_count: 2,
+        epoch: 99,
+        credits: 128,
+        payload_bytes_max: 1 << 24,
+        slot_count: 256,
+    };
+    push("welcome", Kind::Hello, true, body(&|out| welcome.encode(out)));
+    let place = Place { node: 0, shard: ShardId(1) };
+    let node = NodeEntry { name: "n1".into(), address: "10.0.0.1:7811".into(), shard_count: 2 };
+    let map = ClusterMap {
+        nodes: vec![node],
+        targets: vec![(TargetId(0), place)],
+        volumes: vec![(VolumeId(0), place)],
+    };
+    push("cluster_map", Kind::ClusterMap, true, body(&|out| map.encode(out)));
+    let info = TargetInfo {
+        id: TargetId(1),
+        uuid: [3; 16],
+        shard: ShardId(1),
+        path: "/dev/nvme0n1".into(),
+        total_bytes: 100,
+        free_bytes: 50,
+        chunk_count: 7,
+        op_counts: (1, 2),
+        damaged_blocks: 0,
+    };
+    let list = TargetListReply { targets: vec![info] };
+    push("target_list", Kind::TargetList, true, body(&|out| list.encode(out)));
+}
+
+fn data_samples(all: &mut Vec<Sample>) {
+    let chunk = ChunkId { ino: Ino(9), index: ChunkIndex(1 << 33) };
+    let range = ChunkRange { chunk, offset: 4095, bytes: 2 };
+    let cut = Some((ChunkIndex(4), 100));
+    let requests = [
+        (DataRequest::Read(range), 0),
+        (DataRequest::Write(range, vec![0x1111_1111, 0x2222_2222]), 2),
+        (DataRequest::Sync(Ino(9)), 0),
+        (DataRequest::Truncate { ino: Ino(9), remove_from: ChunkIndex(5), cut }, 0),
+        (DataRequest::ChunkList(Ino(9), ChunkIndex(0)), 0),
+    ];
+    for (request, payload) in requests {
+        let mut body = Vec::new();
+        request.encode(TargetId(2), &mut body);
+        all.push((format!("{:?}", request.kind()), request.kind(), false, body, payload));
+    }
+    let mut body = Vec::new();
+    ReadReply { first_block: 1, sums: vec![7, 8] }.encode(&mut body);
+    all.push(("Read_reply".into(), Kind::Read, true, body, 8192));
+    let info = ChunkInfo {
+        index: ChunkIndex(1),
+        blocks_written: 256,
+        blocks_allocated: 256,
+        extent_count: 1,
+    };
+    let mut body = Vec::new();
+    ChunkListReply { chunks: vec![info], more: true }.encode(&mut body);
+    all.push(("ChunkList_reply".into(), Kind::ChunkList, true, body, 0));
+}
+
+/// All samples.
+pub(crate) fn all() -> Vec<Sample> {
+    let mut all: Vec<Sample> = Vec::new();
+    session_samples(&mut all);
+    for request in requests() {
+        let slot = if request.is_mutation() { 3 } else { NO_SLOT };
+        let caller = Caller { uid: 1000, gid: 100, slot, sequence: 42 };
+        let mut body = Vec::new();
+        request.encode(&caller, &mut body);
+        assert_eq!(MetaRequest::decode(request.kind(), &body), Ok((caller, request.clone())));
+        all.push((format!("{:?}", request.kind()), request.kind(), false, body, 0));
+    }
+    for (kind, reply) in replies() {
+        let mut body = Vec::new();
+        reply.encode(&mut body);
+        assert_eq!(MetaReply::decode(kind, &body), Ok(reply));
+        all.push((format!("{kind:?}_reply"), kind, true, body, 0));
+    }
+    data_samples(&mut all);
+    all
+}
+
+/// A sample as a whole frame, payload left out.
+pub(crate) fn frame(sample: &Sample) -> Vec<u8> {
+    let (_, kind, reply, body, payload_bytes) = sample;
+    let request = Header::request(*kind, 0x0102_0304_0506_0708, body, *payload_bytes);
+    let header = if *reply { request.reply(Status::Ok, body, *payload_bytes) } else { request };
+    [&header.encode()[..], body].concat()
+}
+
+/// Runs the decoder that a receiver would run on these bytes, whatever they are.
+pub(crate) fn decode_any(kind: Kind, reply: bool, body: &[u8], payload_bytes: u32) {
+    match (kind, reply) {
+        (Kind::Hello, false) => drop(Hello::decode(body)),
+        (Kind::Hello, true) => drop(Welcome::decode(body)),
+        (Kind::ClusterMap, _) => drop(ClusterMap::decode(body)),
+        (Kind::TargetList, _) => drop(TargetListReply::decode(body)),
+        (Kind::Read, true) => drop(ReadReply::decode(body, payload_bytes)),
+        (Kind::ChunkList, true) => drop(ChunkListReply::decode(body)),
+        (kind, false) if kind.is_data() => drop(DataRequest::decode(kind, body, payload_bytes)),
+        (kind, false) => drop(MetaRequest::decode(kind, body)),
+        (kind, true) => {
+            if let Ok(MetaReply::Dir(packed, _)) = MetaReply::decode(kind, body) {
+                MetaReply::dir_entries(&packed).for_each(drop);
+            }
+        }
+    }
+}
