@@ -30,6 +30,7 @@
 )]
 
 mod clock;
+mod config;
 mod error;
 mod files;
 mod host;
@@ -43,12 +44,13 @@ mod sqe;
 mod table;
 mod transfer;
 
+pub use config::{Registration, RingConfig, Stats};
 pub use error::{Kind, RingError};
 pub use host::{KernelSupport, pin_to_core, probe};
 pub use limits::{FILES_MAX, OPS_MAX, SEND_PARTS_MAX, SQ_ENTRIES_MAX};
 pub use mailbox::{Bell, Mailbox, SendError, Sender, mailbox};
 pub use op::{Completion, FileId, Op, OpId, Reject, Rejected};
-pub use ring::{Registration, Ring, RingConfig, Stats};
+pub use ring::Ring;
 pub use rustix::event::PollFlags;
 pub use rustix::fs::FallocateFlags;
 pub use rustix::io::Errno;

@@ -11,11 +11,10 @@ use rustix::io::Errno;
 use weft_iobuf::Pool;
 
 use crate::clock;
+use crate::config::{Registration, RingConfig, Stats};
 use crate::error::{Kind, RingError};
 use crate::files::FileTable;
-use crate::limits::{
-    DRAIN_MS_MAX, DRAIN_ROUND_MS, FILES_MAX, OPS_MAX, SPIN_US_MAX, SQ_ENTRIES_MAX,
-};
+use crate::limits::DRAIN_ROUND_MS;
 use crate::mailbox::Bell;
 use crate::op::{Completion, FileId, Op, OpId, Reject, Rejected};
 use crate::spin::Spin;
@@ -28,60 +27,6 @@ use crate::transfer::{self, Verdict};
 const BELL_TAG: u64 = u64::MAX;
 /// Completion of a cancellation: what counts is the completion of what it cancelled.
 const CANCEL_TAG: u64 = u64::MAX - 1;
-
-/// Limits of one ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RingConfig {
-    /// Operations that one system call can submit; rounded up to a power of two.
-    pub sq_entries: u32,
-    /// Operations in flight at once; more are rejected.
-    pub ops_max: u32,
-    /// Files registered at once.
-    pub files_max: u32,
-    /// Longest spin before sleeping, in microseconds; 0 never spins. See `doc/loop.md`.
-    pub spin_us_max: u32,
-    /// How long dropping the ring waits for operations to end, in milliseconds.
-    pub drain_ms_max: u32,
-}
-
-impl Default for RingConfig {
-    fn default() -> RingConfig {
-        RingConfig {
-            sq_entries: 256,
-            ops_max: 4096,
-            files_max: 4096,
-            spin_us_max: 0,
-            drain_ms_max: 2_000,
-        }
-    }
-}
-
-/// How a pool's slots will be read and written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Registration {
-    /// As fixed buffers.
-    Fixed,
-    /// As plain memory, which costs more CPU: the kernel refused to pin the pool. ENOMEM usually
-    /// means the limit of locked memory.
-    Plain(Errno),
-}
-
-/// Counts since the ring was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Operations accepted.
-    pub ops_submitted_count: u64,
-    /// Operations over.
-    pub ops_completed_count: u64,
-    /// Rests of short transfers submitted.
-    pub continued_count: u64,
-    /// System calls to submit or wait.
-    pub enter_count: u64,
-    /// Of these, the ones that went to sleep.
-    pub sleep_count: u64,
-    /// Waits that spinning ended before a sleep.
-    pub spin_hit_count: u64,
-}
 
 /// One thread's io_uring with the table of what is in flight on it.
 pub struct Ring {
@@ -112,12 +57,7 @@ impl Ring {
     /// the error says what to look at.
     pub fn new(config: RingConfig) -> Result<Ring, RingError> {
         let RingConfig { sq_entries, ops_max, files_max, spin_us_max, drain_ms_max } = config;
-        let fits = (1..=SQ_ENTRIES_MAX).contains(&sq_entries)
-            && (1..=OPS_MAX).contains(&ops_max)
-            && (1..=FILES_MAX).contains(&files_max)
-            && spin_us_max <= SPIN_US_MAX
-            && drain_ms_max <= DRAIN_MS_MAX;
-        if !fits {
+        if !config.is_within_limits() {
             return Err(RingError::refused(Kind::Config, "configuration"));
         }
         let sq_entries = sq_entries.next_power_of_two();

@@ -1,6 +1,10 @@
 use std::io::{Read, Write};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::CapabilitySet;
+
 use super::*;
+use crate::limits::OPS_MAX;
 use crate::send_data::SendData;
 
 fn recv(file: FileId, pool: &Pool) -> Op {
@@ -217,4 +221,25 @@ fn a_batch_is_one_system_call() {
     for _ in 0..8 {
         assert_eq!(next(&mut ring).result, Ok(4096));
     }
+}
+
+#[test]
+fn a_pool_that_may_not_be_pinned_works_unregistered() {
+    // As a user without CAP_IPC_LOCK and with the usual limit. The capability is the thread's; the
+    // limit is the whole process's, but binds nobody else who has the capability.
+    let limit = getrlimit(Resource::Memlock);
+    let current = limit.current.unwrap_or(u64::MAX).min(8 << 20);
+    setrlimit(Resource::Memlock, Rlimit { current: Some(current), ..limit }).unwrap();
+    let unprivileged = || {
+        let mut capabilities = rustix::thread::capabilities(None).unwrap();
+        capabilities.effective.remove(CapabilitySet::IPC_LOCK);
+        rustix::thread::set_capabilities(None, capabilities).unwrap();
+        let (mut ring, pool) = (ring(), pool());
+        assert_eq!(ring.register_pool(&pool).unwrap(), Registration::Plain(Errno::NOMEM));
+        assert!(!ring.has_fixed_buffers());
+        let file = ring.register_file(tempfile::tempfile().unwrap().into()).unwrap();
+        let write = Op::Write { file, offset: 0, buf: patterned(&pool, 4096, 3), range: 0..4096 };
+        assert_eq!(run(&mut ring, write).result, Ok(4096));
+    };
+    std::thread::scope(|scope| scope.spawn(unprivileged).join().unwrap());
 }

@@ -22,7 +22,9 @@ fn receive(ring: &mut Ring, inbox: &Mailbox<Numbered>, senders: usize, each: u64
 fn send_all(outbox: &Sender<Numbered>, sender: usize, each: u64) {
     for number in 0..each {
         let mut message = (sender, number);
+        let start = clock::now();
         while let Err(SendError::Full(back)) = outbox.try_send(message) {
+            assert!(clock::now() - start < PATIENCE, "the receiver sleeps on a full mailbox");
             message = back;
             std::thread::yield_now();
         }
@@ -58,7 +60,9 @@ fn echo(hello: &crossbeam_channel::Sender<Sender<u64>>, back: &Sender<u64>, roun
     hello.send(outbox).unwrap();
     let mut echoed = 0;
     while echoed < rounds {
+        let start = clock::now();
         ring.wait(Some(PATIENCE)).unwrap();
+        assert!(clock::now() - start < PATIENCE, "a wake-up was lost at {echoed}");
         while ring.next_completion().is_some() {}
         while let Some(number) = inbox.try_recv() {
             back.try_send(number).unwrap();

@@ -1,0 +1,69 @@
+//! A ring's settings, and what it tells about itself.
+
+use rustix::io::Errno;
+
+use crate::limits::{DRAIN_MS_MAX, FILES_MAX, OPS_MAX, SPIN_US_MAX, SQ_ENTRIES_MAX};
+
+/// Limits of one ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingConfig {
+    /// Operations that one system call can submit; rounded up to a power of two.
+    pub sq_entries: u32,
+    /// Operations in flight at once; more are rejected.
+    pub ops_max: u32,
+    /// Files registered at once.
+    pub files_max: u32,
+    /// Longest spin before sleeping, in microseconds; 0 never spins. See `doc/loop.md`.
+    pub spin_us_max: u32,
+    /// How long dropping the ring waits for operations to end, in milliseconds.
+    pub drain_ms_max: u32,
+}
+
+impl Default for RingConfig {
+    fn default() -> RingConfig {
+        RingConfig {
+            sq_entries: 256,
+            ops_max: 4096,
+            files_max: 4096,
+            spin_us_max: 0,
+            drain_ms_max: 2_000,
+        }
+    }
+}
+
+impl RingConfig {
+    pub(crate) fn is_within_limits(&self) -> bool {
+        (1..=SQ_ENTRIES_MAX).contains(&self.sq_entries)
+            && (1..=OPS_MAX).contains(&self.ops_max)
+            && (1..=FILES_MAX).contains(&self.files_max)
+            && self.spin_us_max <= SPIN_US_MAX
+            && self.drain_ms_max <= DRAIN_MS_MAX
+    }
+}
+
+/// How a pool's slots will be read and written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Registration {
+    /// As fixed buffers.
+    Fixed,
+    /// As plain memory, which costs more CPU: the kernel refused to pin the pool. ENOMEM usually
+    /// means the limit of locked memory.
+    Plain(Errno),
+}
+
+/// Counts since the ring was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Operations accepted.
+    pub ops_submitted_count: u64,
+    /// Operations over.
+    pub ops_completed_count: u64,
+    /// Rests of short transfers submitted.
+    pub continued_count: u64,
+    /// System calls to submit or wait.
+    pub enter_count: u64,
+    /// Of these, the ones that went to sleep.
+    pub sleep_count: u64,
+    /// Waits that spinning ended before a sleep.
+    pub spin_hit_count: u64,
+}
