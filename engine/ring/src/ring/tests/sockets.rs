@@ -68,7 +68,7 @@ fn a_refused_connection_is_an_error() {
 fn eight_mebibytes_leave_whole_through_a_small_send_buffer() {
     let (mut ring, pool) = (ring(), pool());
     let (file, mut peer) = connection(&mut ring);
-    sockopt::set_socket_send_buffer_size(ring.file(file).unwrap(), 4096).unwrap();
+    sockopt::set_socket_send_buffer_size(ring.file(file).unwrap(), 128 << 10).unwrap();
     let share = patterned(&pool, 4 * MIB, 5).share();
     let mut data = SendData::new();
     data.push_bytes(b"header-1");
