@@ -1,0 +1,36 @@
+# The entry commands. Settings: see the heads of packaging/up.sh, down.sh and wipe.sh.
+.PHONY: help up down wipe test system-test bench check
+
+help:
+	@echo "make up      build, make a file system under ./var, start the server, mount at ./mnt"
+	@echo "             PORT=7811  SIZE=4G (each of 4 target files)  TARGETS=\"/dev/nvme0n1 ...\""
+	@echo "make down    unmount and stop; make up finds everything again"
+	@echo "make wipe    erase the file system (asks; YES=1 does not)"
+	@echo "make test    install what the tests need, build, run every test"
+	@echo "make system-test  only the tests on a real mount (ARGS=\"--quick trees\"; see tests/run.py --list)"
+	@echo "make bench   first figures: fio and a metadata load, on the mount and on a local directory"
+	@echo "make check   formatting and lints"
+
+up:
+	@./packaging/up.sh
+
+down:
+	@./packaging/down.sh
+
+wipe:
+	@./packaging/wipe.sh
+
+test:
+	@./packaging/test-deps.sh
+	@python3 tests/all.py $(ARGS)
+
+system-test:
+	@cargo build --release --quiet
+	@python3 tests/run.py $(ARGS)
+
+bench:
+	@./packaging/bench.sh $(ARGS)
+
+check:
+	cargo fmt --check
+	cargo clippy --workspace --all-targets -- -D warnings

@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""Every test there is, in the order in which a fault is found soonest: `make test` and CI.
+
+    tests/all.py [--quick] [--only STEP...]
+
+Steps: format, lints, unit (cargo test: the dev profile, so that debug assertions are on), build (release), system
+(tests/run.py). Formatting, lints and the build count as one test each. A step that fails does not keep the others
+from running, except that nothing runs on a build that failed. The last line is `N passed, N failed, N skipped`;
+exit code 0 when nothing failed.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+CARGO_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.M)
+SYSTEM_RESULT = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$", re.M)
+
+
+def stream(args):
+    """Runs a command in the checkout, passing its output through; (exit code, output)."""
+    print("== " + " ".join(args), flush=True)
+    child = subprocess.Popen(args, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    lines = []
+    for line in child.stdout:
+        lines.append(line)
+        sys.stdout.write(line)
+        sys.stdout.flush()
+    return child.wait(), "".join(lines)
+
+
+def single(args):
+    """A step that is one test: (passed, failed, skipped)."""
+    code, _ = stream(args)
+    return (1, 0, 0) if code == 0 else (0, 1, 0)
+
+
+def counted(args, pattern):
+    """A step that reports counts. An exit code that the counts do not explain is a failure too."""
+    code, out = stream(args)
+    passed, failed, skipped = 0, 0, 0
+    for found in pattern.finditer(out):
+        passed, failed, skipped = (a + int(b) for a, b in zip((passed, failed, skipped), found.groups()))
+    if code != 0 and failed == 0 or passed == 0:
+        failed += 1
+    return passed, failed, skipped
+
+
+def main():
+    """Runs the steps and adds up."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="system tests with less work each")
+    parser.add_argument("--only", nargs="+", metavar="STEP", help="only these steps")
+    args = parser.parse_args()
+    quick = ["--quick"] if args.quick else []
+    steps = {
+        "format": lambda: single(["cargo", "fmt", "--check"]),
+        "lints": lambda: single(["cargo", "clippy", "-q", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
+        "unit": lambda: counted(["cargo", "test", "-q", "--workspace", "--locked", "--no-fail-fast"], CARGO_RESULT),
+        "build": lambda: single(["cargo", "build", "-q", "--release", "--locked"]),
+        "system": lambda: counted([sys.executable, os.path.join("tests", "run.py"), *quick], SYSTEM_RESULT),
+    }
+    unknown = set(args.only or []) - set(steps)
+    if unknown:
+        sys.exit("no such step: %s; there are %s" % (", ".join(sorted(unknown)), ", ".join(steps)))
+    total = [0, 0, 0]
+    summary = []
+    for name, step in steps.items():
+        if args.only and name not in args.only:
+            continue
+        begin = time.monotonic()
+        counts = step()
+        total = [a + b for a, b in zip(total, counts)]
+        summary.append("%-8s %6.0f s  %d passed, %d failed, %d skipped." % (name, time.monotonic() - begin, *counts))
+        if name == "build" and counts[1]:
+            summary.append("system   not run: the build failed.")
+            break
+    print("\n" + "\n".join(summary))
+    print("%d passed, %d failed, %d skipped" % tuple(total), flush=True)
+    return 1 if total[1] or not total[0] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

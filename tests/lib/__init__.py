@@ -1,0 +1,1 @@
+"""What the system tests stand on: processes with deadlines, a cluster, comparisons. Standard library only."""
