@@ -9,7 +9,7 @@ use rustix::event::PollFlags;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use rustix::net::Shutdown;
-use weft_iobuf::BufSlot;
+use weft_iobuf::{BufSlot, SharedSlot};
 
 use crate::send_data::SendData;
 
@@ -91,8 +91,8 @@ pub enum Op {
         file: FileId,
         /// Where in the file, in bytes.
         offset: u64,
-        /// Where from.
-        buf: BufSlot,
+        /// Where from: a share, so that one payload can go to several places of a device.
+        buf: SharedSlot,
         /// Which part of the slot.
         range: Range<usize>,
     },

@@ -8,7 +8,7 @@ use std::ops::Range;
 use io_uring::types::{Fixed, FsyncFlags, Timespec};
 use io_uring::{opcode, squeue};
 use rustix::net::SocketAddrAny;
-use weft_iobuf::{BufSlot, Pool};
+use weft_iobuf::{BufSlot, Pool, SharedSlot};
 
 use crate::limits::TRANSFER_BYTES_MAX;
 use crate::op::{Op, OpId};
@@ -41,9 +41,8 @@ pub(crate) fn build(
         }
         Op::Write { offset, buf, range, .. } => {
             let offset = *offset + u64::from(entry.done_bytes);
-            let index = fixed_index(pool, buf);
-            let (ptr, len) = rest(buf, range, done_bytes);
-            match index {
+            let (ptr, len) = rest_shared(buf, range, done_bytes);
+            match fixed_index(pool, buf.slot()) {
                 Some(index) => {
                     opcode::WriteFixed::new(file, ptr, len, index).offset(offset).build()
                 }
@@ -135,6 +134,14 @@ fn rest(buf: &mut BufSlot, range: &Range<usize>, done_bytes: usize) -> (*mut u8,
     let len = u32::try_from(range.end - start).expect("checked when submitted");
     assert!(len <= TRANSFER_BYTES_MAX);
     (buf.as_mut_ptr().wrapping_add(start), len)
+}
+
+/// As [`rest`], of memory that is only read.
+fn rest_shared(buf: &SharedSlot, range: &Range<usize>, done_bytes: usize) -> (*const u8, u32) {
+    let rest = &buf[range.start + done_bytes..range.end];
+    let len = u32::try_from(rest.len()).expect("checked when submitted");
+    assert!(len <= TRANSFER_BYTES_MAX);
+    (rest.as_ptr(), len)
 }
 
 /// The registered buffer that covers a slot.

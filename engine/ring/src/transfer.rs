@@ -2,6 +2,8 @@
 //!
 //! Pure, so that the rules for short transfers are tested without a kernel.
 
+use std::ops::Range;
+
 use rustix::io::Errno;
 
 use crate::limits::{SECTOR_BYTES, SEND_PARTS_MAX, TRANSFER_BYTES_MAX};
@@ -32,17 +34,13 @@ enum Shape {
 pub(crate) fn total_bytes(op: &Op) -> Result<u32, Reject> {
     let (offset, len) = match op {
         Op::Recv { buf, range, .. } | Op::ReadStream { buf, range, .. } => {
-            if range.start >= range.end || range.end > buf.capacity_bytes() {
+            if range.is_empty() {
                 return Err(Reject::Range);
             }
-            (0, range.len())
+            (0, within(range, buf.capacity_bytes())?)
         }
-        Op::Read { offset, buf, range, .. } | Op::Write { offset, buf, range, .. } => {
-            if range.start > range.end || range.end > buf.capacity_bytes() {
-                return Err(Reject::Range);
-            }
-            (*offset, range.len())
-        }
+        Op::Read { offset, buf, range, .. } => (*offset, within(range, buf.capacity_bytes())?),
+        Op::Write { offset, buf, range, .. } => (*offset, within(range, buf.len())?),
         Op::RecvVec { buf, .. } => {
             let spare_bytes = buf.capacity() - buf.len();
             if spare_bytes == 0 {
@@ -108,6 +106,12 @@ fn failed(entry: &InFlight, shape: &Shape, errno: Errno) -> Verdict {
         }
         _ => Verdict::Done(Err(errno)),
     }
+}
+
+/// The length of a range that lies within a slot.
+fn within(range: &Range<usize>, capacity_bytes: usize) -> Result<usize, Reject> {
+    let fits = range.start <= range.end && range.end <= capacity_bytes;
+    if fits { Ok(range.len()) } else { Err(Reject::Range) }
 }
 
 fn shape(op: &Op) -> Shape {

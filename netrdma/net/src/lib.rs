@@ -6,4 +6,4 @@
 pub mod link;
 pub mod stream;
 
-pub use stream::{Frame, FrameReader, Next};
+pub use stream::{Frame, FrameReader, Next, Recv};

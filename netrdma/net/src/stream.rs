@@ -48,6 +48,17 @@ pub enum Next {
     NoSlot(usize),
 }
 
+/// A receive to be made.
+#[derive(Debug)]
+pub struct Recv {
+    /// Where to.
+    pub slot: BufSlot,
+    /// Which part of it.
+    pub range: Range<usize>,
+    /// All of the range is needed before anything can be done: wait for it in one operation.
+    pub whole: bool,
+}
+
 #[derive(Debug)]
 struct Partial {
     header: Header,
@@ -96,9 +107,9 @@ impl FrameReader {
         self.payload_bytes_max = PAYLOAD_BYTES_MAX;
     }
 
-    /// Where the next bytes of the stream go: a slot and the range of it to fill. `None` while a slot is out, or
-    /// when [`FrameReader::next`] must be called first because bytes wait to be taken.
-    pub fn recv(&mut self) -> Option<(BufSlot, Range<usize>)> {
+    /// Where the next bytes of the stream go. `None` while a slot is out, or when [`FrameReader::next`] must be
+    /// called first because bytes wait to be taken.
+    pub fn recv(&mut self) -> Option<Recv> {
         if self.out != Out::Nothing {
             return None;
         }
@@ -108,7 +119,8 @@ impl FrameReader {
             && let Some(slot) = partial.payload.take()
         {
             self.out = Out::Payload;
-            return Some((slot, partial.start + partial.filled..partial.end()));
+            let range = partial.start + partial.filled..partial.end();
+            return Some(Recv { slot, range, whole: true });
         }
         let inbox = self.inbox.as_mut()?;
         if self.unread.is_empty() {
@@ -122,7 +134,7 @@ impl FrameReader {
             return None;
         }
         self.out = Out::Inbox;
-        self.inbox.take().map(|inbox| (inbox, free))
+        self.inbox.take().map(|slot| Recv { slot, range: free, whole: false })
     }
 
     /// The slot of [`FrameReader::recv`] comes back with `bytes` more of the stream in it (0 after a failure).

@@ -42,7 +42,7 @@ fn a_refused_argument_is_an_error_where_no_end_of_file_explains_it() {
     let mut entry = in_flight(read(0..8192));
     assert_eq!(step(&mut entry, 512), Verdict::Again);
     assert_eq!(step(&mut entry, negated(Errno::INVAL)), Verdict::Done(Err(Errno::INVAL)));
-    let op = Op::Write { file: FILE, offset: 0, buf: slot(), range: 0..8192 };
+    let op = Op::Write { file: FILE, offset: 0, buf: slot().share(), range: 0..8192 };
     let mut entry = in_flight(op);
     assert_eq!(step(&mut entry, 5000), Verdict::Again);
     assert_eq!(step(&mut entry, negated(Errno::INVAL)), Verdict::Done(Err(Errno::INVAL)));

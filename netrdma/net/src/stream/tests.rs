@@ -36,7 +36,7 @@ fn run(stream: &[u8], steps: &[usize]) -> Result<Vec<(u64, Vec<u8>, usize)>, Wir
             Next::NoSlot(_) => panic!("the pool is large enough"),
             Next::More if rest.is_empty() => return Ok(frames),
             Next::More => {
-                let (mut slot, range) = reader.recv().expect("wants more");
+                let Recv { mut slot, range, .. } = reader.recv().expect("wants more");
                 let bytes = rest.len().min(range.len()).min(*steps.next().expect("cycles"));
                 slot.as_mut_slice()[range.start..range.start + bytes]
                     .copy_from_slice(&rest[..bytes]);
@@ -88,7 +88,7 @@ fn nothing_but_a_hello_before_the_hello() {
     let pool = Pool::new(4 << 20, 2 << 20).expect("pool");
     let mut reader = FrameReader::new(pool.alloc(INBOX_BYTES).expect("room"));
     let frame = write_frame(1, 0, &[7; 4096]);
-    let (mut slot, range) = reader.recv().expect("wants bytes");
+    let Recv { mut slot, range, .. } = reader.recv().expect("wants bytes");
     slot.as_mut_slice()[range.start..frame.len()].copy_from_slice(&frame);
     reader.received(slot, frame.len());
     assert_eq!(reader.next(&pool).expect_err("refused").kind, WireErrorKind::TooLong);
@@ -101,7 +101,7 @@ fn a_payload_waits_for_memory_and_goes_on() {
     reader.open_up();
     let held: Vec<_> = std::iter::from_fn(|| pool.alloc(4096)).collect();
     let frame = write_frame(3, 0, &[7; 4096]);
-    let (mut slot, range) = reader.recv().expect("wants bytes");
+    let Recv { mut slot, range, .. } = reader.recv().expect("wants bytes");
     slot.as_mut_slice()[range.start..frame.len()].copy_from_slice(&frame);
     reader.received(slot, frame.len());
     assert!(matches!(reader.next(&pool), Ok(Next::NoSlot(4096))));

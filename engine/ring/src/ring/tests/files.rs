@@ -33,7 +33,8 @@ fn fixed_buffers_and_o_direct_write_and_read_back() {
     assert!(ring.has_fixed_buffers());
     let file = ring.register_file(open(&folder, libc::O_DIRECT).into()).unwrap();
     let buf = patterned(&pool, 2 * MIB, 1);
-    let written = run(&mut ring, Op::Write { file, offset: 8192, buf, range: 4096..2 * MIB });
+    let written =
+        run(&mut ring, Op::Write { file, offset: 8192, buf: buf.share(), range: 4096..2 * MIB });
     assert_eq!(written.result, Ok(2 * 1048576 - 4096));
     let synced = run(&mut ring, Op::Fsync { file, datasync: true });
     assert_eq!(synced.result, Ok(0));
@@ -53,7 +54,7 @@ fn a_pool_that_is_not_registered_works_the_same() {
     assert_eq!(ring.register_pool(&other).unwrap_err().kind, Kind::PoolTwice);
     let file = ring.register_file(open(&folder, libc::O_DIRECT).into()).unwrap();
     let buf = patterned(&other, MIB, 2);
-    let written = run(&mut ring, Op::Write { file, offset: 0, buf, range: 0..MIB });
+    let written = run(&mut ring, Op::Write { file, offset: 0, buf: buf.share(), range: 0..MIB });
     assert_eq!(written.result, Ok(1048576));
     let buf = other.alloc(MIB).unwrap();
     let read = run(&mut ring, Op::Read { file, offset: 0, buf, range: 0..MIB });
@@ -82,7 +83,7 @@ fn an_unaligned_o_direct_transfer_is_an_error() {
     let (mut ring, pool, folder) = (ring(), pool(), temporary());
     let file = ring.register_file(open(&folder, libc::O_DIRECT).into()).unwrap();
     let buf = pool.alloc(4096).unwrap();
-    let write = run(&mut ring, Op::Write { file, offset: 7, buf, range: 0..4096 });
+    let write = run(&mut ring, Op::Write { file, offset: 7, buf: buf.share(), range: 0..4096 });
     assert_eq!(write.result, Err(Errno::INVAL));
 }
 
@@ -146,7 +147,7 @@ fn many_operations_at_once_all_complete_once() {
     for index in 0..64 {
         let buf = patterned(&pool, 4096, index);
         let offset = u64::try_from(index * 4096).unwrap();
-        let write = Op::Write { file, offset, buf, range: 0..4096 };
+        let write = Op::Write { file, offset, buf: buf.share(), range: 0..4096 };
         ring.submit(u64::try_from(index).unwrap(), write).unwrap();
     }
     let mut tokens: Vec<_> = (0..64)

@@ -238,7 +238,8 @@ fn a_pool_that_may_not_be_pinned_works_unregistered() {
         assert_eq!(ring.register_pool(&pool).unwrap(), Registration::Plain(Errno::NOMEM));
         assert!(!ring.has_fixed_buffers());
         let file = ring.register_file(tempfile::tempfile().unwrap().into()).unwrap();
-        let write = Op::Write { file, offset: 0, buf: patterned(&pool, 4096, 3), range: 0..4096 };
+        let buf = patterned(&pool, 4096, 3).share();
+        let write = Op::Write { file, offset: 0, buf, range: 0..4096 };
         assert_eq!(run(&mut ring, write).result, Ok(4096));
     };
     std::thread::scope(|scope| scope.spawn(unprivileged).join().unwrap());
