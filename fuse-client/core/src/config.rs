@@ -26,6 +26,8 @@ pub struct ClientConfig {
     pub dirty_bytes_max: usize,
     /// Bytes written but not yet at the targets, one file.
     pub dirty_file_bytes_max: usize,
+    /// Bytes kept until they are durable at the targets; see `limits::UNSYNCED_BYTES_DEFAULT`.
+    pub unsynced_bytes_max: usize,
     /// What an operation does when no server answers.
     pub on_timeout: OnTimeout,
     /// The cluster that is meant; `None` takes whichever the address belongs to.
@@ -45,6 +47,7 @@ impl ClientConfig {
             entry_ttl: limits::TTL_DEFAULT,
             dirty_bytes_max: limits::DIRTY_BYTES_DEFAULT,
             dirty_file_bytes_max: limits::DIRTY_FILE_BYTES_DEFAULT,
+            unsynced_bytes_max: limits::UNSYNCED_BYTES_DEFAULT,
             on_timeout: OnTimeout::Wait,
             cluster: None,
             session,

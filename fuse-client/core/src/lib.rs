@@ -1,9 +1,40 @@
-//! Open files, striping, retries and caches of one mount; no FUSE, no I/O.
+//! What one mount does: open files, striping, write-behind, retries and replays, and the answers to the kernel.
+//!
+//! [`ClientCore`] takes the kernel's operations, frames and `now`, and says what to send, to connect and to reply.
+//! Single-threaded; it owns no socket, no thread and no clock, and knows nothing of FUSE.
+//!
+//! Promises:
+//! - An operation is answered once. A buffered write is answered when it is taken; its failure is an error of the
+//!   next write, flush or fsync of every handle of the file.
+//! - A flush means: at the servers, and seen by whoever opens the file next. An fsync means: durable. A metadata
+//!   operation that was answered is durable.
+//! - A server that goes away and comes back is a pause. While a file is open, what its targets acknowledged and had
+//!   not made durable is written again; where memory did not allow to keep it, the file gets EIO.
+//!
+//! Limits of this version: what another mount changes is seen when names and attributes time out, and data at the
+//! next open. Appending to one file from several mounts needs leases, which are not there yet. Data that was closed
+//! without fsync is not kept for a server that loses it in a crash.
 
+mod cluster;
 pub mod config;
+mod core;
+mod file;
 pub mod limits;
+mod meta;
 pub mod op;
+mod open;
+mod read;
+mod settle;
+mod state;
+mod versions;
+mod volume;
+mod write;
+mod writes;
 
+#[cfg(test)]
+mod tests;
+
+pub use crate::core::ClientCore;
 pub use config::{ClientConfig, OnTimeout};
 pub use op::{
     Caller, DataPiece, FsOp, FsReply, Handle, LinkId, OpId, OpenFlags, Opened, Output, Ttl, Whence,

@@ -2,13 +2,48 @@
 
 use std::time::Duration;
 
+use weft_wire::limits::{BODY_BYTES_MAX, CHUNK_LOG2_MAX};
+
 /// How long the kernel may answer from its caches unless told otherwise.
 pub const TTL_DEFAULT: Duration = Duration::from_secs(1);
 /// Bytes written and not yet acknowledged by the targets, per mount.
 pub const DIRTY_BYTES_DEFAULT: usize = 64 << 20;
 /// The same for one file.
 pub const DIRTY_FILE_BYTES_DEFAULT: usize = 16 << 20;
+/// Bytes acknowledged by the targets but not durable there, kept to be written again if the server restarts. From
+/// here on a file that adds to them is made durable in the background; at twice as many the oldest are let go, and
+/// a restart of the server is then an error of the file.
+pub const UNSYNCED_BYTES_DEFAULT: usize = 64 << 20;
 /// Silence with requests in flight after which a connection counts as lost.
 pub const REPLY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
+/// Operations in progress; the kernel keeps far below.
+pub const OPS_MAX: usize = 64 << 10;
+/// Inodes whose version is remembered after their last close.
+pub const VERSIONS_MAX: usize = 64 << 10;
+/// From this length on a piece of a write goes out at once and without a copy.
+pub const ZERO_COPY_BYTES_MIN: usize = 64 << 10;
+/// Longest run of small writes that goes out as one.
+pub const RUN_BYTES_MAX: usize = 1 << 20;
+/// Shortest buffer for such a run.
+pub const RUN_BYTES_MIN: usize = 4 << 10;
+/// How long a run waits for its next write.
+pub const RUN_WAIT: Duration = Duration::from_millis(2);
+/// How long after a write its size and time are told to the volume, unless something asks for it before.
+pub const WROTE_DELAY: Duration = Duration::from_secs(1);
+/// How long an interrupted operation may still take when the servers are answering. Most signals are not meant to
+/// end a system call; programs that get EINTR for each of them break.
+pub const INTERRUPT_PATIENCE: Duration = Duration::from_secs(1);
+/// Longest single read.
+pub const READ_BYTES_MAX: u32 = 64 << 20;
+/// Longest single write.
+pub const WRITE_BYTES_MAX: usize = 64 << 20;
+/// Longest page of a directory asked for.
+pub const DIR_BYTES_MAX: u32 = 128 << 10;
+/// Inodes in one `Reopen`.
+pub const REOPEN_COUNT: usize = 4096;
 
 const _: () = assert!(DIRTY_FILE_BYTES_DEFAULT <= DIRTY_BYTES_DEFAULT);
+const _: () = assert!(RUN_BYTES_MIN < ZERO_COPY_BYTES_MIN && ZERO_COPY_BYTES_MIN <= RUN_BYTES_MAX);
+const _: () = assert!(RUN_BYTES_MAX.is_power_of_two() && RUN_BYTES_MAX <= 1 << CHUNK_LOG2_MAX);
+const _: () = assert!(DIR_BYTES_MAX * 2 <= BODY_BYTES_MAX);
+const _: () = assert!(REOPEN_COUNT * 12 + 64 < BODY_BYTES_MAX as usize);

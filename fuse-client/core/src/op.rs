@@ -12,7 +12,7 @@ use weft_iobuf::{BufSlot, SharedSlot};
 use weft_wire::Ino;
 use weft_wire::meta::{Attr, SetAttr, StatFs};
 
-/// The mount's name for one operation in progress; free again after its reply.
+/// The mount's name for one operation; never used again (the kernel's `unique` is such a number).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct OpId(pub u64);
 

@@ -1,0 +1,196 @@
+//! Who is where: the first connection, the map, a link for each shard, and what is due when a server came back.
+
+use std::collections::BTreeSet;
+
+use weft_net::link::{Link, LinkConfig, Request};
+use weft_wire::meta::{MetaReply, MetaRequest};
+use weft_wire::session::{ClusterMap, Place, Welcome};
+use weft_wire::{Ino, Kind, ShardId, Status, TargetId, VolumeId};
+
+use crate::core::{ClientCore, at, link_id};
+use crate::limits::REOPEN_COUNT;
+use crate::op::{Caller, LinkId, Output};
+use crate::state::{Answer, Call, Purpose, errno};
+use crate::volume::{Volume, encode};
+
+impl ClientCore {
+    /// Connects to shard 0 of the server we were given, and asks for the map.
+    pub(crate) fn start_bootstrap(&mut self) {
+        let link = self.new_link(self.address.clone(), ShardId(0));
+        let tag = self.next_tag();
+        let call = Call { link, kind: Kind::ClusterMap, volume: None, purpose: Purpose::Map };
+        let body = Vec::new();
+        let request = Request { tag, kind: Kind::ClusterMap, body, payload: None, deadline: None };
+        self.call(call, request, false);
+    }
+
+    fn new_link(&mut self, address: String, shard: ShardId) -> LinkId {
+        let config = LinkConfig {
+            cluster: self.config.cluster.unwrap_or_default(),
+            session: self.config.session,
+            shard,
+            reply_timeout: self.config.reply_timeout,
+        };
+        let mut link = Link::new(config);
+        link.start(self.now);
+        self.links.push(link);
+        self.link_addresses.push(address);
+        let id = link_id(self.links.len() - 1);
+        self.touch_link(id);
+        id
+    }
+
+    pub(crate) fn map_came(&mut self, answer: &Answer) {
+        let map = ClusterMap::decode(&answer.body).ok().filter(|_| answer.status == Status::Ok);
+        let address = self.address.clone();
+        let Some(map) = map else {
+            let why = answer.status;
+            return self.fail(format!(
+                "the server at {address} gave no map of its cluster ({why}); see its log"
+            ));
+        };
+        if map.volumes.iter().all(|(volume, _)| *volume != Ino::ROOT.volume()) {
+            return self.fail(format!(
+                "the cluster of {address} has no metadata volume 0; format one with weft-server"
+            ));
+        }
+        let mut known: Vec<(String, ShardId, LinkId)> = vec![(address, ShardId(0), LinkId(0))];
+        for (target, place) in &map.targets {
+            let link = self.link_to(&map, *place, &mut known);
+            self.targets.insert(*target, link);
+        }
+        for (volume, place) in &map.volumes {
+            let link = self.link_to(&map, *place, &mut known);
+            self.volumes.insert(*volume, Volume::new(link));
+        }
+        if let Some(welcome) = self.links[0].welcome() {
+            let count = welcome.slot_count;
+            let own = self.volumes.values_mut().filter(|volume| volume.link == LinkId(0));
+            own.for_each(|volume| volume.set_slot_count(count));
+        }
+        let request = MetaRequest::GetAttr { ino: Ino::ROOT };
+        self.meta_call(Ino::ROOT, Caller::default(), &request, Purpose::RootStat);
+    }
+
+    fn link_to(
+        &mut self,
+        map: &ClusterMap,
+        place: Place,
+        known: &mut Vec<(String, ShardId, LinkId)>,
+    ) -> LinkId {
+        let node = &map.nodes[usize::from(place.node)];
+        let address = if node.address.is_empty() { &self.address } else { &node.address }.clone();
+        let same = |(other, shard, _): &&(String, ShardId, LinkId)| {
+            *other == address && *shard == place.shard
+        };
+        if let Some((.., link)) = known.iter().find(same) {
+            return *link;
+        }
+        let link = self.new_link(address.clone(), place.shard);
+        known.push((address, place.shard, link));
+        link
+    }
+
+    pub(crate) fn root_came(&mut self, answer: &Answer) {
+        let attr = MetaReply::decode(Kind::GetAttr, &answer.body);
+        match (answer.status, attr) {
+            (Status::Ok, Ok(_)) => {
+                self.ready = true;
+                self.push(Output::Ready);
+            }
+            (status, _) => {
+                let address = &self.address;
+                self.fail(format!(
+                    "the root directory of the cluster of {address} cannot be read ({status}); \
+                     see the log of the node with volume 0"
+                ));
+            }
+        }
+    }
+
+    pub(crate) fn link_up(&mut self, link: LinkId, welcome: &Welcome, epoch_changed: bool) {
+        let of_link = |(id, volume): (&VolumeId, &Volume)| (volume.link == link).then_some(*id);
+        let volumes: Vec<VolumeId> = self.volumes.iter().filter_map(of_link).collect();
+        for id in &volumes {
+            let volume = self.volumes.get_mut(id).expect("just listed");
+            volume.set_slot_count(welcome.slot_count);
+            self.send_queued(*id);
+        }
+        if !epoch_changed {
+            return;
+        }
+        tracing::info!(link = link.0, epoch = welcome.epoch, "the server was restarted");
+        self.rewrite_lost(link);
+        let reopening: Vec<bool> = volumes.into_iter().map(|id| self.reopen(id)).collect();
+        if !reopening.contains(&true) {
+            self.links[at(link)].resume(self.now);
+        }
+    }
+
+    /// Tells a restarted volume what is open here; false when nothing is.
+    fn reopen(&mut self, id: VolumeId) -> bool {
+        let link = self.volumes[&id].link;
+        for tag in std::mem::take(&mut self.volumes.get_mut(&id).expect("known").reopening) {
+            self.links[at(link)].cancel(tag);
+            self.calls.remove(&tag);
+        }
+        let mut opens = self.volumes[&id].releasing.clone();
+        for (ino, file) in self.files.iter().filter(|(ino, _)| ino.volume() == id) {
+            if file.server_opens > 0 {
+                *opens.entry(*ino).or_default() += file.server_opens;
+            }
+        }
+        let opens: Vec<(Ino, u32)> = opens.into_iter().collect();
+        for some in opens.chunks(REOPEN_COUNT) {
+            let tag = self.next_tag();
+            let request = MetaRequest::Reopen { opens: some.to_vec() };
+            let (kind, body) = (request.kind(), encode(Caller::default(), &request));
+            let call = Call { link, kind, volume: None, purpose: Purpose::Reopen(id) };
+            self.call(call, Request { tag, kind, body, payload: None, deadline: None }, true);
+            self.volumes.get_mut(&id).expect("known").reopening.insert(tag);
+        }
+        !opens.is_empty()
+    }
+
+    /// An answer to a `Reopen`. Inodes that are gone answer `Stale` from here on by themselves.
+    pub(crate) fn reopened(&mut self, id: VolumeId, tag: u64) {
+        let volume = self.volumes.get_mut(&id).expect("volumes stay");
+        volume.reopening.remove(&tag);
+        let link = volume.link;
+        let peers = self.volumes.values().filter(|volume| volume.link == link);
+        if peers.into_iter().all(|volume| volume.reopening.is_empty()) {
+            self.links[at(link)].resume(self.now);
+            self.touch_link(link);
+        }
+    }
+
+    /// The server behind `link` was restarted: what it had acknowledged and not made durable is written again, in
+    /// order with what it had not acknowledged. The link is still held.
+    fn rewrite_lost(&mut self, link: LinkId) {
+        let targets: BTreeSet<TargetId> =
+            self.targets.iter().filter(|(_, l)| **l == link).map(|(target, _)| *target).collect();
+        let lost = |target: TargetId| targets.contains(&target);
+        let syncs: Vec<u64> = self
+            .calls
+            .iter()
+            .filter(|(_, c)| c.link == link && matches!(c.purpose, Purpose::Sync { .. }))
+            .map(|(tag, _)| *tag)
+            .collect();
+        let mut cancelled = syncs;
+        for (ino, file) in &mut self.files {
+            let (kept, incomplete) = file.unsynced.take_lost(lost);
+            self.unsynced_bytes -=
+                kept.values().map(crate::writes::Unsynced::bytes_of).sum::<usize>();
+            if incomplete {
+                tracing::warn!(%ino, "data acknowledged before a server's restart may be lost");
+                file.fail(errno::EIO);
+            }
+            cancelled.extend(file.writes.rewrite(lost, kept));
+            self.touched.insert(*ino);
+        }
+        for tag in cancelled {
+            self.links[at(link)].cancel(tag);
+            self.calls.remove(&tag);
+        }
+    }
+}

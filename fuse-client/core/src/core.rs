@@ -1,0 +1,419 @@
+//! The core's state, its inputs and outputs, and the loop that brings it to rest after each input.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use weft_iobuf::Pool;
+use weft_net::Frame;
+use weft_net::link::{Link, LinkOutput, Request};
+use weft_wire::meta::Time;
+use weft_wire::{Ino, Status, TargetId, VolumeId};
+
+use crate::config::{ClientConfig, OnTimeout};
+use crate::file::Files;
+use crate::limits::{INTERRUPT_PATIENCE, OPS_MAX};
+use crate::op::{Caller, FsOp, FsReply, Handle, LinkId, OpId, Output};
+use crate::state::{Answer, Call, HandleState, Op, Purpose, errno};
+use crate::versions::Versions;
+use crate::volume::Volume;
+
+/// One mount's client. Single-threaded; the caller gives it every event and drains [`ClientCore::poll`] after each.
+#[derive(Debug)]
+pub struct ClientCore {
+    pub(crate) config: ClientConfig,
+    pub(crate) pool: Pool,
+    /// The address the mount was given.
+    pub(crate) address: String,
+    pub(crate) now: Duration,
+    /// The wall clock minus the monotonic one, in nanoseconds.
+    wall_offset_nanos: i128,
+    pub(crate) links: Vec<Link>,
+    pub(crate) link_addresses: Vec<String>,
+    pub(crate) targets: BTreeMap<TargetId, LinkId>,
+    pub(crate) volumes: BTreeMap<VolumeId, Volume>,
+    /// Links that may have outputs.
+    live_links: BTreeSet<LinkId>,
+    pub(crate) calls: BTreeMap<u64, Call>,
+    next_tag: u64,
+    pub(crate) ops: BTreeMap<OpId, Op>,
+    /// When an operation ends with this errno.
+    op_timers: BTreeSet<(Duration, OpId, i32)>,
+    pub(crate) files: Files,
+    pub(crate) touched: BTreeSet<Ino>,
+    pub(crate) file_timers: BTreeSet<(Duration, Ino)>,
+    pub(crate) handles: BTreeMap<Handle, HandleState>,
+    next_handle: u64,
+    pub(crate) versions: Versions,
+    pub(crate) dirty_bytes: usize,
+    pub(crate) unsynced_bytes: usize,
+    /// Writes that wait until there is room.
+    pub(crate) room_waiters: VecDeque<OpId>,
+    pub(crate) room_made: bool,
+    pub(crate) ready: bool,
+    pub(crate) failed: bool,
+    outputs: VecDeque<Output>,
+}
+
+impl ClientCore {
+    /// A client of the cluster behind `address` (`HOST:PORT`), which does nothing until [`ClientCore::start`].
+    /// `pool` is where replies' payloads come from too.
+    #[must_use]
+    pub fn new(config: ClientConfig, pool: Pool, address: &str) -> ClientCore {
+        ClientCore {
+            config,
+            pool,
+            address: address.to_owned(),
+            now: Duration::ZERO,
+            wall_offset_nanos: 0,
+            links: Vec::new(),
+            link_addresses: Vec::new(),
+            targets: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            live_links: BTreeSet::new(),
+            calls: BTreeMap::new(),
+            next_tag: 1,
+            ops: BTreeMap::new(),
+            op_timers: BTreeSet::new(),
+            files: Files::new(),
+            touched: BTreeSet::new(),
+            file_timers: BTreeSet::new(),
+            handles: BTreeMap::new(),
+            next_handle: 1,
+            versions: Versions::default(),
+            dirty_bytes: 0,
+            unsynced_bytes: 0,
+            room_waiters: VecDeque::new(),
+            room_made: false,
+            ready: false,
+            failed: false,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Connects; [`Output::Ready`] or [`Output::Failed`] will follow.
+    pub fn start(&mut self, now: Duration) {
+        self.now = now;
+        if self.links.is_empty() {
+            self.start_bootstrap();
+        }
+        self.settle();
+    }
+
+    /// What the wall clock shows at `now`: the source of mtime for writes. To be told at the start, and again every
+    /// few seconds or when the clock was set.
+    pub fn set_clock(&mut self, now: Duration, wall: Time) {
+        let wall_nanos = i128::from(wall.seconds) * 1_000_000_000 + i128::from(wall.nanos);
+        let now_nanos = i128::try_from(now.as_nanos()).expect("a monotonic clock is far below");
+        self.wall_offset_nanos = wall_nanos - now_nanos;
+    }
+
+    /// The kernel asks.
+    pub fn op(&mut self, id: OpId, caller: Caller, op: FsOp, now: Duration) {
+        self.now = now;
+        if let FsOp::Forget { .. } = op {
+            return; // Nothing is kept per lookup.
+        }
+        if self.failed || !self.ready || self.ops.len() >= OPS_MAX || self.ops.contains_key(&id) {
+            let code = if self.failed { errno::EIO } else { errno::EAGAIN };
+            self.push(Output::Reply { op: id, result: Err(code) });
+            return;
+        }
+        if let OnTimeout::Eio(timeout) = self.config.on_timeout {
+            self.op_timers.insert((now + timeout, id, errno::EIO));
+        }
+        self.begin(id, caller, op);
+        self.settle();
+    }
+
+    /// The program that waits for this operation got a signal. While the servers answer, the operation is given a
+    /// little time to end as it should; it ends with EINTR when it does not, or at once when a server is away.
+    pub fn interrupt(&mut self, id: OpId, now: Duration) {
+        self.now = now;
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        if !self.links.iter().all(|link| link.is_answering(now)) {
+            self.abandon(id, errno::EINTR);
+        } else if op.patience_ends.is_none() {
+            op.patience_ends = Some(now + INTERRUPT_PATIENCE);
+            self.op_timers.insert((now + INTERRUPT_PATIENCE, id, errno::EINTR));
+        }
+        self.settle();
+    }
+
+    /// A connection asked for with [`Output::Connect`] is there.
+    pub fn link_connected(&mut self, link: LinkId, now: Duration) {
+        self.with_link(link, now, |link| link.connected(now));
+    }
+
+    /// A connection asked for could not be made.
+    pub fn link_connect_failed(&mut self, link: LinkId, now: Duration) {
+        self.with_link(link, now, |link| link.connect_failed(now));
+    }
+
+    /// A connection ended, whichever way.
+    pub fn link_disconnected(&mut self, link: LinkId, now: Duration) {
+        self.with_link(link, now, |link| link.disconnected(now));
+    }
+
+    /// A frame came in.
+    pub fn link_frame(&mut self, link: LinkId, frame: Frame, now: Duration) {
+        self.with_link(link, now, |link| link.frame(frame, now));
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Duration) {
+        self.now = now;
+        for at in 0..self.links.len() {
+            self.links[at].tick(now);
+            self.live_links.insert(link_id(at));
+        }
+        while let Some((at, ino)) = self.file_timers.first().copied()
+            && at <= now
+        {
+            self.file_timers.pop_first();
+            self.file_due(ino);
+        }
+        while let Some((at, op, code)) = self.op_timers.first().copied()
+            && at <= now
+        {
+            self.op_timers.pop_first();
+            self.abandon(op, code);
+        }
+        self.settle();
+    }
+
+    /// When [`ClientCore::tick`] has something to do.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<Duration> {
+        let links = self.links.iter().filter_map(Link::next_timer);
+        let files = self.file_timers.first().map(|(at, _)| *at);
+        let ops = self.op_timers.first().map(|(at, ..)| *at);
+        links.chain(files).chain(ops).min()
+    }
+
+    /// What is to be done next; call until `None` after every input.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Whether everything written is at the servers (acknowledged, told, not necessarily durable).
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.files.values().all(crate::file::File::is_settled)
+    }
+
+    pub(crate) fn push(&mut self, output: Output) {
+        self.outputs.push_back(output);
+    }
+
+    /// The wall clock, by the monotonic one.
+    pub(crate) fn wall(&self) -> Time {
+        let now_nanos = i128::try_from(self.now.as_nanos()).expect("as in `set_clock`");
+        let nanos = now_nanos + self.wall_offset_nanos;
+        let second = 1_000_000_000;
+        Time {
+            seconds: i64::try_from(nanos.div_euclid(second)).unwrap_or(i64::MAX),
+            nanos: u32::try_from(nanos.rem_euclid(second)).expect("below a billion"),
+        }
+    }
+
+    pub(crate) fn new_handle(&mut self, state: HandleState) -> Handle {
+        let handle = Handle(self.next_handle);
+        self.next_handle += 1;
+        self.handles.insert(handle, state);
+        handle
+    }
+
+    /// Ends an operation.
+    pub(crate) fn finish(&mut self, id: OpId, result: Result<FsReply, i32>) {
+        let Some(op) = self.ops.remove(&id) else { return };
+        if let OnTimeout::Eio(timeout) = self.config.on_timeout {
+            self.op_timers.remove(&(op.started + timeout, id, errno::EIO));
+        }
+        if let Some(at) = op.patience_ends {
+            self.op_timers.remove(&(at, id, errno::EINTR));
+        }
+        self.push(Output::Reply { op: id, result });
+    }
+
+    /// Asks a server; the answer comes to [`ClientCore::answered`].
+    pub(crate) fn call(&mut self, call: Call, request: Request, first: bool) {
+        let (link, tag) = (call.link, request.tag);
+        self.note_tag(call.purpose, tag);
+        self.calls.insert(tag, call);
+        let now = self.now;
+        let link_state = &mut self.links[at(link)];
+        if first {
+            link_state.submit_first(request, now)
+        } else {
+            link_state.submit(request, now)
+        }
+        self.live_links.insert(link);
+    }
+
+    /// The operation that asks remembers the request.
+    pub(crate) fn note_tag(&mut self, purpose: Purpose, tag: u64) {
+        if let Some(op) = purpose.op().and_then(|op| self.ops.get_mut(&op)) {
+            op.tags.push(tag);
+        }
+    }
+
+    pub(crate) fn next_tag(&mut self) -> u64 {
+        let tag = self.next_tag;
+        self.next_tag += 1;
+        tag
+    }
+
+    /// Something was done to a link: its outputs are to be looked at.
+    pub(crate) fn touch_link(&mut self, link: LinkId) {
+        self.live_links.insert(link);
+    }
+
+    fn with_link(&mut self, id: LinkId, now: Duration, what: impl FnOnce(&mut Link)) {
+        self.now = now;
+        if let Some(link) = self.links.get_mut(at(id)) {
+            what(link);
+            self.live_links.insert(id);
+            self.settle();
+        }
+    }
+
+    /// Until nothing is left to be done without new input.
+    fn settle(&mut self) {
+        loop {
+            if let Some(link) = self.live_links.pop_first() {
+                self.drain_link(link);
+            } else if let Some(ino) = self.touched.pop_first() {
+                self.run_file(ino);
+            } else if std::mem::take(&mut self.room_made) {
+                self.retry_room();
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn drain_link(&mut self, id: LinkId) {
+        while let Some(output) = self.links[at(id)].poll() {
+            match output {
+                LinkOutput::Connect => {
+                    let address = self.link_addresses[at(id)].clone();
+                    self.push(Output::Connect { link: id, address });
+                }
+                LinkOutput::Send { head, payload } => {
+                    self.push(Output::Send { link: id, head, payload });
+                }
+                LinkOutput::Close => self.push(Output::Close { link: id }),
+                LinkOutput::Up { welcome, epoch_changed } => {
+                    self.link_up(id, &welcome, epoch_changed);
+                }
+                LinkOutput::Refused { status } => self.link_refused(id, status),
+                LinkOutput::Reply { tag, status, body, payload } => {
+                    if let Some(call) = self.calls.remove(&tag) {
+                        self.answered(tag, call, Answer { status, body, payload });
+                    }
+                }
+            }
+        }
+    }
+
+    fn answered(&mut self, tag: u64, call: Call, answer: Answer) {
+        if let Some(volume) = call.volume {
+            self.slot_is_free(volume, tag);
+        }
+        match call.purpose {
+            Purpose::Map => self.map_came(&answer),
+            Purpose::RootStat => self.root_came(&answer),
+            Purpose::Reopen(volume) => self.reopened(volume, tag),
+            Purpose::Op(op) => self.op_answered(op, call.kind, &answer),
+            Purpose::Open(op) => self.open_answered(op, answer.meta(call.kind)),
+            Purpose::SetAttr { op, ino, held } => {
+                self.set_attr_answered(op, ino, held, answer.meta(call.kind));
+            }
+            Purpose::Write { ino, id } => self.write_answered(ino, id, answer.status),
+            Purpose::Read { op, piece } => self.read_answered(op, piece, answer),
+            Purpose::Sync { ino, target } => self.sync_answered(ino, target, answer.status),
+            Purpose::Wrote { ino } => self.wrote_answered(ino, &answer),
+            Purpose::Release { ino, count } => self.release_answered(ino, count),
+        }
+    }
+
+    /// The mount cannot go on.
+    pub(crate) fn fail(&mut self, sentence: String) {
+        if std::mem::replace(&mut self.failed, true) {
+            return;
+        }
+        self.push(Output::Failed { sentence });
+        let ids: Vec<OpId> = self.ops.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.finish(id, Err(errno::EIO)));
+    }
+
+    fn link_refused(&mut self, id: LinkId, status: Status) {
+        let address = &self.link_addresses[at(id)];
+        let advice = match status {
+            Status::WrongCluster => "check the address, or the cluster id given to the mount",
+            Status::Version => "upgrade the older of the two",
+            Status::WrongShard => "the server has fewer shards than before: mount again",
+            _ => "see the server's log",
+        };
+        let sentence = format!("the server at {address} refused this client: {status}; {advice}");
+        self.fail(sentence);
+    }
+
+    /// Ends an operation early. What was not sent will not happen; what was is left to end unheard.
+    pub(crate) fn abandon(&mut self, id: OpId, code: i32) {
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        let tags = std::mem::take(&mut op.tags);
+        let mut sent = false;
+        for tag in tags {
+            sent |= !self.take_back(tag);
+        }
+        if !sent {
+            self.leave_file(id);
+        }
+        self.room_waiters.retain(|waiter| *waiter != id);
+        self.finish(id, Err(code));
+    }
+
+    /// Whether the call is as if it had never been made.
+    fn take_back(&mut self, tag: u64) -> bool {
+        let Some(call) = self.calls.get(&tag) else { return true };
+        let (link, purpose) = (call.link, call.purpose);
+        if let Some(volume_id) = call.volume {
+            let volume = self.volumes.get_mut(&volume_id).expect("volumes stay");
+            let queued = volume.queue.len();
+            volume.queue.retain(|queued| queued.tag != tag);
+            if volume.queue.len() < queued {
+                self.calls.remove(&tag);
+                return true;
+            }
+            if !self.links[at(link)].withdraw(tag) {
+                return false;
+            }
+            volume.taken_back(tag);
+            self.calls.remove(&tag);
+            self.send_queued(volume_id);
+            return true;
+        }
+        if let Purpose::Open(_) = purpose {
+            // The volume counts it: its answer is waited for, to give it back.
+            let unsent = self.links[at(link)].withdraw(tag);
+            if unsent {
+                self.calls.remove(&tag);
+            }
+            return unsent;
+        }
+        self.links[at(link)].cancel(tag);
+        self.calls.remove(&tag);
+        true
+    }
+}
+
+/// The index of a link.
+pub(crate) fn at(link: LinkId) -> usize {
+    usize::try_from(link.0).expect("u32 fits")
+}
+
+/// The id of the link at this index.
+pub(crate) fn link_id(at: usize) -> LinkId {
+    LinkId(u32::try_from(at).expect("at most LIST_COUNT_MAX squared would be u32 still"))
+}

@@ -1,0 +1,178 @@
+//! What is kept of an inode that is open here, or has writes on their way.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use weft_iobuf::BufSlot;
+use weft_wire::blocks::BLOCK_BYTES;
+use weft_wire::meta::{Attr, Time};
+use weft_wire::{ChunkPiece, Ino, Layout};
+
+use crate::op::{Caller, OpId};
+use crate::writes::{Unsynced, WriteSet};
+
+/// A run of small writes that is being gathered, within one chunk.
+#[derive(Debug)]
+pub(crate) struct Run {
+    /// Where it begins in the file.
+    pub(crate) offset: u64,
+    /// Bytes gathered; they begin at the slot's start.
+    pub(crate) bytes: usize,
+    /// Bytes it may grow to: the slot's or the chunk's rest.
+    pub(crate) bytes_max: usize,
+    pub(crate) slot: BufSlot,
+    /// When it goes out at the latest.
+    pub(crate) due: Duration,
+}
+
+impl Run {
+    pub(crate) fn end(&self) -> u64 {
+        self.offset + weft_wire::units::to_u64(self.bytes)
+    }
+}
+
+/// How far the volume has been told about writes.
+#[derive(Debug, Default)]
+pub(crate) struct Telling {
+    /// Grows with each acknowledged write.
+    pub(crate) wanted: u64,
+    /// Up to where it is asked for now.
+    pub(crate) urgent: u64,
+    /// Up to where the `Wrote` in flight reaches.
+    pub(crate) in_flight: Option<u64>,
+    pub(crate) done: u64,
+    /// When the rest is told anyway.
+    pub(crate) due: Option<Duration>,
+    /// End of the acknowledged writes since the last cut.
+    pub(crate) acked_end: u64,
+}
+
+impl Telling {
+    pub(crate) fn is_settled(&self) -> bool {
+        self.done == self.wanted
+    }
+}
+
+/// One inode.
+#[derive(Debug)]
+pub(crate) struct File {
+    pub(crate) layout: Option<Layout>,
+    /// As the volume said last, and when.
+    pub(crate) attr: Attr,
+    pub(crate) attr_at: Duration,
+    /// The version that the kernel's pages are of, as far as we know.
+    pub(crate) pages_version: Option<u64>,
+    /// Handles.
+    pub(crate) open_count: u32,
+    /// Opens the volume counts for us.
+    pub(crate) server_opens: u32,
+    /// Who wrote last.
+    pub(crate) writer: Caller,
+    pub(crate) writes: WriteSet,
+    pub(crate) unsynced: Unsynced,
+    /// Everything below this write is to be made durable.
+    pub(crate) sync_wanted: u64,
+    pub(crate) run: Option<Run>,
+    /// Length of the last run, to choose the next buffer.
+    pub(crate) last_run_bytes: usize,
+    pub(crate) dirty_bytes: usize,
+    /// End of all writes the volume has not been told of; 0 when there are none.
+    pub(crate) local_end: u64,
+    pub(crate) local_mtime: Option<Time>,
+    pub(crate) telling: Telling,
+    /// Grows with each failure of a write nobody waits for; and the last of these.
+    pub(crate) error_count: u64,
+    pub(crate) errno: i32,
+    /// Operations that change the length: reads and writes wait for them.
+    pub(crate) exclusive: u32,
+    /// Operations that wait for something here, in order.
+    pub(crate) waiting: Vec<OpId>,
+}
+
+impl File {
+    pub(crate) fn new(attr: Attr, layout: Option<Layout>, now: Duration) -> File {
+        File {
+            layout,
+            attr,
+            attr_at: now,
+            pages_version: None,
+            open_count: 0,
+            server_opens: 0,
+            writer: Caller::default(),
+            writes: WriteSet::default(),
+            unsynced: Unsynced::default(),
+            sync_wanted: 0,
+            run: None,
+            last_run_bytes: 0,
+            dirty_bytes: 0,
+            local_end: 0,
+            local_mtime: None,
+            telling: Telling::default(),
+            error_count: 0,
+            errno: 0,
+            exclusive: 0,
+            waiting: Vec::new(),
+        }
+    }
+
+    /// The length as a program of this mount must see it.
+    pub(crate) fn size(&self) -> u64 {
+        self.attr.size.max(self.local_end)
+    }
+
+    /// What the volume said, with what it has not been told.
+    pub(crate) fn overlay(&self, attr: Attr) -> Attr {
+        let mut attr = attr;
+        attr.size = attr.size.max(self.local_end);
+        if let Some(mtime) = self.local_mtime {
+            attr.mtime = attr.mtime.max(mtime);
+            attr.ctime = attr.ctime.max(mtime);
+        }
+        attr
+    }
+
+    /// Takes attributes unless newer ones are there.
+    pub(crate) fn learn(&mut self, attr: &Attr, now: Duration) {
+        if attr.version >= self.attr.version {
+            self.attr = *attr;
+            self.attr_at = now;
+        }
+    }
+
+    /// A change of ours was answered: whether it is the only one since the pages were read.
+    pub(crate) fn changed_by_us(&mut self, attr: &Attr) {
+        self.pages_version =
+            self.pages_version.filter(|v| v.checked_add(1) == Some(attr.version)).map(|v| v + 1);
+    }
+
+    pub(crate) fn fail(&mut self, errno: i32) {
+        self.error_count += 1;
+        self.errno = errno;
+    }
+
+    /// Whether everything written is acknowledged and told.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.run.is_none() && self.writes.is_empty() && self.telling.is_settled()
+    }
+
+    /// Forgets the overlays once the volume knows everything.
+    pub(crate) fn drop_overlays(&mut self) {
+        if self.is_settled() {
+            (self.local_end, self.telling.acked_end, self.local_mtime) = (0, 0, None);
+        }
+    }
+
+    /// Whether a read of these pieces must wait for writes below `barrier`.
+    pub(crate) fn is_being_written(&self, pieces: &[ChunkPiece], barrier: u64) -> bool {
+        pieces.iter().any(|piece| self.writes.touches(piece.index, &blocks_of(piece), barrier))
+    }
+}
+
+/// The blocks a piece touches in its chunk.
+pub(crate) fn blocks_of(piece: &ChunkPiece) -> Range<u32> {
+    piece.offset / BLOCK_BYTES..(piece.offset + piece.bytes).div_ceil(BLOCK_BYTES)
+}
+
+/// The files, by inode.
+pub(crate) type Files = BTreeMap<Ino, File>;

@@ -1,0 +1,181 @@
+//! Opening, changing attributes (with the truncation an open may ask for), closing.
+
+use weft_wire::meta::{Attr, MetaReply, MetaRequest, SetAttr};
+use weft_wire::{Ino, Layout};
+
+use crate::core::ClientCore;
+use crate::file::File;
+use crate::op::{FsReply, Handle, OpId, OpenFlags, Opened};
+use crate::state::{AfterSetAttr, HandleState, OpKind, Purpose, errno};
+
+impl ClientCore {
+    /// The volume answered an `Open` or `Make`.
+    pub(crate) fn open_answered(&mut self, id: OpId, reply: Result<MetaReply, i32>) {
+        let (attr, made, layout) = match reply {
+            Ok(MetaReply::Opened(attr, layout)) => (attr, false, layout),
+            Ok(MetaReply::Made(attr, made, layout)) => (attr, made, layout),
+            Ok(_) => return self.finish(id, Err(errno::EIO)),
+            Err(code) => return self.finish(id, Err(code)),
+        };
+        let Some(OpKind::Open { flags, created }) = self.ops.get(&id).map(|op| &op.kind) else {
+            return self.give_opens_back(attr.ino, 1); // Nobody waits for it any more.
+        };
+        let (flags, created) = (*flags, *created);
+        let file = self.counted(&attr, layout);
+        if flags.truncate && !made && (attr.size > 0 || file.size() > 0) {
+            let set = SetAttr { size: Some(0), ..SetAttr::default() };
+            let then = AfterSetAttr::Opened { flags, created };
+            return self.start_set_attr(id, attr.ino, set, then);
+        }
+        self.finish_open(id, attr, flags, created);
+    }
+
+    /// The volume counts one more open of the inode for us.
+    fn counted(&mut self, attr: &Attr, layout: Option<Layout>) -> &mut File {
+        let now = self.now;
+        self.touched.insert(attr.ino);
+        let known = self.versions.take(attr.ino);
+        let file = self.files.entry(attr.ino).or_insert_with(|| {
+            let mut file = File::new(*attr, layout, now);
+            file.pages_version = known;
+            file
+        });
+        file.server_opens += 1;
+        file.learn(attr, now);
+        file
+    }
+
+    fn finish_open(&mut self, id: OpId, attr: Attr, flags: OpenFlags, created: bool) {
+        let file = self.files.get_mut(&attr.ino).expect("counted, and held by this operation");
+        let keep_cache = file.pages_version == Some(attr.version);
+        file.pages_version = Some(attr.version);
+        file.open_count += 1;
+        let attr = file.overlay(attr);
+        let errors_seen = file.error_count;
+        let handle = self.new_handle(HandleState { ino: attr.ino, dir: false, errors_seen });
+        let opened = Opened { handle, keep_cache, direct: flags.direct };
+        let reply = match created {
+            true => FsReply::Created(attr, self.ttl(), opened),
+            false => FsReply::Opened(opened),
+        };
+        self.finish(id, Ok(reply));
+    }
+
+    /// What an operation that ends before its change was sent held of a file.
+    pub(crate) fn leave_file(&mut self, id: OpId) {
+        if let Some(OpKind::SetAttr { ino, held: true, .. }) = self.ops.get(&id).map(|op| &op.kind)
+        {
+            self.unhold(*ino);
+        }
+    }
+
+    fn unhold(&mut self, ino: Ino) {
+        let file = self.files.get_mut(&ino).expect("a held file stays");
+        file.exclusive -= 1;
+        self.touched.insert(ino);
+    }
+
+    pub(crate) fn begin_set_attr(&mut self, id: OpId, ino: Ino, set: SetAttr) -> Result<(), i32> {
+        if set.size.is_some_and(|size| size > weft_wire::limits::FILE_BYTES_MAX) {
+            return Err(errno::EFBIG);
+        }
+        self.start_set_attr(id, ino, set, AfterSetAttr::Attr);
+        Ok(())
+    }
+
+    fn start_set_attr(&mut self, id: OpId, ino: Ino, set: SetAttr, then: AfterSetAttr) {
+        self.push_run_out(ino);
+        let (mut barrier, mut held) = (0, false);
+        if let Some(file) = self.files.get_mut(&ino) {
+            barrier = file.writes.next_id();
+            held = set.size.is_some();
+            file.exclusive += u32::from(held);
+        }
+        let kind = OpKind::SetAttr { ino, set, barrier, tell: None, then, held, sent: false };
+        self.set_kind(id, kind);
+        self.try_set_attr(id);
+    }
+
+    /// Sends the change when the writes before it are at the servers, so that times and length stay as it sets them.
+    pub(crate) fn try_set_attr(&mut self, id: OpId) {
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        let OpKind::SetAttr { ino, set, barrier, tell, held, sent, .. } = &mut op.kind else {
+            return;
+        };
+        if *sent {
+            return;
+        }
+        let (ino, set, held) = (*ino, *set, *held);
+        if let Some(file) = self.files.get_mut(&ino) {
+            let acknowledged = file.writes.passed(*barrier);
+            let wanted = if acknowledged { *tell.get_or_insert(file.telling.wanted) } else { 0 };
+            if acknowledged && file.telling.done < wanted {
+                file.telling.urgent = file.telling.urgent.max(wanted);
+            }
+            if !acknowledged || file.telling.done < wanted {
+                file.waiting.push(id);
+                return self.send_wrote(ino);
+            }
+            if let Some(size) = set.size {
+                self.unsynced_bytes -= file.unsynced.cut(size);
+            }
+        }
+        *sent = true;
+        let purpose = Purpose::SetAttr { op: id, ino, held };
+        if let Err(code) = self.ask_as(id, ino, &MetaRequest::SetAttr { ino, set }, purpose) {
+            self.leave_file(id);
+            self.finish(id, Err(code));
+        }
+    }
+
+    pub(crate) fn set_attr_answered(
+        &mut self,
+        id: OpId,
+        ino: Ino,
+        held: bool,
+        reply: Result<MetaReply, i32>,
+    ) {
+        let reply = match reply {
+            Ok(MetaReply::Attr(attr)) => Ok(attr),
+            Ok(_) => Err(errno::EIO),
+            Err(code) => Err(code),
+        };
+        let now = self.now;
+        if let (Some(file), Ok(attr)) = (self.files.get_mut(&ino), &reply) {
+            file.changed_by_us(attr);
+            file.learn(attr, now);
+            file.drop_overlays();
+        }
+        if held {
+            self.unhold(ino);
+        }
+        let Some(OpKind::SetAttr { then, .. }) = self.ops.get(&id).map(|op| &op.kind) else {
+            return;
+        };
+        match (reply, *then) {
+            (Ok(attr), AfterSetAttr::Opened { flags, created }) => {
+                self.finish_open(id, attr, flags, created);
+            }
+            (Ok(attr), AfterSetAttr::Attr) => {
+                let (attr, ttl) = (self.learn(attr), self.attr_ttl());
+                self.finish(id, Ok(FsReply::Attr(attr, ttl)));
+            }
+            (Err(code), _) => self.finish(id, Err(code)),
+        }
+    }
+
+    /// The last descriptor of a handle is closed.
+    pub(crate) fn release(&mut self, id: OpId, handle: Handle) -> Result<(), i32> {
+        let state = self.handle(handle, false)?;
+        self.push_run_out(state.ino);
+        if let Err(code) = self.take_error(handle) {
+            tracing::warn!(ino = %state.ino, errno = code, "a file was closed before its writes failed");
+        }
+        self.handles.remove(&handle);
+        let file = self.files.get_mut(&state.ino).expect("a handle keeps its file");
+        file.open_count -= 1;
+        self.touched.insert(state.ino);
+        self.finish(id, Ok(FsReply::Done));
+        Ok(())
+    }
+}

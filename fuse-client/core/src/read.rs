@@ -1,0 +1,176 @@
+//! Reads: after the writes before them, one request for each chunk, every block checked, cut to the file's length.
+
+use weft_net::link::Request;
+use weft_wire::blocks::{BLOCK_BYTES, BLOCK_LEN, crc32c};
+use weft_wire::data::{ChunkRange, DataRequest, ReadReply};
+use weft_wire::limits::FILE_BYTES_MAX;
+use weft_wire::meta::{MetaReply, MetaRequest};
+use weft_wire::units::{to_u32, to_usize};
+use weft_wire::{ChunkId, ChunkPiece, Kind, Status};
+
+use crate::core::ClientCore;
+use crate::limits::READ_BYTES_MAX;
+use crate::op::{DataPiece, FsReply, Handle, OpId};
+use crate::state::{Answer, Call, OpKind, Purpose, ReadPiece, errno};
+
+impl ClientCore {
+    pub(crate) fn begin_read(
+        &mut self,
+        id: OpId,
+        handle: Handle,
+        offset: u64,
+        bytes: u32,
+    ) -> Result<(), i32> {
+        let ino = self.handle(handle, false)?.ino;
+        let file = self.files.get(&ino).ok_or(errno::EBADF)?;
+        let end = offset.checked_add(u64::from(bytes)).ok_or(errno::EINVAL)?;
+        if file.layout.is_none() || end > FILE_BYTES_MAX || bytes > READ_BYTES_MAX {
+            return Err(errno::EINVAL);
+        }
+        if file.run.as_ref().is_some_and(|run| run.offset < end && offset < run.end()) {
+            self.push_run_out(ino);
+        }
+        let barrier = self.files[&ino].writes.next_id();
+        let kind = OpKind::ReadWaiting { handle, offset, bytes, barrier, fresh: false };
+        self.set_kind(id, kind);
+        self.try_read(id);
+        Ok(())
+    }
+
+    /// Asks for the blocks, unless the read must wait.
+    pub(crate) fn try_read(&mut self, id: OpId) {
+        let Some(op) = self.ops.get(&id) else { return };
+        let OpKind::ReadWaiting { handle, offset, bytes, barrier, fresh } = op.kind else { return };
+        let Some(ino) = self.handles.get(&handle).map(|state| state.ino) else {
+            return self.finish(id, Err(errno::EBADF));
+        };
+        let now = self.now;
+        let file = self.files.get_mut(&ino).expect("a handle keeps its file");
+        let layout = file.layout.as_ref().expect("checked when the read began");
+        let pieces: Vec<ChunkPiece> = layout.pieces(offset, u64::from(bytes)).collect();
+        if file.exclusive > 0 || file.is_being_written(&pieces, barrier) {
+            file.waiting.push(id);
+            return;
+        }
+        let size = file.size();
+        let end = (offset + u64::from(bytes)).min(size);
+        let stale = file.attr_at + self.config.attr_ttl <= now;
+        if offset + u64::from(bytes) > size && stale && !fresh && file.is_settled() {
+            // Perhaps somebody else made it longer.
+            if self.ask(id, ino, &MetaRequest::GetAttr { ino }).is_err() {
+                self.finish(id, Err(errno::EIO));
+            }
+            return;
+        }
+        if offset >= end {
+            return self.finish(id, Ok(FsReply::Data(Vec::new())));
+        }
+        let layout = file.layout.as_ref().expect("as above");
+        let piece = |piece| ReadPiece { piece, found: None, retried: false };
+        let pieces: Vec<ReadPiece> = layout.pieces(offset, end - offset).map(piece).collect();
+        let left = pieces.len();
+        self.set_kind(id, OpKind::Reading { ino, pieces, left, errno: 0 });
+        (0..left).for_each(|at| self.send_read(id, at));
+    }
+
+    /// The attributes a read near the end of the file waited for.
+    pub(crate) fn read_refreshed(&mut self, id: OpId, reply: Result<MetaReply, i32>) {
+        match reply {
+            Ok(MetaReply::Attr(attr)) => self.learn(attr),
+            Ok(_) => return self.finish(id, Err(errno::EIO)),
+            Err(code) => return self.finish(id, Err(code)),
+        };
+        if let Some(OpKind::ReadWaiting { fresh, .. }) =
+            self.ops.get_mut(&id).map(|op| &mut op.kind)
+        {
+            *fresh = true;
+        }
+        self.try_read(id);
+    }
+
+    fn send_read(&mut self, id: OpId, at: usize) {
+        let Some(OpKind::Reading { ino, pieces, .. }) = self.ops.get(&id).map(|op| &op.kind) else {
+            return;
+        };
+        let ChunkPiece { target, index, offset, bytes, .. } = pieces[at].piece;
+        let chunk = ChunkId { ino: *ino, index };
+        let Some(link) = self.targets.get(&target).copied() else {
+            return self.piece_ended(id, at, Err(Status::WrongShard.errno()));
+        };
+        let mut body = Vec::new();
+        DataRequest::Read(ChunkRange { chunk, offset, bytes }).encode(target, &mut body);
+        let (tag, kind) = (self.next_tag(), Kind::Read);
+        let purpose = Purpose::Read { op: id, piece: at };
+        let call = Call { link, kind, volume: None, purpose };
+        self.call(call, Request { tag, kind, body, payload: None, deadline: None }, false);
+    }
+
+    pub(crate) fn read_answered(&mut self, id: OpId, at: usize, answer: Answer) {
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        let OpKind::Reading { ino, pieces, .. } = &mut op.kind else { return };
+        if answer.status != Status::Ok {
+            return self.piece_ended(id, at, Err(answer.status.errno()));
+        }
+        let piece = &mut pieces[at];
+        match check(&piece.piece, answer) {
+            Some(found) => self.piece_ended(id, at, Ok(found)),
+            None if !piece.retried => {
+                piece.retried = true;
+                let (ino, target) = (*ino, piece.piece.target);
+                tracing::warn!(%ino, %target, "a read's checksum is wrong: read again");
+                self.send_read(id, at);
+            }
+            None => {
+                tracing::error!(%ino, target = %piece.piece.target, "a read's checksum is wrong");
+                self.piece_ended(id, at, Err(errno::EIO));
+            }
+        }
+    }
+
+    fn piece_ended(&mut self, id: OpId, at: usize, result: Result<Vec<DataPiece>, i32>) {
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        let OpKind::Reading { pieces, left, errno, .. } = &mut op.kind else { return };
+        *left -= 1;
+        match result {
+            Ok(found) => pieces[at].found = Some(found),
+            Err(code) => *errno = code,
+        }
+        if *left > 0 {
+            return;
+        }
+        let result = match *errno {
+            0 => {
+                let found = pieces.iter_mut().filter_map(|piece| piece.found.take());
+                Ok(FsReply::Data(found.flatten().collect()))
+            }
+            code => Err(code),
+        };
+        self.finish(id, result);
+    }
+}
+
+/// The bytes of the piece from what the target sent; `None` when that is not what was asked or is damaged.
+fn check(piece: &ChunkPiece, answer: Answer) -> Option<Vec<DataPiece>> {
+    let wanted = to_usize(u64::from(piece.bytes));
+    let payload_bytes = answer.payload.as_ref().map_or(0, |(_, range)| range.len());
+    let reply = ReadReply::decode(&answer.body, to_u32(payload_bytes)).ok()?;
+    let Some((slot, range)) = answer.payload else {
+        return Some(vec![DataPiece::Zeros(wanted)]);
+    };
+    let blocks = slot.as_slice().get(range.clone())?.chunks_exact(BLOCK_LEN);
+    let agree = blocks.zip(&reply.sums).all(|(block, sum)| crc32c(block) == *sum);
+    if !agree || reply.first_block != piece.offset / BLOCK_BYTES {
+        return None;
+    }
+    let skip = to_usize(u64::from(piece.offset % BLOCK_BYTES));
+    let there = payload_bytes.saturating_sub(skip).min(wanted);
+    let mut found = Vec::with_capacity(2);
+    if there > 0 {
+        let start = range.start + skip;
+        found.push(DataPiece::Slot(slot.share(), start..start + there));
+    }
+    if there < wanted {
+        found.push(DataPiece::Zeros(wanted - there));
+    }
+    Some(found)
+}

@@ -1,0 +1,217 @@
+//! Bringing a file to rest: flush, fsync, telling the volume about writes, and what follows a restart of a target.
+//!
+//! A flush or fsync has a barrier, the id that the next write will have: it ends when every write below it is
+//! acknowledged, the volume has been told, and for fsync, the targets have made it durable. These are conditions
+//! looked at again whenever the file changes, so a restarted server that makes writes unacknowledged again makes
+//! the operation wait again.
+
+use weft_net::link::Request;
+use weft_wire::data::DataRequest;
+use weft_wire::meta::{MetaReply, MetaRequest};
+use weft_wire::{Ino, Kind, Status, TargetId};
+
+use crate::core::ClientCore;
+use crate::limits::WROTE_DELAY;
+use crate::op::{FsReply, Handle, OpId};
+use crate::state::{Answer, Call, OpKind, Purpose};
+
+impl ClientCore {
+    /// Flush (`durable` false) and fsync.
+    pub(crate) fn begin_settle(
+        &mut self,
+        id: OpId,
+        handle: Handle,
+        durable: bool,
+    ) -> Result<(), i32> {
+        let ino = self.handle(handle, false)?.ino;
+        self.push_run_out(ino);
+        let barrier = self.files[&ino].writes.next_id();
+        self.set_kind(id, OpKind::Settle { handle, barrier, durable, tell: None });
+        self.try_settle(id);
+        Ok(())
+    }
+
+    fn try_settle(&mut self, id: OpId) {
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        let OpKind::Settle { handle, barrier, durable, tell } = &mut op.kind else { return };
+        let (handle, barrier, durable) = (*handle, *barrier, *durable);
+        let Some(ino) = self.handles.get(&handle).map(|state| state.ino) else {
+            return self.finish(id, Ok(FsReply::Done));
+        };
+        let file = self.files.get_mut(&ino).expect("a handle keeps its file");
+        let mut over = file.writes.passed(barrier);
+        if over {
+            let wanted = *tell.get_or_insert(file.telling.wanted);
+            if file.telling.done < wanted {
+                file.telling.urgent = file.telling.urgent.max(wanted);
+                over = false;
+            }
+            if durable && !file.unsynced.passed(barrier) {
+                file.sync_wanted = file.sync_wanted.max(barrier);
+                over = false;
+            }
+        }
+        if over {
+            let result = self.take_error(handle).map(|()| FsReply::Done);
+            return self.finish(id, result);
+        }
+        file.waiting.push(id);
+        self.send_syncs(ino);
+        self.send_wrote(ino);
+    }
+
+    /// The failure of a write-behind that this handle has not been told of, once.
+    pub(crate) fn take_error(&mut self, handle: Handle) -> Result<(), i32> {
+        let Some(state) = self.handles.get_mut(&handle) else { return Ok(()) };
+        let Some(file) = self.files.get(&state.ino) else { return Ok(()) };
+        if state.errors_seen == file.error_count {
+            return Ok(());
+        }
+        state.errors_seen = file.error_count;
+        Err(file.errno)
+    }
+
+    /// Something about a file changed: everything that may go on does.
+    pub(crate) fn run_file(&mut self, ino: Ino) {
+        self.send_writes(ino);
+        self.send_syncs(ino);
+        self.send_wrote(ino);
+        let Some(file) = self.files.get_mut(&ino) else { return };
+        for id in std::mem::take(&mut file.waiting) {
+            match self.ops.get(&id).map(|op| &op.kind) {
+                Some(OpKind::WriteWaiting { .. }) => self.resume_write(id),
+                Some(OpKind::ReadWaiting { .. }) => self.try_read(id),
+                Some(OpKind::Settle { .. }) => self.try_settle(id),
+                Some(OpKind::SetAttr { .. }) => self.try_set_attr(id),
+                _ => {}
+            }
+        }
+        self.collect(ino);
+    }
+
+    /// A timer of a file.
+    pub(crate) fn file_due(&mut self, ino: Ino) {
+        let now = self.now;
+        let Some(file) = self.files.get(&ino) else { return };
+        if file.run.as_ref().is_some_and(|run| run.due <= now) {
+            self.push_run_out(ino);
+        }
+        self.touched.insert(ino);
+    }
+
+    /// Tells the volume how long the file is and when it was written, if that is due or asked for.
+    pub(crate) fn send_wrote(&mut self, ino: Ino) {
+        let now = self.now;
+        let Some(file) = self.files.get_mut(&ino) else { return };
+        let telling = &mut file.telling;
+        let due = telling.due.is_some_and(|due| due <= now) || telling.urgent > telling.done;
+        if !due || telling.in_flight.is_some() || telling.is_settled() {
+            return;
+        }
+        telling.in_flight = Some(telling.wanted);
+        if let Some(due) = telling.due.take() {
+            self.file_timers.remove(&(due, ino));
+        }
+        let size_min = telling.acked_end;
+        let mtime = file.local_mtime.unwrap_or(file.attr.mtime);
+        let writer = file.writer;
+        let request = MetaRequest::Wrote { ino, size_min, mtime };
+        let asked = self.meta_call(ino, writer, &request, Purpose::Wrote { ino });
+        debug_assert!(asked, "a file that is open has its volume");
+    }
+
+    pub(crate) fn wrote_answered(&mut self, ino: Ino, answer: &Answer) {
+        let now = self.now;
+        let Some(file) = self.files.get_mut(&ino) else { return };
+        self.touched.insert(ino);
+        let telling = &mut file.telling;
+        telling.done = telling.in_flight.take().expect("one is in flight at a time");
+        if !telling.is_settled() {
+            let due = now + WROTE_DELAY;
+            telling.due = Some(due);
+            self.file_timers.insert((due, ino));
+        }
+        match (answer.status, MetaReply::decode(Kind::Wrote, &answer.body)) {
+            (Status::Ok, Ok(MetaReply::Attr(attr))) => {
+                file.changed_by_us(&attr);
+                file.learn(&attr, now);
+                file.drop_overlays();
+            }
+            (status, _) => {
+                tracing::warn!(%ino, %status, "the volume did not take a file's length");
+                let code = if status == Status::Ok { Status::Protocol } else { status };
+                file.fail(code.errno());
+                file.drop_overlays();
+            }
+        }
+    }
+
+    /// Asks the targets to make durable what is wanted so.
+    fn send_syncs(&mut self, ino: Ino) {
+        loop {
+            let Some(file) = self.files.get_mut(&ino) else { return };
+            let wanted = file.sync_wanted;
+            let Some(target) = file.unsynced.next_to_sync(wanted) else { return };
+            let link = self.targets.get(&target).copied().expect("it was written to");
+            let mut body = Vec::new();
+            DataRequest::Sync(ino).encode(target, &mut body);
+            let (tag, kind) = (self.next_tag(), Kind::Sync);
+            let purpose = Purpose::Sync { ino, target };
+            let call = Call { link, kind, volume: None, purpose };
+            self.call(call, Request { tag, kind, body, payload: None, deadline: None }, false);
+        }
+    }
+
+    pub(crate) fn sync_answered(&mut self, ino: Ino, target: TargetId, status: Status) {
+        let Some(file) = self.files.get_mut(&ino) else { return };
+        self.touched.insert(ino);
+        if status != Status::Ok {
+            tracing::warn!(%ino, %target, %status, "data could not be made durable");
+            file.fail(status.errno());
+        }
+        self.unsynced_bytes -= file.unsynced.synced(target);
+    }
+
+    /// Forgets a file that nobody has open and that is at rest.
+    fn collect(&mut self, ino: Ino) {
+        let Some(file) = self.files.get_mut(&ino) else { return };
+        if file.open_count > 0 || file.exclusive > 0 || !file.waiting.is_empty() {
+            return;
+        }
+        if !file.is_settled() {
+            file.telling.urgent = file.telling.wanted;
+            self.push_run_out(ino);
+            return self.send_wrote(ino);
+        }
+        let mut file = self.files.remove(&ino).expect("seen above");
+        self.unsynced_bytes -= file.unsynced.clear();
+        if let Some(due) = file.telling.due {
+            self.file_timers.remove(&(due, ino));
+        }
+        if let Some(version) = file.pages_version {
+            self.versions.put(ino, version);
+        }
+        self.give_opens_back(ino, file.server_opens);
+    }
+
+    /// Gives opens back to the volume.
+    pub(crate) fn give_opens_back(&mut self, ino: Ino, count: u32) {
+        if count == 0 {
+            return;
+        }
+        let Some(volume) = self.volumes.get_mut(&ino.volume()) else { return };
+        *volume.releasing.entry(ino).or_default() += count;
+        let request = MetaRequest::Release { ino, count };
+        self.meta_call(ino, Default::default(), &request, Purpose::Release { ino, count });
+    }
+
+    pub(crate) fn release_answered(&mut self, ino: Ino, count: u32) {
+        let volume = self.volumes.get_mut(&ino.volume()).expect("volumes stay");
+        if let Some(left) = volume.releasing.get_mut(&ino) {
+            *left -= count;
+            if *left == 0 {
+                volume.releasing.remove(&ino);
+            }
+        }
+    }
+}

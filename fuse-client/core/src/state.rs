@@ -1,0 +1,175 @@
+//! What an operation and a request in progress remember.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use weft_iobuf::BufSlot;
+use weft_wire::meta::{MetaReply, SetAttr};
+use weft_wire::{ChunkPiece, Ino, Kind, Status, TargetId, VolumeId};
+
+use crate::op::{Caller, DataPiece, Handle, LinkId, OpId, OpenFlags};
+
+/// The few errno values the core itself gives (Linux, generic ABI).
+pub(crate) mod errno {
+    pub(crate) const EINTR: i32 = 4;
+    pub(crate) const EIO: i32 = 5;
+    pub(crate) const ENXIO: i32 = 6;
+    pub(crate) const E2BIG: i32 = 7;
+    pub(crate) const EBADF: i32 = 9;
+    pub(crate) const EAGAIN: i32 = 11;
+    pub(crate) const EINVAL: i32 = 22;
+    pub(crate) const EFBIG: i32 = 27;
+    pub(crate) const ERANGE: i32 = 34;
+    pub(crate) const ENAMETOOLONG: i32 = 36;
+    pub(crate) const EOPNOTSUPP: i32 = 95;
+}
+
+/// What a server said.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: Status,
+    pub(crate) body: Vec<u8>,
+    pub(crate) payload: Option<(BufSlot, Range<usize>)>,
+}
+
+impl Answer {
+    /// What a volume said to a request of `kind`, or the errno.
+    pub(crate) fn meta(&self, kind: Kind) -> Result<MetaReply, i32> {
+        match self.status {
+            Status::Ok => MetaReply::decode(kind, &self.body).map_err(|_| errno::EIO),
+            status => Err(status.errno()),
+        }
+    }
+}
+
+/// A request at a link, or waiting for a slot.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) link: LinkId,
+    pub(crate) kind: Kind,
+    /// Set for changes: the volume whose slot it has or waits for.
+    pub(crate) volume: Option<VolumeId>,
+    pub(crate) purpose: Purpose,
+}
+
+/// Whom the answer is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Purpose {
+    Map,
+    RootStat,
+    Reopen(VolumeId),
+    Op(OpId),
+    /// The volume counts an open if this succeeds.
+    Open(OpId),
+    /// `held`: the file is closed to reads and writes until the answer.
+    SetAttr {
+        op: OpId,
+        ino: Ino,
+        held: bool,
+    },
+    Write {
+        ino: Ino,
+        id: u64,
+    },
+    Read {
+        op: OpId,
+        piece: usize,
+    },
+    Sync {
+        ino: Ino,
+        target: TargetId,
+    },
+    Wrote {
+        ino: Ino,
+    },
+    Release {
+        ino: Ino,
+        count: u32,
+    },
+}
+
+impl Purpose {
+    /// The operation that waits for the answer and ends without it when it is abandoned.
+    pub(crate) fn op(self) -> Option<OpId> {
+        match self {
+            Purpose::Op(op)
+            | Purpose::Open(op)
+            | Purpose::SetAttr { op, .. }
+            | Purpose::Read { op, .. } => Some(op),
+            _ => None,
+        }
+    }
+}
+
+/// An open file or directory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HandleState {
+    pub(crate) ino: Ino,
+    pub(crate) dir: bool,
+    /// Failures of the file reported to this handle, or from before it.
+    pub(crate) errors_seen: u64,
+}
+
+/// One operation of the kernel.
+#[derive(Debug)]
+pub(crate) struct Op {
+    pub(crate) caller: Caller,
+    pub(crate) started: Duration,
+    pub(crate) kind: OpKind,
+    /// Requests whose answer it waits for.
+    pub(crate) tags: Vec<u64>,
+    /// Interrupted: when it ends with EINTR.
+    pub(crate) patience_ends: Option<Duration>,
+}
+
+/// One chunk's part of a read.
+#[derive(Debug)]
+pub(crate) struct ReadPiece {
+    pub(crate) piece: ChunkPiece,
+    pub(crate) found: Option<Vec<DataPiece>>,
+    pub(crate) retried: bool,
+}
+
+/// What an operation is at.
+#[derive(Debug)]
+pub(crate) enum OpKind {
+    /// One metadata request; its kind says what to make of the answer.
+    Meta { bytes_max: Option<u32> },
+    /// `Open` or `Make` is asked. `created` says which reply is due.
+    Open { flags: OpenFlags, created: bool },
+    /// A buffered write that waits for room or for the file's length to be settled.
+    WriteWaiting {
+        handle: Handle,
+        offset: u64,
+        data: Option<(BufSlot, Range<usize>)>,
+        direct: bool,
+    },
+    /// A direct write whose pieces are out.
+    WriteDirect { bytes: u32, left: usize, errno: i32 },
+    /// Waits for the writes before it.
+    ReadWaiting { handle: Handle, offset: u64, bytes: u32, barrier: u64, fresh: bool },
+    /// Its pieces are out.
+    Reading { ino: Ino, pieces: Vec<ReadPiece>, left: usize, errno: i32 },
+    /// Flush and fsync: everything below `barrier` is to be acknowledged, told, and durable.
+    Settle { handle: Handle, barrier: u64, durable: bool, tell: Option<u64> },
+    /// Everything below `barrier` first, then the change.
+    /// `held`: it counts in [`crate::file::File::exclusive`].
+    SetAttr {
+        ino: Ino,
+        set: SetAttr,
+        barrier: u64,
+        tell: Option<u64>,
+        then: AfterSetAttr,
+        held: bool,
+        sent: bool,
+    },
+}
+
+/// Which reply a `SetAttr` leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum AfterSetAttr {
+    /// Attributes.
+    Attr,
+    /// It was the truncation of an open; `created` as in [`OpKind::Open`].
+    Opened { flags: OpenFlags, created: bool },
+}

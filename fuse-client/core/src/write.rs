@@ -1,0 +1,320 @@
+//! Writes: taken, gathered, cut by the layout, sent, acknowledged.
+
+use std::ops::Range;
+
+use weft_iobuf::BufSlot;
+use weft_net::link::Request;
+use weft_wire::blocks::checksums;
+use weft_wire::data::{ChunkRange, DataRequest};
+use weft_wire::limits::FILE_BYTES_MAX;
+use weft_wire::units::{to_u32, to_u64, to_usize};
+use weft_wire::{ChunkId, Ino, Kind, Status};
+
+use crate::core::ClientCore;
+use crate::file::Run;
+use crate::limits::{
+    RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_WAIT, WRITE_BYTES_MAX, WROTE_DELAY, ZERO_COPY_BYTES_MIN,
+};
+use crate::op::{FsReply, Handle, OpId};
+use crate::state::{Call, Op, OpKind, Purpose, errno};
+use crate::writes::{Payload, Unsynced, Write};
+
+impl ClientCore {
+    pub(crate) fn begin_write(
+        &mut self,
+        id: OpId,
+        handle: Handle,
+        offset: u64,
+        data: (BufSlot, Range<usize>),
+        direct: bool,
+    ) -> Result<(), i32> {
+        let state = self.handle(handle, false)?;
+        let (slot, range) = &data;
+        if range.start > range.end || range.end > slot.capacity_bytes() {
+            return Err(errno::EINVAL);
+        }
+        let bytes = range.len();
+        let end = offset.checked_add(to_u64(bytes)).filter(|end| *end <= FILE_BYTES_MAX);
+        if end.is_none() || bytes > WRITE_BYTES_MAX {
+            return Err(errno::EFBIG);
+        }
+        let file = self.files.get(&state.ino).ok_or(errno::EBADF)?;
+        if file.layout.is_none() {
+            return Err(errno::EINVAL);
+        }
+        self.take_error(handle)?;
+        if bytes == 0 {
+            self.finish(id, Ok(FsReply::Written(0)));
+            return Ok(());
+        }
+        self.set_kind(id, OpKind::WriteWaiting { handle, offset, data: Some(data), direct });
+        if !direct && self.room_waiters.iter().any(|waiter| self.writes_to(*waiter, state.ino)) {
+            self.room_waiters.push_back(id);
+        } else {
+            self.try_write(id);
+        }
+        Ok(())
+    }
+
+    fn writes_to(&self, id: OpId, ino: Ino) -> bool {
+        let Some(OpKind::WriteWaiting { handle, .. }) = self.ops.get(&id).map(|op| &op.kind) else {
+            return false;
+        };
+        self.handles.get(handle).is_some_and(|state| state.ino == ino)
+    }
+
+    /// Takes a write if it may be taken now; else it waits, for the file or for room.
+    fn try_write(&mut self, id: OpId) {
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        let caller = op.caller;
+        let OpKind::WriteWaiting { handle, offset, data, direct } = &mut op.kind else { return };
+        let (handle, offset, direct) = (*handle, *offset, *direct);
+        let Some(ino) = self.handles.get(&handle).map(|state| state.ino) else {
+            return self.finish(id, Err(errno::EBADF));
+        };
+        let file = self.files.get_mut(&ino).expect("a handle keeps its file");
+        if file.exclusive > 0 {
+            file.waiting.push(id);
+            return;
+        }
+        let bytes = data.as_ref().map_or(0, |(_, range)| range.len());
+        let fits = |used: usize, max: usize| used == 0 || used + bytes <= max;
+        let fits = fits(self.dirty_bytes, self.config.dirty_bytes_max)
+            && fits(file.dirty_bytes, self.config.dirty_file_bytes_max);
+        if !direct && !fits {
+            self.room_waiters.push_back(id);
+            return;
+        }
+        let (slot, range) = data.take().expect("taken once, here");
+        file.writer = caller;
+        file.local_end = file.local_end.max(offset + to_u64(bytes));
+        let wall = self.wall();
+        let file = self.files.get_mut(&ino).expect("as above");
+        file.local_mtime = file.local_mtime.max(Some(wall));
+        self.touched.insert(ino);
+        if direct {
+            self.set_kind(id, OpKind::WriteDirect { bytes: to_u32(bytes), left: 0, errno: 0 });
+            self.push_run_out(ino);
+            self.add_writes(ino, offset, self.keepable(slot, range), Some(id));
+            return;
+        }
+        file.dirty_bytes += bytes;
+        self.dirty_bytes += bytes;
+        if bytes >= ZERO_COPY_BYTES_MIN {
+            self.push_run_out(ino);
+            self.add_writes(ino, offset, (slot.share(), range), None);
+        } else {
+            self.gather(ino, offset, slot, range);
+        }
+        self.finish(id, Ok(FsReply::Written(to_u32(bytes))));
+    }
+
+    /// Room was made: those that wait for it try again, in order; a file that has none lets others pass.
+    pub(crate) fn retry_room(&mut self) {
+        for id in std::mem::take(&mut self.room_waiters) {
+            self.try_write(id);
+        }
+    }
+
+    /// A write that waited for its file may go on.
+    pub(crate) fn resume_write(&mut self, id: OpId) {
+        self.try_write(id);
+    }
+
+    /// A share of the bytes that does not hold on to a far larger slot.
+    fn keepable(&self, slot: BufSlot, range: Range<usize>) -> Payload {
+        if range.len() < ZERO_COPY_BYTES_MIN
+            && slot.capacity_bytes() > 2 * range.len().next_power_of_two()
+            && let Some(mut copy) = self.pool.alloc(range.len())
+        {
+            let bytes = range.len();
+            copy.as_mut_slice()[..bytes].copy_from_slice(&slot.as_slice()[range]);
+            return (copy.share(), 0..bytes);
+        }
+        (slot.share(), range)
+    }
+
+    /// Copies a small write to the run it continues or changes, or begins a new one.
+    fn gather(&mut self, ino: Ino, offset: u64, slot: BufSlot, range: Range<usize>) {
+        let (mut at, mut rest) = (offset, range);
+        while !rest.is_empty() {
+            let taken = match self.join_run(ino, at, &slot.as_slice()[rest.clone()]) {
+                0 => {
+                    self.push_run_out(ino);
+                    if !self.begin_run(ino, at, rest.len()) {
+                        // No memory for a run: the bytes go as they are.
+                        return self.add_writes(ino, at, (slot.share(), rest), None);
+                    }
+                    0
+                }
+                taken => taken,
+            };
+            at += to_u64(taken);
+            rest.start += taken;
+        }
+    }
+
+    /// Copies as much as the run has place for; 0 when the bytes do not belong to it.
+    fn join_run(&mut self, ino: Ino, at: u64, bytes: &[u8]) -> usize {
+        let file = self.files.get_mut(&ino).expect("being written");
+        let Some(run) = &mut file.run else { return 0 };
+        if at < run.offset || at > run.end() {
+            return 0;
+        }
+        let start = to_usize(at - run.offset);
+        let taken = bytes.len().min(run.bytes_max - start);
+        run.slot.as_mut_slice()[start..start + taken].copy_from_slice(&bytes[..taken]);
+        let before = run.bytes;
+        run.bytes = run.bytes.max(start + taken);
+        // Bytes written over what is in the run already are dirty once.
+        let over = taken - (run.bytes - before);
+        file.dirty_bytes -= over;
+        self.dirty_bytes -= over;
+        let full = run.bytes == run.bytes_max;
+        if full {
+            self.push_run_out(ino);
+        }
+        taken
+    }
+
+    fn begin_run(&mut self, ino: Ino, at: u64, bytes: usize) -> bool {
+        let now = self.now;
+        let file = self.files.get_mut(&ino).expect("being written");
+        let layout = file.layout.as_ref().expect("checked when the write began");
+        let chunk_bytes = u64::from(layout.chunk_bytes());
+        let chunk_rest = to_usize(chunk_bytes - at % chunk_bytes);
+        let wanted = (4 * bytes).max(2 * file.last_run_bytes).clamp(RUN_BYTES_MIN, RUN_BYTES_MAX);
+        let Some(slot) = self.pool.alloc(wanted.min(chunk_rest)) else { return false };
+        let bytes_max = slot.capacity_bytes().min(chunk_rest).min(RUN_BYTES_MAX);
+        let due = now + RUN_WAIT;
+        file.run = Some(Run { offset: at, bytes: 0, bytes_max, slot, due });
+        self.file_timers.insert((due, ino));
+        true
+    }
+
+    /// The run, if there is one, becomes a write.
+    pub(crate) fn push_run_out(&mut self, ino: Ino) {
+        let Some(file) = self.files.get_mut(&ino) else { return };
+        let Some(run) = file.run.take() else { return };
+        file.last_run_bytes = run.bytes;
+        self.file_timers.remove(&(run.due, ino));
+        self.add_writes(ino, run.offset, (run.slot.share(), 0..run.bytes), None);
+        self.touched.insert(ino);
+    }
+
+    /// Cuts bytes of the file by its layout; the pieces are sent when nothing is in their way.
+    fn add_writes(&mut self, ino: Ino, offset: u64, payload: Payload, op: Option<OpId>) {
+        let file = self.files.get_mut(&ino).expect("being written");
+        let layout = file.layout.clone().expect("checked when the write began");
+        let (slot, range) = payload;
+        let mut count = 0;
+        for piece in layout.pieces(offset, to_u64(range.len())) {
+            let start = range.start + to_usize(piece.at);
+            file.writes.add(Write {
+                target: piece.target,
+                index: piece.index,
+                offset: piece.offset,
+                bytes: piece.bytes,
+                file_end: offset + piece.at + u64::from(piece.bytes),
+                payload: (slot.clone(), start..start + to_usize(u64::from(piece.bytes))),
+                tag: None,
+                op,
+                dirty: op.is_none(),
+            });
+            count += 1;
+        }
+        if let Some(Op { kind: OpKind::WriteDirect { left, .. }, .. }) =
+            op.and_then(|op| self.ops.get_mut(&op))
+        {
+            *left = count;
+        }
+    }
+
+    /// Sends the writes of a file that may be sent.
+    pub(crate) fn send_writes(&mut self, ino: Ino) {
+        loop {
+            let tag = self.next_tag();
+            let Some(file) = self.files.get_mut(&ino) else { return };
+            let Some((id, write)) = file.writes.take_ready() else { return };
+            let chunk = ChunkId { ino, index: write.index };
+            let range = ChunkRange { chunk, offset: write.offset, bytes: write.bytes };
+            let Some(link) = self.targets.get(&write.target).copied() else {
+                self.write_answered(ino, id, Status::WrongShard);
+                continue;
+            };
+            write.tag = Some(tag);
+            let (slot, bytes) = write.payload.clone();
+            let sums = checksums(write.offset, &slot[bytes.clone()]);
+            let mut body = Vec::with_capacity(32 + 4 * sums.len());
+            DataRequest::Write(range, sums).encode(write.target, &mut body);
+            let kind = Kind::Write;
+            let call = Call { link, kind, volume: None, purpose: Purpose::Write { ino, id } };
+            let payload = Some((slot, bytes));
+            self.call(call, Request { tag, kind, body, payload, deadline: None }, false);
+        }
+    }
+
+    pub(crate) fn write_answered(&mut self, ino: Ino, id: u64, status: Status) {
+        let Some(file) = self.files.get_mut(&ino) else { return };
+        let Some(mut write) = file.writes.remove(id) else { return };
+        self.touched.insert(ino);
+        let bytes = to_usize(u64::from(write.bytes));
+        if write.dirty {
+            file.dirty_bytes -= bytes;
+            self.dirty_bytes -= bytes;
+            self.room_made = true;
+        }
+        let op = write.op.take();
+        if status == Status::Ok {
+            let telling = &mut file.telling;
+            telling.wanted += 1;
+            telling.acked_end = telling.acked_end.max(write.file_end);
+            if telling.due.is_none() {
+                let due = self.now + WROTE_DELAY;
+                telling.due = Some(due);
+                self.file_timers.insert((due, ino));
+            }
+            self.unsynced_bytes += Unsynced::bytes_of(&write);
+            file.unsynced.add(id, write);
+            self.bound_unsynced(ino);
+        } else if op.is_none() {
+            tracing::warn!(%ino, target = %write.target, %status, "a write failed");
+            file.fail(status.errno());
+        }
+        if status != Status::Ok
+            && let Some(file) = self.files.get_mut(&ino)
+        {
+            file.drop_overlays();
+        }
+        if let Some(op) = op {
+            self.direct_answered(op, status);
+        }
+    }
+
+    /// Keeps the memory of writes that are not durable within its bound.
+    fn bound_unsynced(&mut self, ino: Ino) {
+        let max = self.config.unsynced_bytes_max;
+        let file = self.files.get_mut(&ino).expect("just written");
+        if self.unsynced_bytes > max {
+            file.sync_wanted = file.sync_wanted.max(file.writes.next_id());
+        }
+        let scarce = self.pool.free_bytes() < self.pool.capacity_bytes() / 4;
+        while self.unsynced_bytes > 2 * max || (scarce && self.unsynced_bytes > max / 8) {
+            let Some(bytes) = file.unsynced.let_oldest_go() else { return };
+            self.unsynced_bytes -= bytes;
+        }
+    }
+
+    fn direct_answered(&mut self, id: OpId, status: Status) {
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        let OpKind::WriteDirect { bytes, left, errno } = &mut op.kind else { return };
+        *left -= 1;
+        if status != Status::Ok {
+            *errno = status.errno();
+        }
+        if *left == 0 {
+            let result = if *errno == 0 { Ok(FsReply::Written(*bytes)) } else { Err(*errno) };
+            self.finish(id, result);
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! The writes of one file that its targets have not acknowledged, and those that are acknowledged but not durable.
+//!
+//! Invariants:
+//! - Ids ascend in the order of the programs' writes; of two writes that touch the same block of a chunk, the later
+//!   is sent when the earlier is acknowledged: a retry for a busy server, or a replay, cannot reorder them.
+//! - A write leaves [`WriteSet`] with its acknowledgement, and is kept in [`Unsynced`] until a sync that began after
+//!   that is answered, or until it is let go for want of memory, which is remembered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use weft_iobuf::SharedSlot;
+use weft_wire::blocks::BLOCK_BYTES;
+use weft_wire::{ChunkIndex, TargetId};
+
+use crate::op::OpId;
+
+/// Bytes of a slot.
+pub(crate) type Payload = (SharedSlot, Range<usize>);
+
+/// One piece of a write: what one request carries.
+#[derive(Clone, Debug)]
+pub(crate) struct Write {
+    pub(crate) target: TargetId,
+    pub(crate) index: ChunkIndex,
+    /// In the chunk, in bytes.
+    pub(crate) offset: u32,
+    pub(crate) bytes: u32,
+    /// Where it ends in the file.
+    pub(crate) file_end: u64,
+    pub(crate) payload: Payload,
+    /// The request that carries it now.
+    pub(crate) tag: Option<u64>,
+    /// The direct write that waits for it.
+    pub(crate) op: Option<OpId>,
+    /// Counted among the dirty bytes.
+    pub(crate) dirty: bool,
+}
+
+impl Write {
+    fn blocks(&self) -> Range<u32> {
+        self.offset / BLOCK_BYTES..(self.offset + self.bytes).div_ceil(BLOCK_BYTES)
+    }
+
+    fn overlaps(&self, blocks: &Range<u32>) -> bool {
+        let own = self.blocks();
+        own.start < blocks.end && blocks.start < own.end
+    }
+}
+
+/// Unacknowledged writes.
+#[derive(Debug, Default)]
+pub(crate) struct WriteSet {
+    writes: BTreeMap<u64, Write>,
+    chunks: BTreeMap<ChunkIndex, BTreeSet<u64>>,
+    ready: BTreeSet<u64>,
+    next_id: u64,
+}
+
+impl WriteSet {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+
+    /// The id that the next write will have.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.next_id
+    }
+
+    /// Whether all writes below `barrier` are acknowledged.
+    pub(crate) fn passed(&self, barrier: u64) -> bool {
+        self.writes.first_key_value().is_none_or(|(id, _)| *id >= barrier)
+    }
+
+    pub(crate) fn add(&mut self, write: Write) {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.put(id, write);
+        self.make_ready_if_free(id);
+    }
+
+    fn put(&mut self, id: u64, write: Write) {
+        self.chunks.entry(write.index).or_default().insert(id);
+        self.writes.insert(id, write);
+    }
+
+    fn make_ready_if_free(&mut self, id: u64) {
+        let write = &self.writes[&id];
+        let blocks = write.blocks();
+        let mut earlier = self.chunks[&write.index].range(..id);
+        if write.tag.is_none() && !earlier.any(|other| self.writes[other].overlaps(&blocks)) {
+            self.ready.insert(id);
+        }
+    }
+
+    /// The next write that may be sent; the caller sends it and sets its tag.
+    pub(crate) fn take_ready(&mut self) -> Option<(u64, &mut Write)> {
+        let id = self.ready.pop_first()?;
+        let write = self.writes.get_mut(&id).expect("what is ready is there");
+        Some((id, write))
+    }
+
+    /// The write is answered.
+    pub(crate) fn remove(&mut self, id: u64) -> Option<Write> {
+        let write = self.writes.remove(&id)?;
+        self.ready.remove(&id);
+        let peers = self.chunks.get_mut(&write.index).expect("indexed when it was put in");
+        peers.remove(&id);
+        let later: Vec<u64> = peers.range(id..).copied().collect();
+        if peers.is_empty() {
+            self.chunks.remove(&write.index);
+        }
+        later.into_iter().for_each(|other| self.make_ready_if_free(other));
+        Some(write)
+    }
+
+    /// Whether a write below `barrier` touches `blocks` of a chunk.
+    pub(crate) fn touches(&self, index: ChunkIndex, blocks: &Range<u32>, barrier: u64) -> bool {
+        let ids = self.chunks.get(&index).into_iter().flat_map(|ids| ids.range(..barrier));
+        ids.into_iter().any(|id| self.writes[id].overlaps(blocks))
+    }
+
+    /// The targets of `lost` forgot what was not durable: `kept` comes back to be written again, and what is sent
+    /// is no longer. Returns the tags of the requests to cancel.
+    pub(crate) fn rewrite(
+        &mut self,
+        lost: impl Fn(TargetId) -> bool,
+        kept: BTreeMap<u64, Write>,
+    ) -> Vec<u64> {
+        let tags = self.writes.values_mut().filter(|w| lost(w.target));
+        let tags = tags.filter_map(|write| write.tag.take()).collect();
+        for (id, write) in kept {
+            self.put(id, Write { tag: None, op: None, dirty: false, ..write });
+        }
+        self.ready.clear();
+        let ids: Vec<u64> = self.writes.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.make_ready_if_free(id));
+        tags
+    }
+}
+
+/// What one target has acknowledged and not made durable.
+#[derive(Debug, Default)]
+struct TargetLog {
+    kept: BTreeMap<u64, (u64, Write)>,
+    /// Smallest id and last acknowledgement of what is not kept any more.
+    let_go: Option<(u64, u64)>,
+    /// The acknowledgement up to which a sync in flight reaches.
+    syncing: Option<u64>,
+}
+
+impl TargetLog {
+    fn first_id(&self) -> Option<u64> {
+        let kept = self.kept.first_key_value().map(|(id, _)| *id);
+        kept.into_iter().chain(self.let_go.map(|(id, _)| id)).min()
+    }
+}
+
+/// Acknowledged writes that are not durable, by target.
+#[derive(Debug, Default)]
+pub(crate) struct Unsynced {
+    targets: BTreeMap<TargetId, TargetLog>,
+    last_ack: u64,
+}
+
+impl Unsynced {
+    /// Bytes kept by a write.
+    pub(crate) fn bytes_of(write: &Write) -> usize {
+        write.payload.1.len()
+    }
+
+    pub(crate) fn add(&mut self, id: u64, write: Write) {
+        self.last_ack += 1;
+        let log = self.targets.entry(write.target).or_default();
+        log.kept.insert(id, (self.last_ack, write));
+    }
+
+    /// Whether everything below `barrier` is durable.
+    pub(crate) fn passed(&self, barrier: u64) -> bool {
+        self.targets.values().all(|log| log.first_id().is_none_or(|id| id >= barrier))
+    }
+
+    /// A target that has something below `barrier` and is not being synced; it counts as being synced from now on.
+    pub(crate) fn next_to_sync(&mut self, barrier: u64) -> Option<TargetId> {
+        let due = |log: &TargetLog| {
+            log.syncing.is_none() && log.first_id().is_some_and(|id| id < barrier)
+        };
+        let (target, log) = self.targets.iter_mut().find(|(_, log)| due(log))?;
+        log.syncing = Some(self.last_ack);
+        Some(*target)
+    }
+
+    /// The sync of `target` was answered; returns the kept bytes that are free.
+    pub(crate) fn synced(&mut self, target: TargetId) -> usize {
+        let Some(log) = self.targets.get_mut(&target) else { return 0 };
+        let Some(upto) = log.syncing.take() else { return 0 };
+        let mut bytes = 0;
+        log.kept.retain(|_, (ack, write)| {
+            let stays = *ack > upto;
+            bytes += if stays { 0 } else { Self::bytes_of(write) };
+            stays
+        });
+        log.let_go = log.let_go.filter(|(_, ack)| *ack > upto);
+        if log.first_id().is_none() {
+            self.targets.remove(&target);
+        }
+        bytes
+    }
+
+    /// Lets the memory of the oldest kept write go; returns its bytes.
+    pub(crate) fn let_oldest_go(&mut self) -> Option<usize> {
+        let logs = self.targets.values_mut().filter(|log| !log.kept.is_empty());
+        let log = logs.min_by_key(|log| log.kept.first_key_value().map(|(id, _)| *id))?;
+        let (id, (ack, write)) = log.kept.pop_first()?;
+        Self::note_let_go(log, id, ack);
+        Some(Self::bytes_of(&write))
+    }
+
+    fn note_let_go(log: &mut TargetLog, id: u64, ack: u64) {
+        let (first, last) = log.let_go.unwrap_or((id, ack));
+        log.let_go = Some((first.min(id), last.max(ack)));
+    }
+
+    /// The file is about to be cut to `file_bytes`: what lies beyond must not be written again.
+    pub(crate) fn cut(&mut self, file_bytes: u64) -> usize {
+        let mut bytes = 0;
+        for log in self.targets.values_mut() {
+            let beyond = log.kept.iter().filter(|(_, (_, write))| write.file_end > file_bytes);
+            let ids: Vec<u64> = beyond.map(|(id, _)| *id).collect();
+            for id in ids {
+                let (ack, write) = log.kept.remove(&id).expect("just seen");
+                bytes += Self::bytes_of(&write);
+                if write.file_end - u64::from(write.bytes) < file_bytes {
+                    Self::note_let_go(log, id, ack);
+                }
+            }
+        }
+        bytes
+    }
+
+    /// The targets of `lost` forgot what was not durable: what was kept of it, and whether some was not.
+    pub(crate) fn take_lost(
+        &mut self,
+        lost: impl Fn(TargetId) -> bool,
+    ) -> (BTreeMap<u64, Write>, bool) {
+        let (mut kept, mut incomplete) = (BTreeMap::new(), false);
+        let ids: Vec<TargetId> = self.targets.keys().copied().filter(|id| lost(*id)).collect();
+        for log in ids.iter().filter_map(|id| self.targets.remove(id)) {
+            incomplete |= log.let_go.is_some();
+            kept.extend(log.kept.into_iter().map(|(id, (_, write))| (id, write)));
+        }
+        (kept, incomplete)
+    }
+
+    /// All that is kept goes; returns its bytes.
+    pub(crate) fn clear(&mut self) -> usize {
+        let logs = std::mem::take(&mut self.targets);
+        let writes = logs.values().flat_map(|log| log.kept.values());
+        writes.map(|(_, write)| Self::bytes_of(write)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests;
