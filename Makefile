@@ -29,7 +29,8 @@ system-test:
 	@python3 tests/run.py $(ARGS)
 
 bench:
-	@./packaging/bench.sh $(ARGS)
+	@cargo build --release --quiet
+	@python3 tests/bench.py $(ARGS)
 
 check:
 	cargo fmt --check

@@ -157,17 +157,18 @@ mount_it() {
 }
 
 report() {
+    local bin=${BIN#"$ROOT/"}
     cat <<END
 
 Weft is up.
   server   pid $(server_pid), 127.0.0.1:$(port), log $LOG/weft-server.log
-  targets  $(tr '\n' ' ' <"$TARGETS_FILE")
+  targets  $(sed "s|^$ROOT/||" "$TARGETS_FILE" | tr '\n' ' ')
   mounted  $MNT  ($(df -h --output=avail "$MNT" | tail -n 1 | tr -d ' ') free)
 
-Three things to try:
-  cp -a "$ROOT/engine" "$MNT/" && diff -r "$ROOT/engine" "$MNT/engine" && echo same
-  dd if=/dev/zero of="$MNT/big" bs=1M count=256 conv=fsync && "$BIN/weft" fs stat "$MNT/big"
-  "$BIN/weft" target list --config "$CONFIG"
+Three things to try, here in the checkout:
+  cp -a engine mnt/ && diff -r engine mnt/engine && echo same
+  dd if=/dev/zero of=mnt/big bs=1M count=256 conv=fsync && $bin/weft fs stat mnt/big
+  $bin/weft target list --config var/weft.toml
 
 make down unmounts and stops; make up brings everything back.
 END

@@ -7,9 +7,9 @@ import signal
 import subprocess
 import time
 
-from lib.base import Skip, case, check, eventually
+from lib.base import Skip, case, check, eventually, remember
 from lib.cluster import Cluster, free_port, is_mounted, program
-from lib.procs import alive, fork_worker, join_workers, run, send
+from lib.procs import alive, fork_worker, join_workers, run, send, start_time
 
 BLOCK = 96 * 1024
 
@@ -165,6 +165,7 @@ def mount_of_nobody(ctx):
     """A mount of an address nobody listens at fails in the stated time with a sentence; so do wrong arguments."""
     point = ctx.work / "point"
     point.mkdir()
+    remember(ctx.work, "mount", point)
     nobody = "127.0.0.1:%d:/" % free_port()
     args = [program("mount-weft"), nobody, point, "-o", "on_timeout=eio,timeout_ms=2000"]
     result = run(args, timeout_s=20, ok=(32,))
@@ -191,7 +192,7 @@ def mount_command(ctx):
     fs.start()
     if run(["unshare", "-m", "true"], ok=None).code != 0:
         raise Skip("no-mount-namespace")
-    point, script, pids = ctx.work / "with space", ctx.work / "script.sh", ctx.work / "pids"
+    point, script = ctx.work / "with space", ctx.work / "script.sh"
     point.mkdir()
     source = "127.0.0.1:%d:/" % fs.port
     log = "log_file=%s" % (ctx.work / "mount.log")
@@ -210,12 +211,14 @@ def mount_command(ctx):
         umount "$3"
         """
     )
-    found = run(
-        ["unshare", "-m", "sh", script, program("mount-weft"), source, point, fstab, log], timeout_s=60, quiet=False
-    )
+    args = ["unshare", "-m", "sh", script, program("mount-weft"), source, point, fstab, log]
+    try:
+        found = run(args, timeout_s=60, quiet=False)
+    finally:
+        for pid in _serving(point):
+            remember(ctx.work, "pid", "%d %d" % (pid, start_time(pid)))
     check(re.search(r"fuse\.weft", found.out), "mountinfo does not say fuse.weft:", found.out)
     eventually("the mount's process ends", lambda: not _serving(point), 20)
-    pids.write_text("")
     fs.close()
 
 

@@ -202,6 +202,6 @@ def join_workers(pids, timeout_s, what):
             print("HANG: %s\n%s" % (what, describe(list(left)[:4])), flush=True)
             end_all(left)
             raise Failed("%s: %d workers did not end within %g s" % (what, len(left), timeout_s))
-        time.sleep(0.02)
+        time.sleep(0.002)
     if bad:
         raise Failed("%s: %d of %d workers failed (status %d)" % (what, len(bad), len(pids), bad[0][1]))
