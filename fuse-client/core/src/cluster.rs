@@ -9,7 +9,7 @@ use weft_wire::{Ino, Kind, ShardId, Status, TargetId, VolumeId};
 
 use crate::core::{ClientCore, at, link_id};
 use crate::limits::REOPEN_COUNT;
-use crate::op::{Caller, LinkId, Output};
+use crate::op::{Caller, LinkId, OpId, Output};
 use crate::state::{Answer, Call, Purpose, errno};
 use crate::volume::{Volume, encode};
 
@@ -192,5 +192,11 @@ impl ClientCore {
             self.links[at(link)].cancel(tag);
             self.calls.remove(&tag);
         }
+        let of_link = self.calls.values().filter(|call| call.link == link);
+        let reads: BTreeSet<OpId> = of_link
+            .filter(|call| matches!(call.purpose, Purpose::Read { .. }))
+            .filter_map(|call| call.purpose.op())
+            .collect();
+        reads.into_iter().for_each(|op| self.read_again(op));
     }
 }

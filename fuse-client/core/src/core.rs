@@ -129,8 +129,12 @@ impl ClientCore {
     /// little time to end as it should; it ends with EINTR when it does not, or at once when a server is away.
     pub fn interrupt(&mut self, id: OpId, now: Duration) {
         self.now = now;
+        if !self.ops.contains_key(&id) {
+            return;
+        }
+        let answering = self.is_answering(id);
         let Some(op) = self.ops.get_mut(&id) else { return };
-        if !self.links.iter().all(|link| link.is_answering(now)) {
+        if !answering {
             self.abandon(id, errno::EINTR);
         } else if op.patience_ends.is_none() {
             op.patience_ends = Some(now + INTERRUPT_PATIENCE);
@@ -357,6 +361,15 @@ impl ClientCore {
         };
         let sentence = format!("the server at {address} refused this client: {status}; {advice}");
         self.fail(sentence);
+    }
+
+    /// Whether the servers this operation waits for answer. One that waits for a file's writes may wait for any.
+    fn is_answering(&self, id: OpId) -> bool {
+        let tags = self.ops.get(&id).map_or(&[][..], |op| &op.tags);
+        let own = tags.iter().filter_map(|tag| self.calls.get(tag));
+        let answers = |call: &Call| self.links[at(call.link)].is_answering(self.now);
+        let mut own = own.peekable();
+        if own.peek().is_some() { own.all(answers) } else { self.calls.values().all(answers) }
     }
 
     /// Ends an operation early. What was not sent will not happen; what was is left to end unheard.

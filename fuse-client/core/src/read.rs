@@ -8,10 +8,10 @@ use weft_wire::meta::{MetaReply, MetaRequest};
 use weft_wire::units::{to_u32, to_usize};
 use weft_wire::{ChunkId, ChunkPiece, Kind, Status};
 
-use crate::core::ClientCore;
+use crate::core::{ClientCore, at};
 use crate::limits::READ_BYTES_MAX;
 use crate::op::{DataPiece, FsReply, Handle, OpId};
-use crate::state::{Answer, Call, OpKind, Purpose, ReadPiece, errno};
+use crate::state::{Answer, Call, OpKind, Purpose, ReadAsked, ReadPiece, errno};
 
 impl ClientCore {
     pub(crate) fn begin_read(
@@ -31,7 +31,11 @@ impl ClientCore {
             self.push_run_out(ino);
         }
         let barrier = self.files[&ino].writes.next_id();
-        let kind = OpKind::ReadWaiting { handle, offset, bytes, barrier, fresh: false };
+        let kind = OpKind::ReadWaiting {
+            asked: ReadAsked { handle, offset, bytes },
+            barrier,
+            fresh: false,
+        };
         self.set_kind(id, kind);
         self.try_read(id);
         Ok(())
@@ -40,7 +44,8 @@ impl ClientCore {
     /// Asks for the blocks, unless the read must wait.
     pub(crate) fn try_read(&mut self, id: OpId) {
         let Some(op) = self.ops.get(&id) else { return };
-        let OpKind::ReadWaiting { handle, offset, bytes, barrier, fresh } = op.kind else { return };
+        let OpKind::ReadWaiting { asked, barrier, fresh } = op.kind else { return };
+        let ReadAsked { handle, offset, bytes } = asked;
         let Some(ino) = self.handles.get(&handle).map(|state| state.ino) else {
             return self.finish(id, Err(errno::EBADF));
         };
@@ -69,7 +74,7 @@ impl ClientCore {
         let piece = |piece| ReadPiece { piece, found: None, retried: false };
         let pieces: Vec<ReadPiece> = layout.pieces(offset, end - offset).map(piece).collect();
         let left = pieces.len();
-        self.set_kind(id, OpKind::Reading { ino, pieces, left, errno: 0 });
+        self.set_kind(id, OpKind::Reading { asked, ino, pieces, left, errno: 0 });
         (0..left).for_each(|at| self.send_read(id, at));
     }
 
@@ -125,6 +130,25 @@ impl ClientCore {
                 self.piece_ended(id, at, Err(errno::EIO));
             }
         }
+    }
+
+    /// A target was restarted and may have forgotten what this read was to see: it begins again, after the writes
+    /// that bring it back.
+    pub(crate) fn read_again(&mut self, id: OpId) {
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        let OpKind::Reading { asked, ino, .. } = op.kind else { return };
+        for tag in std::mem::take(&mut op.tags) {
+            if let Some(call) = self.calls.remove(&tag) {
+                self.links[at(call.link)].cancel(tag);
+            }
+        }
+        let Some(file) = self.files.get_mut(&ino) else {
+            return self.finish(id, Err(errno::EBADF)); // Closed meanwhile.
+        };
+        let barrier = file.writes.next_id();
+        file.waiting.push(id);
+        self.touched.insert(ino);
+        self.set_kind(id, OpKind::ReadWaiting { asked, barrier, fresh: false });
     }
 
     fn piece_ended(&mut self, id: OpId, at: usize, result: Result<Vec<DataPiece>, i32>) {

@@ -122,6 +122,14 @@ pub(crate) struct Op {
     pub(crate) patience_ends: Option<Duration>,
 }
 
+/// What a read asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReadAsked {
+    pub(crate) handle: Handle,
+    pub(crate) offset: u64,
+    pub(crate) bytes: u32,
+}
+
 /// One chunk's part of a read.
 #[derive(Debug)]
 pub(crate) struct ReadPiece {
@@ -147,9 +155,9 @@ pub(crate) enum OpKind {
     /// A direct write whose pieces are out.
     WriteDirect { bytes: u32, left: usize, errno: i32 },
     /// Waits for the writes before it.
-    ReadWaiting { handle: Handle, offset: u64, bytes: u32, barrier: u64, fresh: bool },
+    ReadWaiting { asked: ReadAsked, barrier: u64, fresh: bool },
     /// Its pieces are out.
-    Reading { ino: Ino, pieces: Vec<ReadPiece>, left: usize, errno: i32 },
+    Reading { asked: ReadAsked, ino: Ino, pieces: Vec<ReadPiece>, left: usize, errno: i32 },
     /// Flush and fsync: everything below `barrier` is to be acknowledged, told, and durable.
     Settle { handle: Handle, barrier: u64, durable: bool, tell: Option<u64> },
     /// Everything below `barrier` first, then the change.

@@ -220,6 +220,7 @@ impl ClientCore {
                 tag: None,
                 op,
                 dirty: op.is_none(),
+                again: false,
             });
             count += 1;
         }
@@ -266,12 +267,13 @@ impl ClientCore {
         }
         let op = write.op.take();
         if status == Status::Ok {
-            let telling = &mut file.telling;
-            telling.wanted += 1;
-            telling.acked_end = telling.acked_end.max(write.file_end);
-            if telling.due.is_none() {
+            if !write.again {
+                file.telling.wanted += 1;
+                file.telling.acked_end = file.telling.acked_end.max(write.file_end);
+            }
+            if !file.telling.is_settled() && file.telling.due.is_none() {
                 let due = self.now + WROTE_DELAY;
-                telling.due = Some(due);
+                file.telling.due = Some(due);
                 self.file_timers.insert((due, ino));
             }
             self.unsynced_bytes += Unsynced::bytes_of(&write);

@@ -11,6 +11,7 @@ use std::ops::Range;
 
 use weft_iobuf::SharedSlot;
 use weft_wire::blocks::BLOCK_BYTES;
+use weft_wire::units::to_usize;
 use weft_wire::{ChunkIndex, TargetId};
 
 use crate::op::OpId;
@@ -35,11 +36,21 @@ pub(crate) struct Write {
     pub(crate) op: Option<OpId>,
     /// Counted among the dirty bytes.
     pub(crate) dirty: bool,
+    /// It was acknowledged before: the volume hears of it, or has heard.
+    pub(crate) again: bool,
 }
 
 impl Write {
     fn blocks(&self) -> Range<u32> {
         self.offset / BLOCK_BYTES..(self.offset + self.bytes).div_ceil(BLOCK_BYTES)
+    }
+
+    /// Loses what lies beyond `file_bytes` of the file.
+    fn cut(&mut self, file_bytes: u64) {
+        let beyond = self.file_end.saturating_sub(file_bytes).min(u64::from(self.bytes));
+        self.file_end -= beyond;
+        self.bytes -= u32::try_from(beyond).expect("at most `bytes`");
+        self.payload.1.end -= to_usize(beyond);
     }
 
     fn overlaps(&self, blocks: &Range<u32>) -> bool {
@@ -130,7 +141,7 @@ impl WriteSet {
         let tags = self.writes.values_mut().filter(|w| lost(w.target));
         let tags = tags.filter_map(|write| write.tag.take()).collect();
         for (id, write) in kept {
-            self.put(id, Write { tag: None, op: None, dirty: false, ..write });
+            self.put(id, Write { tag: None, op: None, dirty: false, again: true, ..write });
         }
         self.ready.clear();
         let ids: Vec<u64> = self.writes.keys().copied().collect();
@@ -225,15 +236,12 @@ impl Unsynced {
     pub(crate) fn cut(&mut self, file_bytes: u64) -> usize {
         let mut bytes = 0;
         for log in self.targets.values_mut() {
-            let beyond = log.kept.iter().filter(|(_, (_, write))| write.file_end > file_bytes);
-            let ids: Vec<u64> = beyond.map(|(id, _)| *id).collect();
-            for id in ids {
-                let (ack, write) = log.kept.remove(&id).expect("just seen");
-                bytes += Self::bytes_of(&write);
-                if write.file_end - u64::from(write.bytes) < file_bytes {
-                    Self::note_let_go(log, id, ack);
-                }
-            }
+            log.kept.retain(|_, (_, write)| {
+                let before = Self::bytes_of(write);
+                write.cut(file_bytes);
+                bytes += before - Self::bytes_of(write);
+                write.bytes > 0
+            });
         }
         bytes
     }

@@ -1,0 +1,421 @@
+//! A cluster of one node that speaks the real messages: a namespace, chunks that are volatile until synced, slots.
+//! Only as far as the tests need; it panics when a client breaks a rule.
+
+use std::collections::BTreeMap;
+
+use weft_iobuf::Pool;
+use weft_net::Frame;
+use weft_wire::blocks::{BLOCK_BYTES, BLOCK_LEN, checksums, first_mismatch};
+use weft_wire::data::{DataRequest, ReadReply};
+use weft_wire::header::{HEADER_BYTES, Header};
+use weft_wire::meta::{
+    Attr, DirEntry, FileKind, MetaReply, MetaRequest, NO_SLOT, SetAttr, StatFs, Time, TimeSet,
+    push_dir_entry,
+};
+use weft_wire::session::{ClusterMap, Hello, NodeEntry, Place, Welcome};
+use weft_wire::units::{to_u32, to_usize};
+use weft_wire::{ChunkIndex, ClusterId, Ino, Kind, Layout, ShardId, Status, TargetId, VolumeId};
+
+pub(super) const CLUSTER: ClusterId = ClusterId([9; 16]);
+pub(super) const CHUNK_LOG2: u8 = 16;
+
+pub(super) struct Inode {
+    pub(super) attr: Attr,
+    pub(super) names: BTreeMap<Vec<u8>, Ino>,
+    pub(super) opens: u32,
+    link: Vec<u8>,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+type Chunks = BTreeMap<(Ino, ChunkIndex), Vec<u8>>;
+
+#[derive(Default)]
+pub(super) struct Target {
+    pub(super) chunks: Chunks,
+    durable: Chunks,
+}
+
+pub(super) struct Fake {
+    pub(super) inodes: BTreeMap<Ino, Inode>,
+    pub(super) targets: BTreeMap<TargetId, Target>,
+    next_ino: u64,
+    clock: i64,
+    slots: BTreeMap<u16, (u64, Status, Vec<u8>)>,
+    pub(super) slot_count: u16,
+    pub(super) epochs: [u64; 2],
+    pub(super) credits: u32,
+    /// How often each kind of request was executed.
+    pub(super) counts: BTreeMap<Kind, u64>,
+    /// Writes to this target end so.
+    pub(super) write_status: BTreeMap<TargetId, Status>,
+    /// So many reads are answered with a damaged block.
+    pub(super) damaged_reads: u32,
+}
+
+/// One request as it came over the wire.
+pub(super) struct Asked {
+    pub(super) header: Header,
+    pub(super) body: Vec<u8>,
+    pub(super) payload: Vec<u8>,
+}
+
+impl Asked {
+    pub(super) fn new(head: &[u8], payload: Vec<u8>) -> Asked {
+        let header = Header::decode(head).expect("the client sends frames");
+        let body = head[HEADER_BYTES..].to_vec();
+        header.check_body(&body).expect("and their checksum is right");
+        assert_eq!(header.payload_bytes, to_u32(payload.len()));
+        Asked { header, body, payload }
+    }
+}
+
+fn new_attr(ino: Ino, mode: u32, clock: i64) -> Attr {
+    let now = Time { seconds: clock, nanos: 0 };
+    let (nlink, uid, gid) = (1, 0, 0);
+    let times = (now, now, now, now);
+    let (atime, mtime, ctime, btime) = times;
+    Attr { ino, mode, nlink, uid, gid, rdev: 0, size: 0, version: 1, atime, mtime, ctime, btime }
+}
+
+impl Fake {
+    pub(super) fn new() -> Fake {
+        let root = Inode {
+            attr: new_attr(Ino::ROOT, 0o040_755, 0),
+            names: BTreeMap::new(),
+            opens: 0,
+            link: vec![],
+            xattrs: BTreeMap::new(),
+        };
+        Fake {
+            inodes: [(Ino::ROOT, root)].into(),
+            targets: (0..3).map(|id| (TargetId(id), Target::default())).collect(),
+            next_ino: 2,
+            clock: 0,
+            slots: BTreeMap::new(),
+            slot_count: 4,
+            epochs: [1, 1],
+            credits: 8,
+            counts: BTreeMap::new(),
+            write_status: BTreeMap::new(),
+            damaged_reads: 0,
+        }
+    }
+
+    pub(super) fn layout() -> Layout {
+        Layout::new(CHUNK_LOG2, vec![TargetId(0), TargetId(1), TargetId(2)]).unwrap()
+    }
+
+    /// Target 0 and the volume are at shard 0, targets 1 and 2 at shard 1.
+    fn map() -> ClusterMap {
+        let place = |shard| Place { node: 0, shard: ShardId(shard) };
+        let node = NodeEntry { name: "a".into(), address: String::new(), shard_count: 2 };
+        ClusterMap {
+            nodes: vec![node],
+            targets: vec![
+                (TargetId(0), place(0)),
+                (TargetId(1), place(1)),
+                (TargetId(2), place(1)),
+            ],
+            volumes: vec![(VolumeId(0), place(0))],
+        }
+    }
+
+    /// The shard's process dies and comes back: what was not synced is gone, and so are the opens.
+    pub(super) fn crash(&mut self, shard: u16) {
+        self.epochs[usize::from(shard)] += 1;
+        let lost: &[u16] = if shard == 0 { &[0] } else { &[1, 2] };
+        for id in lost {
+            let target = self.targets.get_mut(&TargetId(*id)).unwrap();
+            target.chunks = target.durable.clone();
+        }
+        if shard == 0 {
+            self.inodes.values_mut().for_each(|inode| inode.opens = 0);
+        }
+    }
+
+    pub(super) fn content(&self, ino: Ino) -> Vec<u8> {
+        let size = to_usize(self.inodes[&ino].attr.size);
+        let mut out = vec![0; size];
+        for target in self.targets.values() {
+            for ((of, index), bytes) in &target.chunks {
+                let at = to_usize(index.0 << CHUNK_LOG2);
+                if *of == ino && at < size {
+                    let end = (at + bytes.len()).min(size);
+                    out[at..end].copy_from_slice(&bytes[..end - at]);
+                }
+            }
+        }
+        out
+    }
+
+    /// Executes one request of the connection to `shard`.
+    pub(super) fn execute(&mut self, shard: u16, asked: &Asked, pool: &Pool) -> Frame {
+        let header = &asked.header;
+        assert_eq!(header.shard, shard);
+        *self.counts.entry(header.kind).or_default() += 1;
+        let mut payload = None;
+        let (status, body) = match header.kind {
+            Kind::Hello => (Status::Ok, self.hello(asked)),
+            Kind::Ping => (Status::Ok, vec![]),
+            Kind::ClusterMap => {
+                let mut body = vec![];
+                Self::map().encode(&mut body);
+                (Status::Ok, body)
+            }
+            kind if kind.is_metadata() => self.metadata(asked),
+            Kind::Read => {
+                let (body, blocks) = self.read(asked);
+                if !blocks.is_empty() {
+                    let mut slot = pool.alloc(blocks.len()).expect("the test's pool is large");
+                    slot.as_mut_slice()[..blocks.len()].copy_from_slice(&blocks);
+                    payload = Some((slot, 0..blocks.len()));
+                }
+                (Status::Ok, body)
+            }
+            _ => (self.data(shard, asked), vec![]),
+        };
+        let payload_bytes = payload.as_ref().map_or(0, |(_, range)| to_u32(range.len()));
+        Frame { header: header.reply(status, &body, payload_bytes), body, payload }
+    }
+
+    fn hello(&self, asked: &Asked) -> Vec<u8> {
+        let hello = Hello::decode(&asked.body).unwrap();
+        let mut body = vec![];
+        let welcome = Welcome {
+            version: 1,
+            features: 0,
+            cluster: CLUSTER,
+            shard_count: 2,
+            epoch: self.epochs[usize::from(hello.shard.0)],
+            credits: self.credits,
+            payload_bytes_max: 1 << 20,
+            slot_count: if hello.shard.0 == 0 { self.slot_count } else { 0 },
+        };
+        welcome.encode(&mut body);
+        body
+    }
+
+    fn data(&mut self, shard: u16, asked: &Asked) -> Status {
+        let payload_bytes = to_u32(asked.payload.len());
+        let (id, request) =
+            DataRequest::decode(asked.header.kind, &asked.body, payload_bytes).unwrap();
+        assert_eq!(u16::from(id.0 > 0), shard, "asked where the target is");
+        let target = self.targets.get_mut(&id).unwrap();
+        match request {
+            DataRequest::Write(range, sums) => {
+                if let Some(status) = self.write_status.get(&id) {
+                    return *status;
+                }
+                assert_eq!(Self::layout().target(range.chunk.index), id);
+                assert_eq!(first_mismatch(range.offset, &asked.payload, &sums), None);
+                let chunk = target.chunks.entry((range.chunk.ino, range.chunk.index)).or_default();
+                let start = to_usize(range.offset.into());
+                let end = start + asked.payload.len();
+                if chunk.len() < end {
+                    chunk.resize(end, 0);
+                }
+                chunk[start..end].copy_from_slice(&asked.payload);
+                Status::Ok
+            }
+            DataRequest::Sync(ino) => {
+                let of_file = target.chunks.iter().filter(|((of, _), _)| *of == ino);
+                target.durable.extend(of_file.map(|(at, bytes)| (*at, bytes.clone())));
+                Status::Ok
+            }
+            other => panic!("not expected from a client: {other:?}"),
+        }
+    }
+
+    fn read(&mut self, asked: &Asked) -> (Vec<u8>, Vec<u8>) {
+        let (id, request) = DataRequest::decode(Kind::Read, &asked.body, 0).unwrap();
+        let DataRequest::Read(range) = request else { unreachable!() };
+        let first_block = range.offset / BLOCK_BYTES;
+        let chunks = &self.targets[&id].chunks;
+        let mut chunk =
+            chunks.get(&(range.chunk.ino, range.chunk.index)).cloned().unwrap_or_default();
+        chunk.resize(chunk.len().next_multiple_of(BLOCK_LEN), 0);
+        let start = to_usize(first_block.into()) * BLOCK_LEN;
+        let end = to_usize((range.offset + range.bytes).into()).next_multiple_of(BLOCK_LEN);
+        let mut blocks = chunk[start.min(chunk.len())..end.min(chunk.len())].to_vec();
+        let sums = checksums(first_block * BLOCK_BYTES, &blocks);
+        if self.damaged_reads > 0 && !blocks.is_empty() {
+            self.damaged_reads -= 1;
+            blocks[0] ^= 1;
+        }
+        let mut body = vec![];
+        ReadReply { first_block, sums }.encode(&mut body);
+        (body, blocks)
+    }
+
+    fn metadata(&mut self, asked: &Asked) -> (Status, Vec<u8>) {
+        let (caller, request) = MetaRequest::decode(asked.header.kind, &asked.body).unwrap();
+        if caller.slot != NO_SLOT {
+            assert!(caller.slot < self.slot_count);
+            if let Some((sequence, status, body)) = self.slots.get(&caller.slot) {
+                if *sequence == caller.sequence {
+                    let (status, body) = (*status, body.clone());
+                    self.replayed(&request, &body, status);
+                    return (status, body);
+                }
+                assert_eq!(caller.sequence, sequence + 1, "no number is left out");
+            } else {
+                assert_eq!(caller.sequence, 1);
+            }
+        }
+        self.clock += 1;
+        let (status, body) = match self.apply(&request) {
+            Ok(reply) => {
+                let mut body = vec![];
+                reply.encode(&mut body);
+                (Status::Ok, body)
+            }
+            Err(status) => (status, vec![]),
+        };
+        if caller.slot != NO_SLOT {
+            self.slots.insert(caller.slot, (caller.sequence, status, body.clone()));
+        }
+        (status, body)
+    }
+
+    /// A replayed open-or-create counts as an open if the restart has forgotten it.
+    fn replayed(&mut self, request: &MetaRequest<'_>, body: &[u8], status: Status) {
+        if let (MetaRequest::Make { how, .. }, Status::Ok) = (request, status)
+            && how.open
+            && let Ok(MetaReply::Made(attr, ..)) = MetaReply::decode(Kind::Make, body)
+            && let Some(inode) = self.inodes.get_mut(&attr.ino)
+            && inode.opens == 0
+        {
+            inode.opens = 1;
+        }
+    }
+
+    pub(super) fn inode(&mut self, ino: Ino) -> Result<&mut Inode, Status> {
+        self.inodes.get_mut(&ino).ok_or(Status::Stale)
+    }
+
+    fn named(&mut self, parent: Ino, name: &[u8]) -> Result<Ino, Status> {
+        self.inode(parent)?.names.get(name).copied().ok_or(Status::NotFound)
+    }
+
+    fn apply(&mut self, request: &MetaRequest<'_>) -> Result<MetaReply, Status> {
+        Ok(match request {
+            MetaRequest::Lookup { parent, name } => {
+                let ino = self.named(*parent, name)?;
+                MetaReply::Entry(self.inode(ino)?.attr)
+            }
+            MetaRequest::GetAttr { ino } => MetaReply::Attr(self.inode(*ino)?.attr),
+            MetaRequest::SetAttr { ino, set } => MetaReply::Attr(self.set_attr(*ino, set)?),
+            MetaRequest::ReadLink { ino } => MetaReply::Bytes(self.inode(*ino)?.link.clone()),
+            MetaRequest::Make { parent, name, how, target } => {
+                let regular = FileKind::from_mode(how.mode) == Some(FileKind::Regular);
+                let layout = regular.then(Self::layout);
+                if let Ok(ino) = self.named(*parent, name) {
+                    if how.exclusive {
+                        return Err(Status::Exists);
+                    }
+                    let inode = self.inode(ino)?;
+                    inode.opens += u32::from(how.open);
+                    return Ok(MetaReply::Made(inode.attr, false, layout));
+                }
+                let ino = Ino(self.next_ino);
+                self.next_ino += 1;
+                let attr = new_attr(ino, how.mode, self.clock);
+                self.inode(*parent)?.names.insert(name.to_vec(), ino);
+                let (opens, link) = (u32::from(how.open), target.to_vec());
+                let (names, xattrs) = (BTreeMap::new(), BTreeMap::new());
+                self.inodes.insert(ino, Inode { attr, names, opens, link, xattrs });
+                MetaReply::Made(attr, true, layout)
+            }
+            MetaRequest::Unlink { parent, name } | MetaRequest::Rmdir { parent, name } => {
+                let ino = self.named(*parent, name)?;
+                self.inode(*parent)?.names.remove(*name);
+                if self.inode(ino)?.opens == 0 {
+                    self.inodes.remove(&ino);
+                }
+                MetaReply::Done
+            }
+            MetaRequest::Rename { parent, name, new_parent, new_name, .. } => {
+                let ino = self.named(*parent, name)?;
+                self.inode(*parent)?.names.remove(*name);
+                self.inode(*new_parent)?.names.insert(new_name.to_vec(), ino);
+                MetaReply::Done
+            }
+            MetaRequest::Open { ino } => {
+                let inode = self.inode(*ino)?;
+                inode.opens += 1;
+                MetaReply::Opened(inode.attr, Some(Self::layout()))
+            }
+            MetaRequest::Release { ino, count } => {
+                let inode = self.inode(*ino)?;
+                inode.opens = inode.opens.saturating_sub(*count);
+                MetaReply::Done
+            }
+            MetaRequest::Wrote { ino, size_min, mtime } => {
+                let attr = &mut self.inode(*ino)?.attr;
+                attr.size = attr.size.max(*size_min);
+                attr.mtime = attr.mtime.max(*mtime);
+                attr.version += 1;
+                MetaReply::Attr(*attr)
+            }
+            MetaRequest::Reopen { opens } => {
+                for (ino, count) in opens {
+                    self.inode(*ino)?.opens = *count;
+                }
+                MetaReply::Reopened(vec![])
+            }
+            MetaRequest::StatFs => MetaReply::StatFs(StatFs::default()),
+            other => self.apply_more(other)?,
+        })
+    }
+
+    fn apply_more(&mut self, request: &MetaRequest<'_>) -> Result<MetaReply, Status> {
+        Ok(match request {
+            MetaRequest::ReadDir { ino, plus, .. } => {
+                let names = self.inode(*ino)?.names.clone();
+                let mut list = vec![];
+                for (at, (name, ino)) in names.iter().enumerate() {
+                    let attr = self.inode(*ino)?.attr;
+                    let cookie = u64::try_from(at).unwrap() + 1;
+                    let attr_shown = plus.then_some(attr);
+                    let (ino, kind) = (*ino, attr.kind());
+                    push_dir_entry(
+                        &mut list,
+                        &DirEntry { ino, cookie, kind, name, attr: attr_shown },
+                    );
+                }
+                MetaReply::Dir(list, true)
+            }
+            MetaRequest::GetXattr { ino, name } => {
+                let value = self.inode(*ino)?.xattrs.get(*name).cloned();
+                MetaReply::Bytes(value.ok_or(Status::NoData)?)
+            }
+            MetaRequest::SetXattr { ino, name, value, .. } => {
+                self.inode(*ino)?.xattrs.insert(name.to_vec(), value.to_vec());
+                MetaReply::Done
+            }
+            _ => return Err(Status::NotSupported),
+        })
+    }
+
+    fn set_attr(&mut self, ino: Ino, set: &SetAttr) -> Result<Attr, Status> {
+        let attr = &mut self.inode(ino)?.attr;
+        attr.mode = set.mode.map_or(attr.mode, |mode| attr.mode & 0o170_000 | mode);
+        if let Some(TimeSet::To(time)) = set.mtime {
+            attr.mtime = time;
+        }
+        attr.version += 1;
+        attr.size = set.size.unwrap_or(attr.size);
+        let attr = *attr;
+        if let Some(size) = set.size {
+            for target in self.targets.values_mut() {
+                for chunks in [&mut target.chunks, &mut target.durable] {
+                    for ((_, index), bytes) in chunks.iter_mut().filter(|((of, _), _)| *of == ino) {
+                        let stays = size.saturating_sub(index.0 << CHUNK_LOG2);
+                        bytes.truncate(to_usize(stays.min(1 << CHUNK_LOG2)));
+                    }
+                }
+            }
+        }
+        Ok(attr)
+    }
+}

@@ -1,0 +1,206 @@
+//! Random programs, each with its own file, against a model in memory, while everything goes wrong around them.
+
+use weft_wire::units::{to_u64, to_usize};
+
+use super::world::{Faults, Random, World, config};
+use super::*;
+
+const FILE_BYTES_MAX: u64 = 300_000;
+
+/// One program: it waits for each operation before the next.
+struct Program {
+    random: Random,
+    ino: Ino,
+    handle: Handle,
+    model: Vec<u8>,
+    doing: Doing,
+    steps_left: u32,
+    /// A server may lose what was not synced: sync before closing.
+    sync_before_close: bool,
+}
+
+enum Doing {
+    Nothing,
+    Asked(OpId, Check),
+}
+
+enum Check {
+    Done,
+    Written(u32),
+    Read(Vec<u8>),
+    Size(u64),
+    Closing,
+    Closed,
+    Opened,
+}
+
+impl Program {
+    fn next(&mut self, world: &mut World) -> Doing {
+        self.steps_left -= 1;
+        let handle = self.handle;
+        let size = to_u64(self.model.len());
+        let (op, check) = match self.random.below(20) {
+            0..=8 => return self.next_write(world),
+            9..=13 => {
+                let offset = self.random.below(size + 5000);
+                let bytes = self.random.below(100_000);
+                let found = self.model.iter().skip(to_usize(offset)).take(to_usize(bytes)).copied();
+                let check = Check::Read(found.collect());
+                (FsOp::Read { handle, offset, bytes: u32::try_from(bytes).unwrap() }, check)
+            }
+            14 => (FsOp::Flush { handle }, Check::Done),
+            15 => (settled(handle), Check::Done),
+            16 => {
+                let size = self.random.below(FILE_BYTES_MAX);
+                self.model.resize(to_usize(size), 0);
+                let set = SetAttr { size: Some(size), ..SetAttr::default() };
+                (FsOp::SetAttr { ino: self.ino, set, handle: None }, Check::Size(size))
+            }
+            17 | 18 => (FsOp::GetAttr { ino: self.ino, handle: None }, Check::Size(size)),
+            _ if self.sync_before_close => (settled(handle), Check::Closing),
+            _ => (FsOp::Flush { handle }, Check::Closing),
+        };
+        Doing::Asked(world.ask(op), check)
+    }
+
+    fn next_write(&mut self, world: &mut World) -> Doing {
+        let long = self.random.one_in(4);
+        let bytes = self.random.below(if long { 150_000 } else { 6000 });
+        let offset = match self.random.below(3) {
+            0 => to_u64(self.model.len()),
+            1 => self.random.below(FILE_BYTES_MAX),
+            _ => self.random.below(FILE_BYTES_MAX) / 4096 * 4096,
+        };
+        let offset = offset.min(FILE_BYTES_MAX);
+        let seed = u8::try_from(self.random.below(256)).unwrap();
+        let data = pattern(seed, to_usize(bytes));
+        let (start, end) = (to_usize(offset), to_usize(offset) + data.len());
+        if self.model.len() < end && !data.is_empty() {
+            self.model.resize(end, 0);
+        }
+        if !data.is_empty() {
+            self.model[start..end].copy_from_slice(&data);
+        }
+        let direct = self.random.one_in(4);
+        let op = write(&world.pool, self.handle, offset, &data, direct);
+        Doing::Asked(world.ask(op), Check::Written(u32::try_from(bytes).unwrap()))
+    }
+
+    fn go_on(&mut self, world: &mut World) {
+        match std::mem::replace(&mut self.doing, Doing::Nothing) {
+            Doing::Nothing if self.steps_left > 0 => self.doing = self.next(world),
+            Doing::Nothing => {}
+            Doing::Asked(id, check) => match world.replies.remove(&id) {
+                Some(result) => self.check(world, check, result),
+                None => self.doing = Doing::Asked(id, check),
+            },
+        }
+    }
+
+    fn check(&mut self, world: &mut World, check: Check, result: Result<FsReply, i32>) {
+        let reply = result.unwrap_or_else(|code| panic!("no operation may fail: errno {code}"));
+        match (check, reply) {
+            (Check::Done, FsReply::Done) => {}
+            (Check::Written(bytes), FsReply::Written(count)) => assert_eq!(count, bytes),
+            (Check::Read(expected), FsReply::Data(pieces)) => {
+                let found = flat(&pieces);
+                assert_eq!(found.len(), expected.len());
+                let differs = found.iter().zip(&expected).position(|(a, b)| a != b);
+                assert_eq!(differs, None, "a wrong byte of {}", expected.len());
+            }
+            (Check::Size(size), FsReply::Attr(attr, _)) => assert_eq!(attr.size, size),
+            (Check::Closing, FsReply::Done) => {
+                assert!(world.fake.content(self.ino) == self.model, "a closed file is whole");
+                let id = world.ask(FsOp::Release { handle: self.handle });
+                self.doing = Doing::Asked(id, Check::Closed);
+            }
+            (Check::Closed, FsReply::Done) => {
+                let id = world.ask(FsOp::Open { ino: self.ino, flags: OpenFlags::default() });
+                self.doing = Doing::Asked(id, Check::Opened);
+            }
+            (Check::Opened, FsReply::Opened(opened)) => self.handle = opened.handle,
+            (_, other) => panic!("the wrong reply: {other:?}"),
+        }
+    }
+}
+
+fn run_programs(seed: u64, faults: Faults, config: ClientConfig) {
+    let mut world = World::ready(config, seed);
+    let mut programs: Vec<Program> = (0..3)
+        .map(|at| {
+            let (ino, handle) = world.create(&[b'a' + at]);
+            Program {
+                random: Random(seed * 31 + u64::from(at)),
+                ino,
+                handle,
+                model: vec![],
+                doing: Doing::Nothing,
+                steps_left: 60,
+                sync_before_close: faults.crash > 0,
+            }
+        })
+        .collect();
+    world.faults = faults;
+    let mut steps = 0;
+    while programs.iter().any(|p| p.steps_left > 0 || !matches!(p.doing, Doing::Nothing)) {
+        programs.iter_mut().for_each(|program| program.go_on(&mut world));
+        world.step();
+        steps += 1;
+        assert!(steps < 400_000, "seed {seed}: it hangs");
+    }
+    for program in programs {
+        world.done(settled(program.handle)).unwrap();
+        assert!(world.fake.content(program.ino) == program.model, "seed {seed}: content");
+        world.done(FsOp::Release { handle: program.handle }).unwrap();
+    }
+    world.faults = Faults::default();
+    world.rest(ms(3000));
+    assert!(world.core.files.is_empty() && world.core.calls.is_empty(), "seed {seed}: at rest");
+    assert_eq!((world.core.dirty_bytes, world.core.unsynced_bytes), (0, 0));
+    assert!(world.core.file_timers.is_empty() && world.core.handles.is_empty());
+    drop(world.replies);
+    let pool = world.pool.clone();
+    drop((world.core, world.fake));
+    assert_eq!(pool.free_bytes(), pool.capacity_bytes(), "seed {seed}: every slot came back");
+}
+
+/// The seeds of a test: so many as given, or `WEFT_SEEDS` times as many.
+fn seeds(first: u64, count: u64) -> std::ops::Range<u64> {
+    let times = std::env::var("WEFT_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1u64);
+    first * 1_000_000..first * 1_000_000 + count * times
+}
+
+#[test]
+fn all_is_well() {
+    seeds(0, 15).for_each(|seed| run_programs(seed, Faults::default(), config()));
+}
+
+#[test]
+fn replies_out_of_order_and_busy_servers() {
+    let faults = Faults { busy: 4, reorder: true, ..Faults::default() };
+    seeds(1, 25).for_each(|seed| run_programs(seed, faults, config()));
+}
+
+#[test]
+fn connections_break() {
+    let faults = Faults { busy: 10, disconnect: 30, reorder: true, ..Faults::default() };
+    seeds(2, 25).for_each(|seed| run_programs(seed, faults, config()));
+}
+
+#[test]
+fn servers_crash_and_forget() {
+    let faults = Faults { busy: 10, disconnect: 100, crash: 60, reorder: true };
+    seeds(3, 30).for_each(|seed| run_programs(seed, faults, config()));
+}
+
+#[test]
+fn little_memory() {
+    let faults = Faults { busy: 10, disconnect: 100, crash: 0, reorder: true };
+    let tight = ClientConfig {
+        dirty_bytes_max: 100_000,
+        dirty_file_bytes_max: 50_000,
+        unsynced_bytes_max: 100_000,
+        ..config()
+    };
+    seeds(4, 15).for_each(|seed| run_programs(seed, faults, tight.clone()));
+}

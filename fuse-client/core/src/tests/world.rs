@@ -1,0 +1,252 @@
+//! The wires between a core and the fake cluster: requests and replies in flight, lost and late, on a virtual clock.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use weft_iobuf::Pool;
+use weft_net::Frame;
+use weft_wire::meta::Time;
+use weft_wire::{Kind, SessionId, Status};
+
+use super::fake::{Asked, Fake};
+use crate::{Caller, ClientConfig, ClientCore, FsOp, FsReply, LinkId, OpId, Output};
+
+/// Deterministic numbers (SplitMix64).
+pub(super) struct Random(pub(super) u64);
+
+impl Random {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(super) fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    pub(super) fn one_in(&mut self, chances: u64) -> bool {
+        chances > 0 && self.below(chances) == 0
+    }
+}
+
+/// How often something goes wrong: one in so many; 0 for never.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Faults {
+    pub(super) busy: u64,
+    pub(super) disconnect: u64,
+    pub(super) crash: u64,
+    pub(super) reorder: bool,
+}
+
+/// A connection: its shard, what is on the way to the server, and what is on the way back.
+#[derive(Default)]
+struct Connection {
+    shard: u16,
+    asked: VecDeque<Asked>,
+    replies: VecDeque<Frame>,
+}
+
+pub(super) struct World {
+    pub(super) core: ClientCore,
+    pub(super) fake: Fake,
+    pub(super) pool: Pool,
+    pub(super) now: Duration,
+    connections: BTreeMap<LinkId, Connection>,
+    connecting: VecDeque<LinkId>,
+    pub(super) replies: BTreeMap<OpId, Result<FsReply, i32>>,
+    next_op: u64,
+    pub(super) random: Random,
+    pub(super) faults: Faults,
+    /// The server takes no connections.
+    pub(super) down: bool,
+    pub(super) ready: bool,
+    pub(super) failed: Option<String>,
+}
+
+pub(super) fn config() -> ClientConfig {
+    ClientConfig::new(SessionId([3; 16]))
+}
+
+impl World {
+    pub(super) fn new(config: ClientConfig, seed: u64) -> World {
+        let pool = Pool::new(64 << 20, 1 << 20).unwrap();
+        let mut core = ClientCore::new(config, pool.clone(), "host:1");
+        core.set_clock(Duration::ZERO, Time { seconds: 1_000_000, nanos: 0 });
+        core.start(Duration::ZERO);
+        World {
+            core,
+            fake: Fake::new(),
+            pool,
+            now: Duration::ZERO,
+            connections: BTreeMap::new(),
+            connecting: VecDeque::new(),
+            replies: BTreeMap::new(),
+            next_op: 1,
+            random: Random(seed),
+            faults: Faults::default(),
+            down: false,
+            ready: false,
+            failed: None,
+        }
+    }
+
+    /// A world whose mount is ready.
+    pub(super) fn ready(config: ClientConfig, seed: u64) -> World {
+        let mut world = World::new(config, seed);
+        while !world.ready {
+            world.step();
+        }
+        world
+    }
+
+    pub(super) fn ask(&mut self, op: FsOp) -> OpId {
+        let id = OpId(self.next_op);
+        self.next_op += 1;
+        self.core.op(id, Caller { uid: 1, gid: 2, pid: 3 }, op, self.now);
+        self.drain();
+        id
+    }
+
+    /// Runs until the operation is answered.
+    pub(super) fn wait(&mut self, id: OpId) -> Result<FsReply, i32> {
+        for _ in 0..100_000 {
+            if let Some(result) = self.replies.remove(&id) {
+                return result;
+            }
+            self.step();
+        }
+        panic!("{id:?} is never answered");
+    }
+
+    pub(super) fn run(&mut self, op: FsOp) -> Result<FsReply, i32> {
+        let id = self.ask(op);
+        self.wait(id)
+    }
+
+    pub(super) fn drain(&mut self) {
+        while let Some(output) = self.core.poll() {
+            match output {
+                Output::Reply { op, result } => {
+                    assert!(op.0 < self.next_op);
+                    assert!(self.replies.insert(op, result).is_none(), "answered twice: {op:?}");
+                }
+                Output::Connect { link, .. } => self.connecting.push_back(link),
+                Output::Send { link, head, payload } => {
+                    let payload = payload.map_or(vec![], |(slot, range)| slot[range].to_vec());
+                    let connection = self.connections.get_mut(&link).expect("connected");
+                    let asked = Asked::new(&head, payload);
+                    if asked.header.kind == Kind::Hello {
+                        connection.shard = asked.header.shard;
+                    }
+                    connection.asked.push_back(asked);
+                }
+                Output::Close { link } => {
+                    self.connections.remove(&link);
+                    self.connecting.retain(|other| *other != link);
+                }
+                Output::Ready => self.ready = true,
+                Output::Failed { sentence } => self.failed = Some(sentence),
+            }
+        }
+    }
+
+    /// One thing happens.
+    pub(super) fn step(&mut self) {
+        if let Some(link) = self.connecting.pop_front() {
+            if self.down {
+                self.core.link_connect_failed(link, self.now);
+            } else {
+                self.connections.insert(link, Connection::default());
+                self.core.link_connected(link, self.now);
+            }
+            return self.drain();
+        }
+        let busy: Vec<LinkId> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| !c.asked.is_empty() || !c.replies.is_empty())
+            .map(|(link, _)| *link)
+            .collect();
+        if busy.is_empty() {
+            return self.pass_time();
+        }
+        if self.random.one_in(20) {
+            let ahead = self.random.below(3000);
+            return self.advance(Duration::from_micros(ahead));
+        }
+        let count = u64::try_from(busy.len()).unwrap();
+        let link = busy[usize::try_from(self.random.below(count)).unwrap()];
+        if self.random.one_in(self.faults.disconnect) {
+            return self.disconnect(link);
+        }
+        if self.random.one_in(self.faults.crash) {
+            let shard = self.connections[&link].shard;
+            return self.crash(shard);
+        }
+        self.serve(link);
+    }
+
+    pub(super) fn pass_time(&mut self) {
+        let ahead = Duration::from_micros(self.random.below(3000));
+        let due = self.core.next_timer().unwrap_or(self.now);
+        self.now = (self.now + ahead).max(due.min(self.now + Duration::from_millis(500)));
+        self.core.tick(self.now);
+        self.drain();
+    }
+
+    pub(super) fn advance(&mut self, by: Duration) {
+        self.now += by;
+        self.core.tick(self.now);
+        self.drain();
+    }
+
+    /// The connection breaks; what was on its way to the server may or may not arrive.
+    pub(super) fn disconnect(&mut self, link: LinkId) {
+        let connection = self.connections.remove(&link).expect("it is there");
+        let arrived = self.random.below(1 + u64::try_from(connection.asked.len()).unwrap());
+        for asked in connection.asked.iter().take(usize::try_from(arrived).unwrap()) {
+            self.fake.execute(connection.shard, asked, &self.pool);
+        }
+        self.core.link_disconnected(link, self.now);
+        self.drain();
+    }
+
+    /// A shard's process is killed and started again.
+    pub(super) fn crash(&mut self, shard: u16) {
+        let links: Vec<LinkId> =
+            self.connections.iter().filter(|(_, c)| c.shard == shard).map(|(l, _)| *l).collect();
+        links.into_iter().for_each(|link| self.disconnect(link));
+        self.fake.crash(shard);
+    }
+
+    fn serve(&mut self, link: LinkId) {
+        let connection = self.connections.get_mut(&link).expect("it is there");
+        let deliver = connection.asked.is_empty()
+            || (!connection.replies.is_empty() && self.random.one_in(2));
+        if deliver {
+            let count = u64::try_from(connection.replies.len()).unwrap();
+            let any = if self.faults.reorder { self.random.below(count) } else { 0 };
+            let at = usize::try_from(any).unwrap();
+            let frame = connection.replies.remove(at).expect("below its length");
+            self.core.link_frame(link, frame, self.now);
+            return self.drain();
+        }
+        // Data requests are served in any order, others as they come.
+        let is_data = |asked: &Asked| asked.header.kind.is_data();
+        let count = connection.asked.iter().take_while(|asked| is_data(asked)).count();
+        let count = u64::try_from(count).unwrap().max(1);
+        let any = if self.faults.reorder { self.random.below(count) } else { 0 };
+        let asked = connection.asked.remove(usize::try_from(any).unwrap()).expect("there");
+        let kind = asked.header.kind;
+        let may_be_busy = kind.is_data() || kind.is_metadata();
+        let frame = if may_be_busy && self.random.one_in(self.faults.busy) {
+            Frame { header: asked.header.reply(Status::Busy, &[], 0), body: vec![], payload: None }
+        } else {
+            self.fake.execute(connection.shard, &asked, &self.pool)
+        };
+        connection.replies.push_back(frame);
+    }
+}
