@@ -1,0 +1,192 @@
+//! `apply(command)`: the only way the namespace changes. Nothing here looks at opens, clocks or chance, so the same
+//! log gives the same state.
+
+mod attr;
+mod make;
+mod names;
+mod xattr;
+
+use weft_wire::meta::{Caller, MetaReply, MetaRequest, Time};
+use weft_wire::{Ino, Status, VolumeId};
+
+use crate::change::{Change, Staged};
+use crate::error::MetaError;
+use crate::log::{Command, DROP_ORPHANS, SESSION_END, WORKS_DONE};
+use crate::record::{State, Work, number_key};
+use crate::slots::{Slots, slot_key};
+use crate::store::{Name, Store};
+
+pub(crate) use make::root_inode;
+pub(crate) use xattr::check_name as check_xattr_name;
+
+/// A reply, and what comes with it.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) reply: MetaReply,
+    /// The work the reply waits for, or 0.
+    pub(crate) work: u64,
+    /// The inode the session has open now, or 0.
+    pub(crate) opened: Ino,
+}
+
+impl From<MetaReply> for Done {
+    fn from(reply: MetaReply) -> Done {
+        Done { reply, work: 0, opened: Ino(0) }
+    }
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub(crate) struct Applied {
+    pub(crate) status: Status,
+    pub(crate) body: Vec<u8>,
+    pub(crate) work: u64,
+    pub(crate) opened: Ino,
+    pub(crate) works: Vec<Work>,
+    pub(crate) orphaned: Vec<Ino>,
+    pub(crate) dropped: Vec<Ino>,
+    /// Works the command says are done.
+    pub(crate) works_done: Vec<u64>,
+}
+
+/// Applies one command. A command that fails by itself (a name that is there, a record that is damaged) changes
+/// nothing but the sequence number; that is its outcome.
+///
+/// # Errors
+/// The database failed in the midst of a change: the transaction cannot go on.
+pub(crate) fn apply(
+    store: &mut Store,
+    state: &mut State,
+    slots: &mut Slots,
+    volume: VolumeId,
+    command: &Command,
+) -> Result<Applied, MetaError> {
+    state.applied = command.sequence;
+    let mut works_done = Vec::new();
+    let staged = stage(store, state, slots, volume, command, &mut works_done);
+    let ready = staged.and_then(|(done, staged)| {
+        let bytes = store.check_rows(&staged.rows)?;
+        Ok((done, staged, bytes))
+    });
+    let (done, staged, bytes) = match ready {
+        Ok(ready) => ready,
+        Err(status) => return Ok(failed(status)),
+    };
+    store.write_rows(&staged.rows, bytes)?;
+    state.next_counter = staged.next_counter;
+    state.next_work = staged.next_work;
+    let mut body = Vec::new();
+    done.reply.encode(&mut body);
+    Ok(Applied {
+        status: Status::Ok,
+        body,
+        work: done.work,
+        opened: done.opened,
+        works: staged.works,
+        orphaned: staged.orphaned,
+        dropped: staged.dropped,
+        works_done,
+    })
+}
+
+fn failed(status: Status) -> Applied {
+    Applied {
+        status,
+        body: Vec::new(),
+        work: 0,
+        opened: Ino(0),
+        works: Vec::new(),
+        orphaned: Vec::new(),
+        dropped: Vec::new(),
+        works_done: Vec::new(),
+    }
+}
+
+fn stage(
+    store: &Store,
+    state: &State,
+    slots: &Slots,
+    volume: VolumeId,
+    command: &Command,
+    works_done: &mut Vec<u64>,
+) -> Result<(Done, Staged), Status> {
+    let mut change = Change::new(store, state, volume);
+    let done = match command.kind {
+        SESSION_END => {
+            for slot in slots.of(command.session) {
+                change.remove(Name::Slots, slot_key(command.session, slot).to_vec());
+            }
+            MetaReply::Done.into()
+        }
+        WORKS_DONE => {
+            for id in numbers(&command.body)? {
+                change.remove(Name::Works, number_key(id).to_vec());
+                works_done.push(id);
+            }
+            MetaReply::Done.into()
+        }
+        DROP_ORPHANS => {
+            drop_orphans(&mut change, &numbers(&command.body)?);
+            MetaReply::Done.into()
+        }
+        _ => {
+            let kind = command.wire_kind().ok_or(Status::Protocol)?;
+            let (caller, request) =
+                MetaRequest::decode(kind, &command.body).map_err(|_| Status::Protocol)?;
+            change.client(&caller, &request, command.now)?
+        }
+    };
+    Ok((done, change.finish()))
+}
+
+/// An orphan that cannot be read stays one: the others go all the same.
+fn drop_orphans(change: &mut Change<'_>, inos: &[u64]) {
+    for ino in inos {
+        // A damaged orphan is met again at each start, and by `weft fs check`.
+        change.drop_orphan(Ino(*ino)).unwrap_or_default();
+    }
+}
+
+fn numbers(body: &[u8]) -> Result<Vec<u64>, Status> {
+    let (numbers, rest) = body.as_chunks::<8>();
+    if rest.is_empty() {
+        Ok(numbers.iter().map(|n| u64::from_le_bytes(*n)).collect())
+    } else {
+        Err(Status::Protocol)
+    }
+}
+
+/// The body of an internal command that carries a list.
+pub(crate) fn numbers_body(numbers: impl Iterator<Item = u64>) -> Vec<u8> {
+    numbers.flat_map(u64::to_le_bytes).collect()
+}
+
+impl Change<'_> {
+    fn client(
+        &mut self,
+        caller: &Caller,
+        request: &MetaRequest<'_>,
+        now: Time,
+    ) -> Result<Done, Status> {
+        match request {
+            MetaRequest::SetAttr { ino, set } => self.set_attr(*ino, set, now),
+            MetaRequest::Make { parent, name, how, target } => {
+                self.make(&make::Wanted { caller, parent: *parent, name, how, target }, now)
+            }
+            MetaRequest::Unlink { parent, name } => self.unlink(*parent, name, now),
+            MetaRequest::Rmdir { parent, name } => self.rmdir(*parent, name, now),
+            MetaRequest::Rename { parent, name, new_parent, new_name, flags } => {
+                let (from, to) = ((*parent, *name), (*new_parent, *new_name));
+                self.rename(from, to, *flags, now)
+            }
+            MetaRequest::Link { ino, parent, name } => self.link(*ino, *parent, name, now),
+            MetaRequest::SetXattr { ino, name, value, flags } => {
+                self.set_xattr(*ino, name, value, *flags, now)
+            }
+            MetaRequest::RemoveXattr { ino, name } => self.remove_xattr(*ino, name, now),
+            MetaRequest::Wrote { ino, size_min, mtime } => self.wrote(*ino, *size_min, *mtime),
+            MetaRequest::SetLayout { ino, policy } => self.set_layout(*ino, *policy, now),
+            _ => Err(Status::Protocol),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Attributes and layouts.
+
+use weft_wire::layout::LayoutPolicy;
+use weft_wire::limits::FILE_BYTES_MAX;
+use weft_wire::meta::{FileKind, MetaReply, SetAttr, Time, TimeSet};
+use weft_wire::{ChunkIndex, Ino, Layout, Status};
+
+use super::Done;
+use crate::change::Change;
+use crate::record::{Inode, Tail, Work};
+
+const PERMISSION_BITS: u32 = 0o7777;
+
+impl Change<'_> {
+    pub(super) fn set_attr(&mut self, ino: Ino, set: &SetAttr, now: Time) -> Result<Done, Status> {
+        if let Some(size) = set.size {
+            check_size(&self.store.known_inode(ino)?, size)?;
+        }
+        let inode = self.touch(ino, now)?;
+        let attr = &mut inode.attr;
+        attr.mode =
+            set.mode.map_or(attr.mode, |mode| attr.kind().mode_bits() | mode & PERMISSION_BITS);
+        attr.uid = set.uid.unwrap_or(attr.uid);
+        attr.gid = set.gid.unwrap_or(attr.gid);
+        let old_size = attr.size;
+        if let Some(size) = set.size {
+            attr.size = size;
+            attr.mtime = now;
+        }
+        let time = |wanted: Option<TimeSet>, old| match wanted {
+            Some(TimeSet::To(time)) => time,
+            Some(TimeSet::Now) => now,
+            None => old,
+        };
+        attr.atime = time(set.atime, attr.atime);
+        attr.mtime = time(set.mtime, attr.mtime);
+        let attr = *attr;
+        let mut done = Done::from(MetaReply::Attr(attr));
+        if attr.size < old_size
+            && let Some(layout) = inode.layout().cloned()
+        {
+            done.work = self.add_work(shrink(ino, layout, attr.size));
+        }
+        Ok(done)
+    }
+
+    pub(super) fn wrote(&mut self, ino: Ino, size_min: u64, mtime: Time) -> Result<Done, Status> {
+        let inode = self.inode_mut(ino)?;
+        check_size(inode, size_min)?;
+        let attr = &mut inode.attr;
+        attr.size = attr.size.max(size_min);
+        attr.mtime = attr.mtime.max(mtime);
+        attr.ctime = attr.ctime.max(mtime);
+        attr.version = attr.version.wrapping_add(1);
+        Ok(MetaReply::Attr(*attr).into())
+    }
+
+    pub(super) fn set_layout(
+        &mut self,
+        ino: Ino,
+        policy: LayoutPolicy,
+        now: Time,
+    ) -> Result<Done, Status> {
+        match &mut self.touch(ino, now)?.tail {
+            Tail::Directory { policy: old, .. } => *old = policy,
+            _ => return Err(Status::NotDirectory),
+        }
+        Ok(MetaReply::Done.into())
+    }
+}
+
+fn check_size(inode: &Inode, size: u64) -> Result<(), Status> {
+    match inode.kind() {
+        FileKind::Regular if size > FILE_BYTES_MAX => Err(Status::TooBig),
+        FileKind::Regular => Ok(()),
+        FileKind::Directory => Err(Status::IsDirectory),
+        _ => Err(Status::Invalid),
+    }
+}
+
+/// What the targets do when the file is cut to `size` bytes.
+fn shrink(ino: Ino, layout: Layout, size: u64) -> Work {
+    let chunk_bytes = u64::from(layout.chunk_bytes());
+    let kept = u32::try_from(size % chunk_bytes).expect("below the chunk length");
+    let last = layout.chunk_at(size);
+    let (remove_from, cut) = match kept {
+        0 => (last, None),
+        _ => (ChunkIndex(last.0 + 1), Some((last, kept))),
+    };
+    Work { id: 0, ino, layout, remove_from, cut, shrink: true }
+}

@@ -1,0 +1,291 @@
+//! The tables, and the write transaction that stays open from one checkpoint to the next.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use weft_lmdb::{Env, OpenOptions, Table, WriteTxn};
+use weft_wire::units::to_u64;
+use weft_wire::{Ino, Status};
+
+use crate::error::{Kind, MetaError, status_of};
+use crate::limits::{DIRTY_DIVISOR, RESERVE_DIVISOR};
+use crate::name;
+use crate::record::{Entry, Inode, entry_key, number_key, split_entry_key};
+
+/// Directory of the database in the volume's directory.
+const INDEX_DIR: &str = "index";
+/// Bytes of a page of the database.
+const PAGE_BYTES: u64 = weft_lmdb::PAGE_BYTES as u64;
+/// What a node of a page adds to its key and value, generously.
+const NODE_BYTES: u64 = 16;
+/// A value from which on LMDB gives it pages of its own, which must lie side by side.
+pub(crate) const OVERFLOW_BYTES: usize = 1900;
+/// Pages are at least a quarter full (LMDB merges below that).
+const FILL_DIVISOR: u64 = 4;
+
+/// Which table.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Name {
+    Inodes,
+    Entries,
+    Xattrs,
+    Orphans,
+    Works,
+    Slots,
+    Meta,
+}
+
+impl Name {
+    pub(crate) const ALL: [Name; 7] = [
+        Name::Inodes,
+        Name::Entries,
+        Name::Xattrs,
+        Name::Orphans,
+        Name::Works,
+        Name::Slots,
+        Name::Meta,
+    ];
+
+    fn text(self) -> &'static str {
+        match self {
+            Name::Inodes => "inodes",
+            Name::Entries => "entries",
+            Name::Xattrs => "xattrs",
+            Name::Orphans => "orphans",
+            Name::Works => "works",
+            Name::Slots => "slots",
+            Name::Meta => "meta",
+        }
+    }
+}
+
+/// Changed rows, in key order. `None` removes the row.
+pub(crate) type Rows = BTreeMap<(Name, Vec<u8>), Option<Vec<u8>>>;
+
+/// Is handed rows until it breaks.
+pub(crate) type RowFn<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+/// Is handed the keys and values of entries until it breaks; `None` is a value that is damaged.
+pub(crate) type EntryFn<'a> = dyn FnMut([u8; 16], Option<Entry<'_>>) -> ControlFlow<()> + 'a;
+
+/// What a lookup found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Found {
+    pub(crate) key: [u8; 16],
+    pub(crate) ino: Ino,
+    pub(crate) kind: weft_wire::meta::FileKind,
+}
+
+pub(crate) struct Store {
+    env: Env,
+    tables: [Table; Name::ALL.len()],
+    /// `None` once a commit failed: what the database holds is known only after a reopen.
+    txn: Option<WriteTxn>,
+    pub(crate) hash_seed: [u8; 16],
+    /// Bytes of all keys and values of the tables that commands change.
+    pub(crate) live_bytes: u64,
+    /// Upper estimate of the pages made dirty since the last commit.
+    dirty_pages: u64,
+    used_bytes: u64,
+    map_bytes: u64,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("used_bytes", &self.used_bytes).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    pub(crate) fn open(dir: &Path, map_bytes_max: u64, create: bool) -> Result<Store, MetaError> {
+        let failed = |e: weft_lmdb::Error| match e.kind {
+            weft_lmdb::Kind::NotFound => MetaError::new(Kind::NotFound, "open"),
+            _ => MetaError::database("open", e),
+        };
+        let options = OpenOptions { map_bytes_max, create, tables_max: 16, read_ahead: false };
+        let env = Env::open(&dir.join(INDEX_DIR), &options).map_err(failed)?;
+        let mut tables = Vec::new();
+        for name in Name::ALL {
+            tables.push(env.table(name.text()).map_err(failed)?);
+        }
+        let tables = tables.try_into().expect("one table for each name");
+        let txn = env.write().map_err(failed)?;
+        let used_bytes = env.used_bytes().map_err(failed)?;
+        let map_bytes = env.map_bytes().map_err(failed)?;
+        Ok(Store {
+            env,
+            tables,
+            txn: Some(txn),
+            hash_seed: [0; 16],
+            live_bytes: 0,
+            dirty_pages: 0,
+            used_bytes,
+            map_bytes,
+        })
+    }
+
+    fn table(&self, name: Name) -> Table {
+        let index = Name::ALL.iter().position(|n| *n == name).expect("ALL has every name");
+        self.tables[index]
+    }
+
+    fn txn(&self) -> Result<&WriteTxn, Status> {
+        self.txn.as_ref().ok_or(Status::Io)
+    }
+
+    pub(crate) fn get(&self, name: Name, key: &[u8]) -> Result<Option<&[u8]>, Status> {
+        self.txn()?.get(self.table(name), key).map_err(|e| status_of(&e))
+    }
+
+    /// Calls `f` with each row from `from` on until it breaks.
+    pub(crate) fn scan(&self, name: Name, from: &[u8], f: &mut RowFn<'_>) -> Result<(), Status> {
+        self.txn()?.scan(self.table(name), from, f).map_err(|e| status_of(&e))
+    }
+
+    pub(crate) fn row_count(&self, name: Name) -> Result<u64, Status> {
+        self.txn()?.entries(self.table(name)).map_err(|e| status_of(&e))
+    }
+
+    pub(crate) fn inode(&self, ino: Ino) -> Result<Option<Inode>, Status> {
+        match self.get(Name::Inodes, &number_key(ino.0))? {
+            Some(bytes) => Inode::decode(ino, bytes).map(Some).ok_or(Status::Damaged),
+            None => Ok(None),
+        }
+    }
+
+    /// The inode, or `Stale`.
+    pub(crate) fn known_inode(&self, ino: Ino) -> Result<Inode, Status> {
+        self.inode(ino)?.ok_or(Status::Stale)
+    }
+
+    /// The inode, which must be a directory.
+    pub(crate) fn directory(&self, ino: Ino) -> Result<Inode, Status> {
+        let inode = self.known_inode(ino)?;
+        if inode.is_directory() { Ok(inode) } else { Err(Status::NotDirectory) }
+    }
+
+    /// Calls `f` with the key of each entry of `parent` whose cookie shares its base with `name`'s.
+    pub(crate) fn scan_collisions(
+        &self,
+        parent: Ino,
+        base: u64,
+        f: &mut EntryFn<'_>,
+    ) -> Result<(), Status> {
+        self.scan(Name::Entries, &entry_key(parent, base), &mut |key, value| match (
+            split_entry_key(key),
+            key.try_into(),
+        ) {
+            (Some((ino, cookie)), Ok(key)) if ino == parent && cookie >> 8 == base >> 8 => {
+                f(key, Entry::decode(value))
+            }
+            _ => ControlFlow::Break(()),
+        })
+    }
+
+    pub(crate) fn find_entry(&self, parent: Ino, name: &[u8]) -> Result<Option<Found>, Status> {
+        let mut found = Ok(None);
+        let base = name::cookie_base(&self.hash_seed, name);
+        self.scan_collisions(parent, base, &mut |key, entry| match entry {
+            Some(entry) if entry.name == name => {
+                found = Ok(Some(Found { key, ino: entry.ino, kind: entry.kind }));
+                ControlFlow::Break(())
+            }
+            Some(_) => ControlFlow::Continue(()),
+            None => {
+                found = Err(Status::Damaged);
+                ControlFlow::Continue(())
+            }
+        })?;
+        found
+    }
+
+    /// Reads every row that is about to change, so that a damaged page is met before the first change; then the
+    /// bytes the rows will add and take.
+    pub(crate) fn check_rows(&self, rows: &Rows) -> Result<(u64, u64), Status> {
+        let (mut added, mut taken) = (0, 0);
+        for ((name, key), value) in rows {
+            if let Some(old) = self.get(*name, key)? {
+                taken += row_bytes(key, old);
+            }
+            if let Some(value) = value {
+                added += row_bytes(key, value);
+            }
+        }
+        Ok((added, taken))
+    }
+
+    /// Writes rows that [`Store::check_rows`] looked at. After an error the transaction cannot go on.
+    pub(crate) fn write_rows(
+        &mut self,
+        rows: &Rows,
+        (added, taken): (u64, u64),
+    ) -> Result<(), MetaError> {
+        for ((name, key), value) in rows {
+            self.write(*name, key, value.as_deref())?;
+        }
+        self.live_bytes = self.live_bytes.saturating_add(added).saturating_sub(taken);
+        Ok(())
+    }
+
+    /// Writes one row without counting it.
+    pub(crate) fn write(
+        &mut self,
+        name: Name,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), MetaError> {
+        let table = self.table(name);
+        let txn = self.txn.as_mut().ok_or(MetaError::new(Kind::Database, "write"))?;
+        let value_pages = value.map_or(0, |v| to_u64(v.len()) / PAGE_BYTES);
+        self.dirty_pages += 3 + value_pages;
+        match value {
+            Some(value) => txn.put(table, key, value),
+            None => txn.delete(table, key).map(drop),
+        }
+        .map_err(|e| MetaError::database("write", e))
+    }
+
+    /// Makes everything written durable (this is the checkpoint's line) and begins the next transaction.
+    pub(crate) fn commit(&mut self) -> Result<(), MetaError> {
+        let failed = |e| MetaError::database("checkpoint", e);
+        let txn = self.txn.take().ok_or(MetaError::new(Kind::Database, "checkpoint"))?;
+        txn.commit().map_err(failed)?;
+        self.used_bytes = self.env.used_bytes().map_err(failed)?;
+        self.dirty_pages = 0;
+        self.txn = Some(self.env.write().map_err(failed)?);
+        Ok(())
+    }
+
+    /// Gives the transaction up: nothing is answered from here on.
+    pub(crate) fn abandon(&mut self) {
+        self.txn = None;
+    }
+
+    /// Whether so much changed that a checkpoint should bound the open transaction.
+    pub(crate) fn is_checkpoint_due(&self) -> bool {
+        self.dirty_pages * PAGE_BYTES > self.map_bytes / DIRTY_DIVISOR
+    }
+
+    /// Whether a command that adds rows may be taken. `contiguous`: one of its values needs pages side by side,
+    /// which are sure to be found only behind the last page used so far.
+    pub(crate) fn has_room(&self, contiguous: bool) -> bool {
+        let limit = self.map_bytes - self.map_bytes / RESERVE_DIVISOR;
+        let dirty = self.dirty_pages * PAGE_BYTES;
+        let tail_is_free = self.used_bytes.saturating_add(dirty) <= limit;
+        let rows_are_few =
+            self.live_bytes.saturating_mul(FILL_DIVISOR).saturating_add(dirty) <= limit;
+        tail_is_free || rows_are_few && !contiguous
+    }
+
+    /// Inodes of `inode_bytes` that still fit, an estimate.
+    pub(crate) fn rows_free(&self, row_bytes: u64) -> u64 {
+        let limit = self.map_bytes - self.map_bytes / RESERVE_DIVISOR;
+        let used = self.used_bytes.min(self.live_bytes.saturating_mul(2));
+        limit.saturating_sub(used) / row_bytes
+    }
+}
+
+fn row_bytes(key: &[u8], value: &[u8]) -> u64 {
+    let bytes = to_u64(key.len() + value.len()) + NODE_BYTES;
+    if value.len() < OVERFLOW_BYTES { bytes } else { bytes.next_multiple_of(PAGE_BYTES) }
+}

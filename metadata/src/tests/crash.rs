@@ -1,0 +1,378 @@
+//! Crashes, damage and full disks, each made by hand.
+
+use super::*;
+use crate::log::parse_batch;
+use crate::{Health, Kind};
+
+const ROOT: Ino = Ino::ROOT;
+
+/// One change in a slot of its own, sent to the log but not completed.
+fn send(rig: &mut Rig, slot: u16, name: &str) -> u64 {
+    rig.sequence += 1;
+    let caller = Caller { uid: 0, gid: 0, slot, sequence: rig.sequence };
+    rig.submit_as(ALICE, caller, &make(ROOT, name.as_bytes(), FILE))
+}
+
+fn has(rig: &mut Rig, name: &str) -> bool {
+    rig.ask(&MetaRequest::Lookup { parent: ROOT, name: name.as_bytes() }).is_ok()
+}
+
+#[test]
+fn acknowledged_changes_survive_and_torn_ones_do_not_exist() {
+    let mut rig = Rig::new();
+    for number in 0..10 {
+        rig.make(ROOT, format!("kept-{number}").as_bytes(), FILE).unwrap();
+    }
+    let report = rig.crash(|_, _| panic!("nothing is under way")).unwrap();
+    assert_eq!((report.replayed_batches, report.replayed_commands), (10, 10));
+    // A batch of several blocks of which the first is missing, then only the first is there.
+    for missing in [0, 1] {
+        for slot in 0..60 {
+            send(&mut rig, slot, &format!("torn-{missing}-{slot}-{}", "x".repeat(200)));
+        }
+        rig.flush();
+        let report = rig.crash(|log, append| {
+            assert!(append.bytes.len() > 8192);
+            let (at, cut) = (to_usize(append.offset), 4096);
+            match missing {
+                0 => log.0[at + cut..at + append.bytes.len()].copy_from_slice(&append.bytes[cut..]),
+                _ => log.0[at..at + cut].copy_from_slice(&append.bytes[..cut]),
+            }
+        });
+        assert_eq!(report.unwrap().replayed_commands, 0);
+        assert_eq!(rig.assert_sound().inode_count, 11);
+    }
+    for number in 0..10 {
+        assert!(has(&mut rig, &format!("kept-{number}")));
+    }
+}
+
+#[test]
+fn a_whole_batch_that_was_not_acknowledged_is_applied_and_answered_once() {
+    let mut rig = Rig::new();
+    send(&mut rig, 3, "f");
+    rig.flush();
+    let sequence = rig.sequence;
+    let report = rig.crash(|log, append| {
+        let at = to_usize(append.offset);
+        log.0[at..at + append.bytes.len()].copy_from_slice(&append.bytes);
+    });
+    assert_eq!(report.unwrap().replayed_commands, 1);
+    assert!(has(&mut rig, "f"));
+    let caller = Caller { uid: 0, gid: 0, slot: 3, sequence };
+    let op = rig.submit_as(ALICE, caller, &make(ROOT, b"f", FILE));
+    assert_eq!(rig.replies[&op].0, Status::Ok, "the outcome of the first time, not Exists");
+}
+
+#[test]
+fn damage_before_later_batches_is_an_error() {
+    let mut rig = Rig::new();
+    let mut appends = Vec::new();
+    for number in 0..5 {
+        send(&mut rig, 0, &number.to_string());
+        rig.flush();
+        appends.push(rig.complete().unwrap());
+    }
+    let (whole, volume_dir) = (rig.log.clone(), rig.dir.path().to_owned());
+    let params = rig.params.clone();
+    rig.volume = None;
+    for (index, append) in appends.iter().enumerate() {
+        for byte in [0, 20, 60, 70, 120] {
+            let mut log = whole.clone();
+            log.0[to_usize(append.offset) + byte] ^= 0x10;
+            let opened = Volume::open(&volume_dir, &params, &mut log);
+            if index < 4 {
+                let error = opened.map(drop).unwrap_err();
+                assert_eq!((error.kind, error.detail), (Kind::LogDamaged, append.offset));
+                assert!(error.to_string().contains("log is damaged"));
+            } else {
+                // The last batch cannot be told from one that was torn. Not opened for good: that would
+                // begin a new generation.
+                drop(opened.unwrap());
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn strange_logs_are_refused() {
+    let mut rig = Rig::new();
+    rig.volume = None;
+    let mut short = MemoryLog(vec![0; 4096]);
+    let error = Volume::open(rig.dir.path(), &rig.params, &mut short).map(drop).unwrap_err();
+    assert_eq!(error.kind, Kind::LogShort);
+    let mut other = rig.params.clone();
+    other.cluster = ClusterId([1; 16]);
+    let error = Volume::open(rig.dir.path(), &other, &mut rig.log).map(drop).unwrap_err();
+    assert_eq!(error.kind, Kind::WrongCluster);
+    let error = Volume::format(rig.dir.path(), &format_params()).unwrap_err();
+    assert_eq!(error.kind, Kind::Exists);
+    let nowhere = tempfile::tempdir().unwrap();
+    let error = Volume::open(nowhere.path(), &rig.params, &mut rig.log).map(drop).unwrap_err();
+    assert_eq!(error.kind, Kind::NotFound);
+    let bad = FormatParams { segment_bytes: 12345, ..format_params() };
+    assert_eq!(Volume::format(nowhere.path(), &bad).unwrap_err().kind, Kind::Invalid);
+    // Noise of any kind is not a batch.
+    let mut rng = Rng(5);
+    for byte in &mut rig.log.0 {
+        *byte = u8::try_from(rng.below(256)).unwrap();
+    }
+    assert_eq!(rig.open().unwrap().replayed_commands, 0);
+}
+
+#[test]
+fn the_log_wraps_at_checkpoints_without_losing_anything() {
+    let mut rig = Rig::with(VolumeParams { checkpoint_commands_max: u32::MAX, ..params() });
+    let value = vec![5; 60_000];
+    let f = rig.make(ROOT, b"f", FILE).unwrap();
+    let mut generations = Vec::new();
+    for number in 0..100u8 {
+        let name = format!("user.{}", number % 8);
+        let set = MetaRequest::SetXattr { ino: f, name: name.as_bytes(), value: &value, flags: 0 };
+        rig.done(&set).unwrap();
+        generations.push(rig.volume().counters().generation);
+        if number % 20 == 19 {
+            rig.crash(|_, _| ()).unwrap();
+            rig.assert_sound();
+        }
+    }
+    assert!(generations.last().unwrap() - generations[0] > 9);
+    assert_eq!(rig.attr(f).unwrap().version, 101);
+}
+
+#[test]
+fn a_failed_log_write_stops_changes_and_is_no_acknowledgement() {
+    let mut rig = Rig::new();
+    rig.make(ROOT, b"before", FILE).unwrap();
+    let op = send(&mut rig, 1, "lost");
+    rig.flush();
+    let waits = send(&mut rig, 2, "waits");
+    let append = rig.append.take().unwrap();
+    let mut out = Vec::new();
+    rig.volume().log_done(append.io + 1, Ok(()), &mut out);
+    assert_eq!(out, [], "not the write that is under way");
+    rig.volume().log_done(append.io, Err(5), &mut out);
+    rig.take(out);
+    assert_eq!(rig.replies[&op], (Status::Io, Vec::new()));
+    assert_eq!(rig.replies[&waits], (Status::Io, Vec::new()));
+    assert!(
+        matches!(rig.volume().health(), Health::ReadOnly(e) if e.kind == Kind::LogIo && e.detail == 5)
+    );
+    let late = send(&mut rig, 3, "late");
+    assert_eq!(rig.replies[&late].0, Status::Io);
+    assert!(has(&mut rig, "before") && !has(&mut rig, "lost"));
+    rig.volume().shutdown();
+    rig.flush();
+    assert!(rig.stopped);
+    rig.open().unwrap();
+    assert!(has(&mut rig, "before") && !has(&mut rig, "lost"));
+    assert!(rig.make(ROOT, b"after", FILE).is_ok());
+}
+
+/// Makes files until there is no space; how many.
+fn fill(rig: &mut Rig, prefix: &str) -> u64 {
+    for round in 0.. {
+        let ops: Vec<u64> =
+            (0..200).map(|slot| send(rig, slot, &format!("{prefix}-{round}-{slot}"))).collect();
+        rig.settle();
+        let ends: Vec<Status> = ops.iter().map(|op| rig.replies[op].0).collect();
+        if let Some(full) = ends.iter().position(|status| *status != Status::Ok) {
+            assert_eq!(ends[full], Status::NoSpace);
+            return round * 200 + full as u64;
+        }
+    }
+    unreachable!()
+}
+
+#[test]
+fn a_full_database_refuses_new_names_and_still_deletes() {
+    let small = VolumeParams { map_bytes_max: 8 << 20, ..params() };
+    let mut rig = Rig::with(small);
+    let made = fill(&mut rig, "a");
+    assert!(made > 5_000, "{made}");
+    assert_eq!(rig.volume().health(), Health::Good);
+    for number in 0..made {
+        let name = format!("a-{}-{}", number / 200, number % 200);
+        rig.sequence += 1;
+        let slot = u16::try_from(number % 200).unwrap();
+        let caller = Caller { uid: 0, gid: 0, slot, sequence: rig.sequence };
+        let unlink = MetaRequest::Unlink { parent: ROOT, name: name.as_bytes() };
+        let op = rig.submit_as(ALICE, caller, &unlink);
+        if slot == 199 || number + 1 == made {
+            rig.settle();
+            assert_eq!(rig.replies[&op].0, Status::Ok, "{name}");
+        }
+    }
+    assert_eq!(rig.volume().health(), Health::Good);
+    let again = fill(&mut rig, "b");
+    assert!(again > 1_000, "space that was given back is used again: {again}");
+    rig.crash(|_, _| ()).unwrap();
+    rig.assert_sound();
+}
+
+#[test]
+fn the_same_log_gives_the_same_state() {
+    let mut first = Rig::new();
+    let mut commands = Vec::new();
+    let mut rng = Rng(77);
+    for number in 0..600 {
+        let name = rng.below(40).to_string();
+        let other = rng.below(40).to_string();
+        let (name, new_name) = (name.as_bytes(), other.as_bytes());
+        match rng.below(5) {
+            0 => first.submit(&MetaRequest::Unlink { parent: ROOT, name }),
+            1 => {
+                let new_parent = ROOT;
+                first.submit(&MetaRequest::Rename {
+                    parent: ROOT,
+                    name,
+                    new_parent,
+                    new_name,
+                    flags: 0,
+                })
+            }
+            2 => first.submit(&resize(Ino(rng.below(50) + 2), rng.below(9) << 20)),
+            _ => first.submit(&make(ROOT, name, if number % 5 == 0 { DIR } else { FILE })),
+        };
+        loop {
+            for work in std::mem::take(&mut first.works) {
+                first.volume().work_done(work.id);
+            }
+            first.volume().tick(Duration::ZERO);
+            first.flush();
+            let Some(append) = first.complete() else { break };
+            commands.extend(parse_batch(&append.bytes));
+        }
+    }
+    // The second applies the commands one by one, with checkpoints and restarts in between.
+    let mut second = Rig::new();
+    for (number, command) in commands.iter().enumerate() {
+        let volume = second.volume();
+        volume.replay_one(command).unwrap();
+        if number % 40 == 0 {
+            volume.checkpoint().unwrap();
+            second.open().unwrap();
+        }
+    }
+    assert!(commands.len() > 600);
+    assert_eq!(dump(first.volume()), dump(second.volume()));
+}
+
+#[test]
+fn a_damaged_record_fails_the_operation_only() {
+    use crate::record::number_key;
+    use crate::store::Name;
+    let mut rig = Rig::new();
+    let d = rig.make(ROOT, b"d", DIR).unwrap();
+    let f = rig.make(d, b"f", FILE).unwrap();
+    let g = rig.make(d, b"g", FILE).unwrap();
+    let key = number_key(f.0);
+    rig.volume().store_mut().write(Name::Inodes, &key, Some(b"\x01\x00 nonsense")).unwrap();
+    assert_eq!(rig.attr(f), Err(Status::Damaged));
+    let name = &b"f"[..];
+    assert_eq!(rig.done(&MetaRequest::Lookup { parent: d, name }), Err(Status::Damaged));
+    assert_eq!(rig.done(&MetaRequest::Unlink { parent: d, name }), Err(Status::Damaged));
+    assert_eq!(rig.done(&resize(f, 0)), Err(Status::Damaged));
+    let to = MetaRequest::Rename { parent: d, name, new_parent: ROOT, new_name: b"h", flags: 0 };
+    assert_eq!(rig.done(&to), Err(Status::Damaged));
+    assert_eq!(rig.attr(d).unwrap().size, 2, "a refused change left nothing behind");
+    let read = MetaRequest::ReadDir { ino: d, cookie: 0, bytes_max: 4096, plus: true };
+    let Ok(MetaReply::Dir(list, true)) = rig.ask(&read) else { panic!() };
+    let attrs = MetaReply::dir_entries(&list).filter(|e| e.as_ref().unwrap().attr.is_none());
+    assert_eq!(attrs.count(), 1, "the listing has both names, one without attributes");
+    assert!(rig.attr(g).is_ok());
+    let problems = check(rig.volume()).problems;
+    assert_eq!(problems.len(), 1);
+    assert_eq!((problems[0].kind, problems[0].ino), (crate::ProblemKind::RecordDamaged, f));
+    assert_eq!(rig.volume().health(), Health::Good);
+}
+
+#[test]
+fn the_checker_sees_what_is_wrong() {
+    use crate::ProblemKind as P;
+    use crate::record::{entry_key, number_key};
+    use crate::store::Name;
+    let mut rig = Rig::new();
+    let d = rig.make(ROOT, b"d", DIR).unwrap();
+    let e = rig.make(d, b"e", DIR).unwrap();
+    let f = rig.make(d, b"f", FILE).unwrap();
+    let cookie =
+        |rig: &mut Rig, name: &[u8]| rig.volume().store().find_entry(d, name).unwrap().unwrap().key;
+    let (e_key, f_key) = (cookie(&mut rig, b"e"), cookie(&mut rig, b"f"));
+    let mut expect = |name, key: &[u8], value: Option<&[u8]>, kinds: &[P]| {
+        let store = rig.volume().store_mut();
+        let old = store.get(name, key).unwrap().map(<[u8]>::to_vec);
+        store.write(name, key, value).unwrap();
+        let mut found: Vec<P> = check(rig.volume()).problems.iter().map(|p| p.kind).collect();
+        found.dedup();
+        assert_eq!(found, kinds);
+        rig.volume().store_mut().write(name, key, old.as_deref()).unwrap();
+        rig.assert_sound();
+    };
+    let entry = |ino, kind| crate::record::Entry { ino, kind, name: b"f" }.encode();
+    use weft_wire::meta::FileKind;
+    expect(Name::Entries, &f_key, None, &[P::LinkCount, P::EntryCount, P::Lost]);
+    let kinds = [P::LinkCount, P::EntryCount, P::Parent, P::Lost];
+    expect(Name::Entries, &e_key, None, &kinds);
+    expect(Name::Inodes, &number_key(f.0), None, &[P::NameWithoutInode]);
+    expect(Name::Entries, &f_key, Some(&entry(f, FileKind::Fifo)), &[P::TypeDiffers]);
+    expect(Name::Orphans, &number_key(f.0), Some(&[1, 0]), &[P::FalseOrphan]);
+    expect(Name::Orphans, &number_key(99), Some(&[1, 0]), &[P::FalseOrphan]);
+    expect(Name::Xattrs, &crate::record::xattr_key(f, b"user.a"), Some(&[1]), &[P::XattrCount]);
+    let strange = entry_key(Ino(77), 0x500);
+    let kinds = [P::NameMisplaced, P::NamesWithoutDirectory, P::LinkCount];
+    expect(Name::Entries, &strange, Some(&entry(f, FileKind::Regular)), &kinds);
+    let mut inode = rig.volume().store().inode(e).unwrap().unwrap();
+    inode.tail = crate::record::Tail::Directory { parent: e, policy: Default::default() };
+    let store = rig.volume().store_mut();
+    store.write(Name::Inodes, &number_key(e.0), Some(&inode.encode())).unwrap();
+    let found: Vec<P> = check(rig.volume()).problems.iter().map(|p| p.kind).collect();
+    assert_eq!(found, [P::Parent, P::Unreachable]);
+}
+
+/// Whatever page of the database is damaged: an error or the right answer, never a panic or a wrong one.
+#[test]
+fn damaged_pages_are_answered_as_such() {
+    let mut rig = Rig::new();
+    let dir = rig.make(ROOT, b"d", DIR).unwrap();
+    let inos: Vec<Ino> =
+        (0..300).map(|n| rig.make(dir, format!("{n}").as_bytes(), FILE).unwrap()).collect();
+    rig.open().unwrap();
+    rig.volume = None;
+    let path = rig.dir.path().join("index/data.mdb");
+    let (whole, log) = (std::fs::read(&path).unwrap(), rig.log.clone());
+    let (mut refused, mut damaged, mut right) = (0, 0, 0);
+    let mut rng = Rng(3);
+    for page in 0..whole.len() / 4096 {
+        let mut bytes = whole.clone();
+        let at = page * 4096 + to_usize(rng.below(4096));
+        bytes[at] ^= 0x40;
+        std::fs::write(&path, &bytes).unwrap();
+        rig.log = log.clone();
+        (rig.replies, rig.append, rig.works) = Default::default();
+        if rig.open().is_err() {
+            refused += 1;
+            continue;
+        }
+        for (number, ino) in inos.iter().enumerate() {
+            let name = number.to_string();
+            let name = name.as_bytes();
+            match rig.ask(&MetaRequest::Lookup { parent: dir, name }) {
+                Ok(MetaReply::Entry(attr)) => {
+                    assert_eq!((attr.ino, attr.nlink), (*ino, 1));
+                    right += 1;
+                }
+                other => {
+                    assert_eq!(other, Err(Status::Damaged));
+                    damaged += 1;
+                }
+            }
+        }
+        let unlink = MetaRequest::Unlink { parent: dir, name: b"7" };
+        let ends = rig.done(&unlink);
+        assert!(matches!(ends, Ok(()) | Err(Status::Damaged)), "{ends:?}");
+        check(rig.volume());
+    }
+    assert!(refused > 0 && damaged > 0 && right > 1000, "{refused} {damaged} {right}");
+}

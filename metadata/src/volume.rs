@@ -1,0 +1,634 @@
+//! One volume: takes requests, logs changes, applies what is logged, answers.
+//!
+//! The life of a change: [`Volume::request`] admits it (slot, headroom, bounds) -> `pending` -> [`Volume::flush_log`]
+//! makes a batch of what waits, one at a time -> the caller writes it, synced -> [`Volume::log_done`]: **durable from
+//! here on** -> applied in order -> the replies go out. A shrinking `SetAttr` waits further: for the targets, and for
+//! the logged word that they are done, so that the cut is never repeated after later writes were acknowledged.
+
+mod open;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use weft_wire::limits::BODY_BYTES_MAX;
+use weft_wire::meta::{Caller, MetaReply, MetaRequest, Time};
+use weft_wire::units::{to_u32, to_u64, to_usize};
+use weft_wire::{Ino, SessionId, Status, VolumeId};
+
+pub use open::{FormatParams, OpenReport, VolumeParams};
+
+use crate::apply::{Applied, apply, numbers_body};
+use crate::error::{Kind, MetaError};
+use crate::limits::{INTERNAL_LIST_MAX, PENDING_BYTES_MAX, PENDING_COUNT_MAX};
+use crate::log::{
+    BATCH_HEADER_BYTES, Command, DROP_ORPHANS, SESSION_END, WORKS_DONE, area_start, encode_batch,
+    padded,
+};
+use crate::opens::Opens;
+use crate::record::{Identity, Outcome, State, Work, key_number};
+use crate::slots::{Admission, Slots};
+use crate::store::{Name, OVERFLOW_BYTES, Store};
+
+/// A request as it arrived.
+#[derive(Clone, Copy, Debug)]
+pub struct Incoming<'a> {
+    /// The caller's name for it, given back in [`Action::Reply`].
+    pub op: u64,
+    /// Who sent it.
+    pub session: SessionId,
+    /// Decoded from `body`.
+    pub caller: Caller,
+    /// Decoded from `body`.
+    pub request: &'a MetaRequest<'a>,
+    /// The frame's body: what the log keeps.
+    pub body: &'a [u8],
+}
+
+/// What the volume wants done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Write `bytes` at `offset` of the log file and make them durable (RWF_DSYNC), then call
+    /// [`Volume::log_done`]. Offset and length are multiples of 4096. One at a time.
+    AppendLog {
+        /// Names the write in `log_done`.
+        io: u64,
+        /// Where in the log file.
+        offset: u64,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// Answer a request.
+    Reply {
+        /// [`Incoming::op`].
+        op: u64,
+        /// How it ended.
+        status: Status,
+        /// The encoded `MetaReply`; empty unless `Ok`.
+        body: Vec<u8>,
+    },
+    /// Have the targets do this, then call [`Volume::work_done`].
+    Work(Work),
+    /// The last checkpoint is made: the volume can be dropped.
+    Stopped,
+}
+
+/// What the volume is able to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Health {
+    /// Everything.
+    Good,
+    /// Reads: the log failed. What was not acknowledged may or may not be there after a reopen.
+    ReadOnly(MetaError),
+    /// Nothing: the database failed in the midst of a change. A reopen starts from the last checkpoint and the log.
+    Broken(MetaError),
+}
+
+/// Numbers for metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Sequence number of the last command applied.
+    pub applied: u64,
+    /// Checkpoints since the volume was made.
+    pub generation: u64,
+    /// Bytes of the log's area in use.
+    pub log_used_bytes: u64,
+    /// Changes that wait for the log.
+    pub pending_count: usize,
+    /// (session, inode) pairs that are open.
+    pub open_count: usize,
+    /// Inodes without a name.
+    pub orphan_count: usize,
+    /// Works the targets are not done with.
+    pub work_count: usize,
+}
+
+#[derive(Debug)]
+struct Flight {
+    io: u64,
+    commands: Vec<Command>,
+}
+
+/// A work the targets are not done with, and the replies that wait for it.
+#[derive(Debug, Default)]
+struct WorkState {
+    shrink: bool,
+    waiters: Vec<(u64, Vec<u8>)>,
+}
+
+/// See the module and the crate.
+#[derive(Debug)]
+pub struct Volume {
+    identity: Identity,
+    store: Store,
+    state: State,
+    slots: Slots,
+    opens: Opens,
+    works: BTreeMap<u64, WorkState>,
+    /// Inodes without a name that still have a record.
+    orphans: BTreeSet<Ino>,
+    /// Orphans to be dropped with the next batch; and those on their way, which cannot be opened any more.
+    to_drop: BTreeSet<Ino>,
+    dropping: BTreeSet<Ino>,
+    /// Sessions may still say what they have open: no orphan is dropped.
+    grace: bool,
+    works_done: BTreeSet<u64>,
+    /// The word that works are done does not wait for other commands.
+    works_done_urgent: bool,
+    pending: VecDeque<Command>,
+    pending_bytes: usize,
+    flight: Option<Flight>,
+    next_io: u64,
+    next_sequence: u64,
+    log_used_bytes: u32,
+    commands_since_checkpoint: u32,
+    checkpoint_commands_max: u32,
+    checkpoint_interval: Duration,
+    checkpoint_at: Option<Duration>,
+    checkpoint_due: bool,
+    stopping: bool,
+    stopped: bool,
+    health: Health,
+}
+
+impl Volume {
+    /// The volume's number.
+    pub fn id(&self) -> VolumeId {
+        self.identity.volume
+    }
+
+    /// What it is able to do.
+    pub fn health(&self) -> Health {
+        self.health
+    }
+
+    /// Numbers for metrics.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            applied: self.state.applied,
+            generation: self.state.generation,
+            log_used_bytes: u64::from(self.log_used_bytes),
+            pending_count: self.pending.len(),
+            open_count: self.opens.len(),
+            orphan_count: self.orphans.len(),
+            work_count: self.works.len(),
+        }
+    }
+
+    /// Sessions that changed something and have not ended, ascending. After an open: those that may come back.
+    pub fn sessions(&self) -> Vec<SessionId> {
+        self.slots.sessions()
+    }
+
+    /// Works the targets have not been said to be done with, in order. After an open: those from before; the shrinks
+    /// among them must be done before anything is served.
+    ///
+    /// # Errors
+    /// `Damaged`, `Database`.
+    pub fn pending_works(&self) -> Result<Vec<Work>, MetaError> {
+        let mut works = Some(Vec::new());
+        let scanned = self.store.scan(Name::Works, &[], &mut |key, value| {
+            let work = key_number(key).and_then(|id| Work::decode(id, value));
+            match (work, &mut works) {
+                (Some(work), Some(works)) => works.push(work),
+                _ => works = None,
+            }
+            ControlFlow::Continue(())
+        });
+        works.filter(|_| scanned.is_ok()).ok_or(MetaError::new(Kind::Damaged, "list works"))
+    }
+
+    /// Takes a request. One that only reads is answered at once; a change is answered when it is durable and applied.
+    pub fn request(&mut self, incoming: &Incoming<'_>, now: Time, out: &mut Vec<Action>) {
+        if let Health::Broken(error) = self.health {
+            return push_reply(out, incoming.op, error.status(), Vec::new());
+        }
+        if incoming.request.is_mutation() {
+            return self.change(incoming, now, out);
+        }
+        match self.read(incoming.session, incoming.request) {
+            Ok(reply) => {
+                let mut body = Vec::new();
+                reply.encode(&mut body);
+                push_reply(out, incoming.op, Status::Ok, body);
+            }
+            Err(status) => push_reply(out, incoming.op, status, Vec::new()),
+        }
+    }
+
+    fn read(&mut self, session: SessionId, request: &MetaRequest<'_>) -> Result<MetaReply, Status> {
+        match request {
+            MetaRequest::Open { ino } => {
+                if self.dropping.contains(ino) {
+                    return Err(Status::Stale);
+                }
+                let inode = self.store.known_inode(*ino)?;
+                self.opens.add(session, *ino);
+                Ok(MetaReply::Opened(inode.attr, inode.layout().cloned()))
+            }
+            MetaRequest::Release { ino, count } => {
+                self.opens.release(session, *ino, *count);
+                self.drop_if_unused(*ino);
+                Ok(MetaReply::Done)
+            }
+            MetaRequest::Reopen { opens } => self.reopen(session, opens),
+            _ => self.store.read(request),
+        }
+    }
+
+    /// Sets the counts: a request that comes twice does no harm.
+    fn reopen(&mut self, session: SessionId, opens: &[(Ino, u32)]) -> Result<MetaReply, Status> {
+        let mut gone = Vec::new();
+        for (ino, count) in opens {
+            if self.is_openable(*ino)? {
+                self.opens.set(session, *ino, *count);
+                self.drop_if_unused(*ino);
+            } else {
+                gone.push(*ino);
+            }
+        }
+        Ok(MetaReply::Reopened(gone))
+    }
+
+    fn is_openable(&self, ino: Ino) -> Result<bool, Status> {
+        match self.store.inode(ino) {
+            Ok(inode) => Ok(inode.is_some() && !self.dropping.contains(&ino)),
+            // It is there, only unreadable: whoever has it open keeps it.
+            Err(Status::Damaged) => Ok(!self.dropping.contains(&ino)),
+            Err(status) => Err(status),
+        }
+    }
+
+    fn change(&mut self, incoming: &Incoming<'_>, now: Time, out: &mut Vec<Action>) {
+        let Incoming { op, session, caller, request, body } = *incoming;
+        match self.slots.admit(session, &caller, op) {
+            Admission::Joined => {}
+            Admission::Refused => push_reply(out, op, Status::Protocol, Vec::new()),
+            Admission::Repeat(outcome) => self.repeat(op, session, caller.slot, outcome, out),
+            Admission::New => match self.check_admissible(request, body) {
+                Err(status) => push_reply(out, op, status, Vec::new()),
+                Ok(()) => {
+                    self.slots.accept(session, &caller, op);
+                    let kind = request.kind().code();
+                    self.push_command(session, now, kind, body.to_vec());
+                }
+            },
+        }
+    }
+
+    /// Whether a new change can be taken now. What is refused here leaves no trace: the slot keeps its last outcome.
+    fn check_admissible(&self, request: &MetaRequest<'_>, body: &[u8]) -> Result<(), Status> {
+        if self.stopping {
+            return Err(Status::Unavailable);
+        }
+        if matches!(self.health, Health::ReadOnly(_)) {
+            return Err(Status::Io);
+        }
+        if body.len() > to_usize(u64::from(BODY_BYTES_MAX)) {
+            return Err(Status::ArgumentTooBig);
+        }
+        let full = self.pending.len() >= PENDING_COUNT_MAX
+            || self.pending_bytes + body.len() > PENDING_BYTES_MAX;
+        if full {
+            return Err(Status::Busy);
+        }
+        let grows = match request {
+            MetaRequest::Make { target, .. } => Some(target.len() > OVERFLOW_BYTES / 2),
+            MetaRequest::SetXattr { value, .. } => Some(value.len() > OVERFLOW_BYTES / 2),
+            MetaRequest::Link { .. } | MetaRequest::Rename { .. } => Some(false),
+            _ => None,
+        };
+        match grows {
+            Some(contiguous) if !self.store.has_room(contiguous) => Err(Status::NoSpace),
+            _ => Ok(()),
+        }
+    }
+
+    fn repeat(
+        &mut self,
+        op: u64,
+        session: SessionId,
+        slot: u16,
+        outcome: Outcome,
+        out: &mut Vec<Action>,
+    ) {
+        if let Some(ino) = self.slots.take_open(session, slot)
+            && self.is_openable(ino) == Ok(true)
+        {
+            self.opens.add(session, ino);
+        }
+        match self.works.get_mut(&outcome.work) {
+            Some(work) => work.waiters.push((op, outcome.body)),
+            None => push_reply(out, op, outcome.status, outcome.body),
+        }
+    }
+
+    /// The session is over: what it has open is given back, its slots are forgotten.
+    pub fn session_ended(&mut self, session: SessionId) {
+        let logs = self.health == Health::Good && !self.stopping;
+        if logs && self.slots.knows(session) {
+            return self.push_command(session, Time::default(), SESSION_END, Vec::new());
+        }
+        self.end_opens(session);
+    }
+
+    fn end_opens(&mut self, session: SessionId) {
+        for ino in self.opens.end(session) {
+            self.drop_if_unused(ino);
+        }
+    }
+
+    /// Every session that was there before the restart has said what it has open, or is over: orphans nobody has open
+    /// are dropped from here on.
+    pub fn grace_over(&mut self) {
+        self.grace = false;
+        let orphans: Vec<Ino> = self.orphans.iter().copied().collect();
+        for ino in orphans {
+            self.drop_if_unused(ino);
+        }
+    }
+
+    fn drop_if_unused(&mut self, ino: Ino) {
+        let unused = self.orphans.contains(&ino) && !self.opens.is_open(ino);
+        if unused && !self.grace && self.dropping.insert(ino) {
+            self.to_drop.insert(ino);
+        }
+    }
+
+    /// The targets are done with a work. Not a work of this volume: nothing happens.
+    pub fn work_done(&mut self, id: u64) {
+        if let Some(work) = self.works.get(&id) {
+            self.works_done_urgent |= work.shrink;
+            self.works_done.insert(id);
+        }
+    }
+
+    /// Time passes. `now` is any monotonic clock.
+    pub fn tick(&mut self, now: Duration) {
+        self.works_done_urgent |= !self.works_done.is_empty();
+        let since = now.saturating_sub(*self.checkpoint_at.get_or_insert(now));
+        if since >= self.checkpoint_interval {
+            self.checkpoint_at = Some(now);
+            self.checkpoint_due |= self.commands_since_checkpoint > 0;
+        }
+    }
+
+    /// No change is taken from here on. [`Action::Stopped`] comes from a later [`Volume::flush_log`], after what is
+    /// pending is logged and the last checkpoint is made.
+    pub fn shutdown(&mut self) {
+        self.stopping = true;
+        self.works_done_urgent |= !self.works_done.is_empty();
+    }
+
+    /// Sends what waits to the log, when the log is idle. Called once in each turn of the caller's loop, after the
+    /// replies of the last turn went out: it also makes the checkpoint that is due, which blocks.
+    pub fn flush_log(&mut self, out: &mut Vec<Action>) {
+        if self.flight.is_some() || self.stopped {
+            return;
+        }
+        if self.health == Health::Good {
+            if self.checkpoint_due
+                && let Err(error) = self.checkpoint()
+            {
+                return self.fail(Health::Broken(error), out);
+            }
+            self.push_internal();
+            if !self.pending.is_empty() {
+                return self.send_batch(out);
+            }
+        }
+        if self.stopping {
+            self.stop(out);
+        }
+    }
+
+    fn stop(&mut self, out: &mut Vec<Action>) {
+        if self.health == Health::Good
+            && self.commands_since_checkpoint > 0
+            && let Err(error) = self.checkpoint()
+        {
+            self.fail(Health::Broken(error), out);
+        }
+        self.stopped = true;
+        out.push(Action::Stopped);
+    }
+
+    fn push_internal(&mut self) {
+        while !self.to_drop.is_empty() {
+            let body = take_list(&mut self.to_drop, |ino| ino.0);
+            self.push_command(SessionId::default(), Time::default(), DROP_ORPHANS, body);
+        }
+        if self.works_done_urgent || !self.pending.is_empty() {
+            while !self.works_done.is_empty() {
+                let body = take_list(&mut self.works_done, |id| id);
+                self.push_command(SessionId::default(), Time::default(), WORKS_DONE, body);
+            }
+            self.works_done_urgent = false;
+        }
+    }
+
+    fn push_command(&mut self, session: SessionId, now: Time, kind: u16, body: Vec<u8>) {
+        self.pending_bytes += body.len();
+        self.pending.push_back(Command { sequence: 0, session, now, kind, body });
+    }
+
+    fn send_batch(&mut self, out: &mut Vec<Action>) {
+        let bytes_max = to_usize(u64::from(self.identity.segment_bytes / 4));
+        let mut bytes = BATCH_HEADER_BYTES;
+        let mut commands = Vec::new();
+        while let Some(mut command) = self.pending.pop_front() {
+            bytes += command.log_bytes();
+            if !commands.is_empty() && padded(bytes) > bytes_max {
+                self.pending.push_front(command);
+                break;
+            }
+            self.pending_bytes -= command.body.len();
+            command.sequence = self.next_sequence;
+            self.next_sequence += 1;
+            commands.push(command);
+        }
+        let batch = encode_batch(&self.identity, self.state.generation, &commands);
+        let start = area_start(&self.identity, self.state.generation);
+        let offset = start + u64::from(self.log_used_bytes);
+        self.log_used_bytes += to_u32(batch.len());
+        assert!(self.log_used_bytes <= self.identity.segment_bytes, "half an area holds a batch");
+        self.next_io += 1;
+        let io = self.next_io;
+        self.flight = Some(Flight { io, commands });
+        out.push(Action::AppendLog { io, offset, bytes: batch });
+    }
+
+    /// The log write `io` ended: durable when `Ok`, else the errno. Applies its commands and answers them.
+    pub fn log_done(&mut self, io: u64, result: Result<(), i32>, out: &mut Vec<Action>) {
+        let Some(flight) = self.flight.take_if(|flight| flight.io == io) else { return };
+        if let Err(errno) = result {
+            let detail = u64::from(errno.unsigned_abs());
+            let error = MetaError::at(Kind::LogIo, "append to the log", detail);
+            return self.fail(Health::ReadOnly(error), out);
+        }
+        for command in &flight.commands {
+            if let Err(error) = self.run(command, true, out) {
+                return self.fail(Health::Broken(error), out);
+            }
+        }
+        self.checkpoint_due |= self.log_used_bytes > self.identity.segment_bytes / 2
+            || self.commands_since_checkpoint >= self.checkpoint_commands_max
+            || self.store.is_checkpoint_due();
+    }
+
+    /// Applies one command that is in the log. `live`: not a replay, so opens count and replies are waited for.
+    fn run(
+        &mut self,
+        command: &Command,
+        live: bool,
+        out: &mut Vec<Action>,
+    ) -> Result<Status, MetaError> {
+        let (store, state) = (&mut self.store, &mut self.state);
+        let applied = apply(store, state, &mut self.slots, self.identity.volume, command)?;
+        self.commands_since_checkpoint += 1;
+        let status = applied.status;
+        self.orphans.extend(&applied.orphaned);
+        for work in &applied.works {
+            self.works.insert(work.id, WorkState { shrink: work.shrink, waiters: Vec::new() });
+        }
+        for ino in &applied.dropped {
+            self.orphans.remove(ino);
+            self.dropping.remove(ino);
+        }
+        for id in &applied.works_done {
+            for (op, body) in self.works.remove(id).unwrap_or_default().waiters {
+                push_reply(out, op, Status::Ok, body);
+            }
+        }
+        if live {
+            out.extend(applied.works.iter().cloned().map(Action::Work));
+        }
+        if command.kind == SESSION_END && status == Status::Ok {
+            self.slots.forget(command.session);
+            self.end_opens(command.session);
+        }
+        let orphaned = applied.orphaned.clone();
+        if command.wire_kind().is_some() {
+            self.finish_client(command, applied, live, out);
+        }
+        orphaned.into_iter().for_each(|ino| self.drop_if_unused(ino));
+        Ok(status)
+    }
+
+    fn finish_client(
+        &mut self,
+        command: &Command,
+        applied: Applied,
+        live: bool,
+        out: &mut Vec<Action>,
+    ) {
+        let Ok((caller, _)) = command
+            .wire_kind()
+            .map_or(Err(()), |kind| MetaRequest::decode(kind, &command.body).map_err(drop))
+        else {
+            return;
+        };
+        if live && applied.opened != Ino(0) {
+            self.opens.add(command.session, applied.opened);
+        }
+        let outcome = Outcome {
+            sequence: caller.sequence,
+            status: applied.status,
+            work: applied.work,
+            opened: applied.opened,
+            body: applied.body.clone(),
+        };
+        let ops = self.slots.complete(command.session, caller.slot, outcome, live);
+        match self.works.get_mut(&applied.work) {
+            Some(work) => work.waiters.extend(ops.into_iter().map(|op| (op, applied.body.clone()))),
+            None => {
+                for op in ops {
+                    push_reply(out, op, applied.status, applied.body.clone());
+                }
+            }
+        }
+    }
+
+    /// Makes the state durable in the database and begins the log's other area.
+    pub(crate) fn checkpoint(&mut self) -> Result<(), MetaError> {
+        assert!(self.flight.is_none(), "what is in the log is applied");
+        self.state.generation += 1;
+        let rows = self.slots.dirty_rows();
+        let bytes = self
+            .store
+            .check_rows(&rows)
+            .map_err(|_| MetaError::new(Kind::Damaged, "checkpoint"))?;
+        self.store.write_rows(&rows, bytes)?;
+        self.state.live_bytes = self.store.live_bytes;
+        self.store.write(Name::Meta, open::STATE_KEY, Some(&self.state.encode()))?;
+        self.store.commit()?;
+        self.slots.set_clean();
+        self.log_used_bytes = 0;
+        self.commands_since_checkpoint = 0;
+        self.checkpoint_due = false;
+        assert_eq!(self.next_sequence, self.state.applied + 1, "the log continues the state");
+        Ok(())
+    }
+
+    fn fail(&mut self, health: Health, out: &mut Vec<Action>) {
+        let status = match health {
+            Health::Broken(error) => {
+                self.store.abandon();
+                error.status()
+            }
+            _ => Status::Io,
+        };
+        self.health = health;
+        self.flight = None;
+        self.pending.clear();
+        self.pending_bytes = 0;
+        let waiters = self.works.values_mut().flat_map(|w| std::mem::take(&mut w.waiters));
+        let ops: Vec<u64> = waiters.map(|(op, _)| op).collect();
+        for op in self.slots.abandon().into_iter().chain(ops) {
+            push_reply(out, op, status, Vec::new());
+        }
+    }
+
+    pub(crate) fn root(&self) -> Ino {
+        open::root_ino(self.identity.volume)
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Applies a command as a replay does.
+    #[cfg(test)]
+    pub(crate) fn replay_one(&mut self, command: &Command) -> Result<Status, MetaError> {
+        self.next_sequence = command.sequence + 1;
+        self.run(command, false, &mut Vec::new())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn store_mut(&mut self) -> &mut Store {
+        &mut self.store
+    }
+
+    #[cfg(test)]
+    pub(crate) fn slots(&self) -> &Slots {
+        &self.slots
+    }
+}
+
+fn push_reply(out: &mut Vec<Action>, op: u64, status: Status, body: Vec<u8>) {
+    out.push(Action::Reply { op, status, body });
+}
+
+/// Takes up to [`INTERNAL_LIST_MAX`] of the set, as the body of an internal command.
+fn take_list<T: Ord + Copy>(set: &mut BTreeSet<T>, number: impl Fn(T) -> u64) -> Vec<u8> {
+    let taken: Vec<T> = set.iter().copied().take(INTERNAL_LIST_MAX).collect();
+    for item in &taken {
+        set.remove(item);
+    }
+    debug_assert!(to_u64(taken.len()) > 0);
+    numbers_body(taken.into_iter().map(number))
+}
