@@ -220,6 +220,21 @@ impl Config {
         self.state_dir.join("volume0")
     }
 
+    /// The metadata volume's log: a file of zeros before its first use.
+    pub fn volume_log(&self) -> PathBuf {
+        self.volume_dir().join("log")
+    }
+
+    /// Where the index of a target lies; `target_uuid` is its own name, from the superblock.
+    pub fn index_dir(&self, target_uuid: [u8; 16]) -> PathBuf {
+        self.state_dir.join("targets").join(ClusterId(target_uuid).to_string())
+    }
+
+    /// Locked (flock) by whoever uses the state folder: a server, or the command that formats it.
+    pub fn lock_file(&self) -> PathBuf {
+        self.state_dir.join("lock")
+    }
+
     /// Everything that can be checked before a device is opened for use. Gives warnings.
     ///
     /// # Errors
