@@ -1,0 +1,55 @@
+//! The commands, a module each. Each gives a [`Report`] or the one error that ended it.
+
+mod check;
+mod create;
+mod generate;
+mod layout;
+mod mount_list;
+mod node;
+mod ping;
+mod shards;
+mod stat;
+mod target;
+
+use clap::CommandFactory;
+use serde_json::json;
+
+use crate::cli::{
+    Cli, Command, FsCommand, LayoutCommand, MountCommand, NodeCommand, TargetCommand,
+};
+use crate::error::AdminError;
+use crate::output::Report;
+
+/// Runs what the command line asks for.
+///
+/// # Errors
+/// What ended the command before it had anything to show.
+pub(crate) fn run(cli: &Cli) -> Result<Report, AdminError> {
+    let timeout = cli.timeout;
+    match &cli.command {
+        Command::Gen(args) => generate::run(args),
+        Command::Fs(FsCommand::Create(args)) => create::run(args, timeout),
+        Command::Fs(FsCommand::Check { config }) => check::run(config, timeout),
+        Command::Fs(FsCommand::Stat(args)) => stat::run(args, timeout),
+        Command::Fs(FsCommand::Layout(LayoutCommand::Get { path, server })) => {
+            layout::get(path, server.as_deref(), timeout)
+        }
+        Command::Fs(FsCommand::Layout(LayoutCommand::Set(args))) => layout::set(args, timeout),
+        Command::Fs(FsCommand::Df { path, server }) => node::df(path.as_deref(), server, timeout),
+        Command::Target(TargetCommand::Format(args)) => target::format(args, timeout),
+        Command::Target(TargetCommand::List { server }) => target::list(server, timeout),
+        Command::Target(TargetCommand::Show { path }) => target::show(path),
+        Command::Node(NodeCommand::Status { server }) => node::status(server, timeout),
+        Command::Mount(MountCommand::List) => mount_list::run(),
+        Command::Ping(server) => ping::run(server, timeout),
+        Command::Completions { shell } => Ok(completions(*shell)),
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> Report {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "weft", &mut script);
+    let script = String::from_utf8_lossy(&script).into_owned();
+    let json = json!({ "shell": shell.to_string(), "script": script });
+    Report::done(script, json)
+}

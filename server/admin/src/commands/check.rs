@@ -1,0 +1,76 @@
+//! `weft fs check`: the metadata volume, as its own checker sees it. The server is stopped.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::target::refuse_running;
+use crate::cli::ConfigArgs;
+use crate::error::AdminError;
+use crate::format::{self, VolumeContent};
+use crate::locate;
+use crate::output::{Outcome, Report};
+
+/// Problems printed one by one.
+const PROBLEMS_SHOWN_MAX: usize = 100;
+
+pub(super) fn run(args: &ConfigArgs, timeout: Duration) -> Result<Report, AdminError> {
+    let located = locate::config(args.config.as_deref())?;
+    let config = &located.config;
+    let content = format::survey_volume(config)?;
+    if content != VolumeContent::Volume(config.cluster) {
+        let what = format!("check {}", config.volume_dir().display());
+        let why = format!("it holds {}, not this cluster's volume", content.describe());
+        return Err(AdminError::new(
+            what,
+            why,
+            "is this the right config (weft fs create makes volumes)?",
+        ));
+    }
+    refuse_running(config, timeout)?;
+    let _lock = format::take_state_dir(config)?;
+    let mut targets = Vec::new();
+    for path in &config.targets {
+        targets.push(format::inspect_file(path)?.0.target_id);
+    }
+    let (volume, opened) = format::open_volume(config, targets)?;
+    let seen = weft_metadata::check(&volume);
+    let mut text = format!(
+        "inodes {}, names {}, extended attributes {}, orphans {}, works {}\nlog: {} commands replayed\n",
+        seen.inode_count,
+        seen.entry_count,
+        seen.xattr_count,
+        seen.orphan_count,
+        seen.work_count,
+        opened.replayed_commands
+    );
+    let damaged = opened.damaged_commands + opened.damaged_rows;
+    if damaged > 0 {
+        text.push_str(&format!(
+            "{damaged} records or logged changes are damaged: some changes are lost\n"
+        ));
+    }
+    for problem in seen.problems.iter().take(PROBLEMS_SHOWN_MAX) {
+        text.push_str(&format!("{:?}: inode {}, {}\n", problem.kind, problem.ino, problem.other));
+    }
+    if seen.problems.len() > PROBLEMS_SHOWN_MAX {
+        let more = seen.problems.len() - PROBLEMS_SHOWN_MAX;
+        text.push_str(&format!("and {more} more: --json lists them\n"));
+    }
+    let sound = seen.is_sound() && damaged == 0;
+    text.push_str(match sound {
+        true => "sound\n",
+        false => {
+            "NOT SOUND\n  next: keep a copy of state_dir as it is, then restore it from a backup\n"
+        }
+    });
+    let problem = |p: &weft_metadata::Problem| json!({ "kind": format!("{:?}", p.kind), "ino": p.ino.0, "other": p.other });
+    let problems: Vec<Value> = seen.problems.iter().map(problem).collect();
+    let json = json!({
+        "sound": sound, "inodes": seen.inode_count, "names": seen.entry_count,
+        "xattrs": seen.xattr_count, "orphans": seen.orphan_count, "works": seen.work_count,
+        "replayed_commands": opened.replayed_commands, "damaged": damaged, "problems": problems,
+    });
+    let outcome = if sound { Outcome::Done } else { Outcome::Failed };
+    Ok(Report { outcome, text, json })
+}

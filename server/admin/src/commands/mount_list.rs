@@ -1,0 +1,47 @@
+//! `weft mount list`: what of Weft is mounted on this machine.
+
+use serde_json::json;
+
+use crate::error::AdminError;
+use crate::mounts;
+use crate::output::Align::{Left, Right};
+use crate::output::{Report, Table};
+
+/// The only way requests come from the kernel as yet: read and write of /dev/fuse.
+const TRANSPORT: &str = "classic";
+
+pub(super) fn run() -> Result<Report, AdminError> {
+    let mut table = Table::new(&[
+        ("SOURCE", Left),
+        ("MOUNT POINT", Left),
+        ("TRANSPORT", Left),
+        ("PID", Right),
+        ("OPTIONS", Left),
+    ]);
+    let mut rows = Vec::new();
+    for mount in mounts::all()?.into_iter().filter(|mount| mount.is_weft) {
+        let pid = mounts::client_pid(&mount);
+        rows.push(json!({
+            "source": mount.source,
+            "mount_point": mount.mount_point.to_string_lossy(),
+            "transport": TRANSPORT,
+            "pid": pid,
+            "options": mount.options,
+        }));
+        table.row([
+            mount.source,
+            mount.mount_point.to_string_lossy().into_owned(),
+            TRANSPORT.to_owned(),
+            pid.map_or("-".to_owned(), |pid| pid.to_string()),
+            mount.options,
+        ]);
+    }
+    let text = match rows.is_empty() {
+        true => {
+            "no Weft file system is mounted here; mount one with: mount -t weft HOST:/ MOUNTPOINT\n"
+                .to_owned()
+        }
+        false => table.render(),
+    };
+    Ok(Report::done(text, json!({ "mounts": rows })))
+}

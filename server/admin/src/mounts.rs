@@ -1,0 +1,147 @@
+//! Weft mounts of this machine, from /proc/self/mounts.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::AdminError;
+
+const MOUNTS: &str = "/proc/self/mounts";
+/// File system type of a Weft mount.
+const FS_TYPE: &[u8] = b"fuse.weft";
+/// Name of the process that serves a mount.
+const CLIENT_NAME: &str = "mount.weft";
+
+/// One line of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mount {
+    /// `HOST:PORT:/`.
+    pub(crate) source: String,
+    /// Where.
+    pub(crate) mount_point: PathBuf,
+    /// One of ours.
+    pub(crate) is_weft: bool,
+    /// Mount options, as the kernel shows them.
+    pub(crate) options: String,
+}
+
+impl Mount {
+    /// `HOST:PORT` of the source.
+    pub(crate) fn server(&self) -> Option<&str> {
+        let (server, _path) = self.source.rsplit_once(":/")?;
+        Some(server).filter(|server| !server.is_empty())
+    }
+}
+
+/// Every mount, in the order they were made.
+///
+/// # Errors
+/// The table cannot be read.
+pub(crate) fn all() -> Result<Vec<Mount>, AdminError> {
+    let table = std::fs::read(MOUNTS)
+        .map_err(|error| AdminError::new(format!("read {MOUNTS}"), error, "is /proc mounted?"))?;
+    Ok(parse(&table))
+}
+
+/// The mount that `path` (absolute, without symbolic links) lies on: the longest mount point above it, the last of
+/// several at the same place.
+pub(crate) fn of<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
+    let above = mounts.iter().filter(|mount| path.starts_with(&mount.mount_point));
+    above.max_by_key(|mount| mount.mount_point.as_os_str().len())
+}
+
+/// The process that serves a mount, when this user may see it.
+pub(crate) fn client_pid(mount: &Mount) -> Option<u32> {
+    let entries = std::fs::read_dir("/proc").ok()?;
+    entries.flatten().find_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let comm = std::fs::read_to_string(entry.path().join("comm")).ok()?;
+        let command = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let wanted = mount.mount_point.as_os_str().as_bytes();
+        let mut args = command.split(|byte| *byte == 0);
+        (comm.trim_end() == CLIENT_NAME && args.any(|arg| is_path(arg, wanted))).then_some(pid)
+    })
+}
+
+fn is_path(arg: &[u8], wanted: &[u8]) -> bool {
+    arg == wanted || arg.strip_suffix(b"/") == Some(wanted)
+}
+
+fn parse(table: &[u8]) -> Vec<Mount> {
+    table.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
+}
+
+/// `source mount-point type options 0 0`
+fn parse_line(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let (source, mount_point) = (unescape(fields.next()?), unescape(fields.next()?));
+    let (fs_type, options) = (fields.next()?, fields.next()?);
+    Some(Mount {
+        source: String::from_utf8_lossy(&source).into_owned(),
+        mount_point: PathBuf::from(OsString::from_vec(mount_point)),
+        is_weft: fs_type == FS_TYPE,
+        options: String::from_utf8_lossy(options).into_owned(),
+    })
+}
+
+/// Undoes the kernel's `\040` for blank, tab, newline, `#` and backslash.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, tail @ ..] = rest {
+        let code = tail
+            .get(..3)
+            .filter(|_| *first == b'\\')
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        out.push(code.unwrap_or(*first));
+        rest = if code.is_some() { &tail[3..] } else { tail };
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &[u8] = b"\
+/dev/root / ext4 rw,relatime 0 0
+127.0.0.1:7811:/ /mnt/weft fuse.weft rw,nosuid,user_id=0 0 0
+tmpfs /mnt/weft/tmp tmpfs rw 0 0
+[::1]:7811:/ /mnt/with\\040space\\134 fuse.weft ro 0 0
+short line
+";
+
+    #[test]
+    fn the_table_is_read() {
+        let mounts = parse(TABLE);
+        assert_eq!(mounts.len(), 4);
+        let weft: Vec<&Mount> = mounts.iter().filter(|mount| mount.is_weft).collect();
+        assert_eq!(weft[0].server(), Some("127.0.0.1:7811"));
+        assert_eq!(weft[0].options, "rw,nosuid,user_id=0");
+        assert_eq!(weft[1].mount_point, Path::new("/mnt/with space\\"));
+        assert_eq!(weft[1].server(), Some("[::1]:7811"));
+        assert_eq!(mounts[0].server(), None);
+    }
+
+    #[test]
+    fn a_path_lies_on_the_nearest_mount() {
+        let mounts = parse(TABLE);
+        let at = |path: &str| of(&mounts, Path::new(path)).map(|mount| mount.source.as_str());
+        assert_eq!(at("/mnt/weft"), Some("127.0.0.1:7811:/"));
+        assert_eq!(at("/mnt/weft/a/b"), Some("127.0.0.1:7811:/"));
+        assert_eq!(at("/mnt/weft/tmp/x"), Some("tmpfs"));
+        assert_eq!(at("/mnt/wefts"), Some("/dev/root"));
+    }
+
+    #[test]
+    fn the_later_of_two_mounts_at_one_place_is_on_top() {
+        let mounts = parse(b"a:1:/ /m fuse.weft rw 0 0\nb:1:/ /m fuse.weft rw 0 0\n");
+        assert_eq!(of(&mounts, Path::new("/m/f")).map(|m| m.source.as_str()), Some("b:1:/"));
+    }
+
+    #[test]
+    fn the_real_table_has_a_root() {
+        let mounts = all().expect("readable");
+        assert!(of(&mounts, Path::new("/")).is_some());
+    }
+}
