@@ -1,1 +1,64 @@
 //! The chunk store of one target: a core without I/O.
+//!
+//! A target is a block device or a preallocated file. The store says what to read, write and flush
+//! ([`Action`]) and is told when that is done ([`Store::io_done`]); it owns no file, thread or
+//! clock. The one thing it blocks on is the commit of its index (LMDB).
+//!
+//! # Where things are
+//! - **Data**: 4 KiB blocks, written once where they stay, O_DIRECT.
+//! - **Index** ([`index`](../doc/index.md)): chunk -> places and checksums, as of the last checkpoint.
+//! - **Journal**: what changed since, on the device, through the page cache.
+//! - **Free blocks**: a bitmap in memory, built at open from the two.
+//!
+//! # Where things become safe
+//! - A write is acknowledged in `store/checkpoint.rs::append_done`: its data is on the device and
+//!   its record in the page cache, so it survives the death of the process (`kill -9`).
+//! - It is durable, and a sync is acknowledged, in `store/checkpoint.rs::flush_done`: one fdatasync
+//!   made data and journal durable together.
+//! - It is in the index in `store/checkpoint.rs::commit_checkpoint`, always after that flush.
+//!
+//! # Invariants
+//! - A block belongs to at most one chunk; a block given up is given out again only after the
+//!   record that gave it up is durable.
+//! - Bytes leave a read only after their block's CRC32C matched.
+//! - A block is written (a place and a checksum) or never was (neither): a hole is a record, and a
+//!   loss is an error.
+//! - A written block is overwritten where it is only when all of it is replaced, and only after an
+//!   intent for its chunk is durable. Blocks covered in part move, so that a crash leaves the bytes
+//!   beside the written ones as they were.
+//! - Operations whose blocks overlap run in order of arrival, unless all only read.
+//! - After a failed append, flush or commit nothing changes any more and nothing more is
+//!   acknowledged: the target is read-only until it is opened again.
+//! - Memory is bounded by the cache, the operations the caller lets in, and the journal's length.
+//!
+//! # What it does not do
+//! It does not scrub, discard, or repair; it does not notice that a device gave back an older,
+//! valid version of its index pages. Byte tables: `doc/format.md`.
+
+mod action;
+mod cache;
+mod chunk;
+mod counters;
+mod error;
+mod index;
+mod journal;
+mod limits;
+mod locks;
+mod map;
+mod record;
+mod recover;
+mod replay;
+mod space;
+mod store;
+mod superblock;
+
+pub use action::{Action, IoDone, IoError, IoId, Outcome, ReadPiece};
+pub use counters::{Counters, Space};
+pub use error::{Kind, StoreError};
+pub use limits::CAPACITY_BYTES_MIN;
+pub use recover::RecoveryReport;
+pub use store::{OpenParams, Store};
+pub use superblock::{
+    Areas, Copies, Device, FORMAT_VERSION, FormatParams, FormatPlan, MAGIC, Superblock, TargetUuid,
+    format_plan, inspect, inspect_copies,
+};

@@ -1,0 +1,124 @@
+//! What the store asks of its shard, and what it answers.
+
+use weft_iobuf::{BufSlot, SharedSlot};
+use weft_wire::Status;
+
+/// One I/O under way. Each is completed exactly once, by [`crate::Store::io_done`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct IoId(pub u64);
+
+/// What is to be done. I/Os may run and complete in any order.
+#[derive(Debug)]
+pub enum Action {
+    /// Read `bytes` at device byte `offset` to the start of `buf`. Whole blocks, O_DIRECT.
+    ReadData {
+        /// Names the completion.
+        io: IoId,
+        /// From the device's start, in bytes.
+        offset: u64,
+        /// Where to; comes back in the completion.
+        buf: BufSlot,
+        /// How many.
+        bytes: u32,
+    },
+    /// Write `bytes` of `buf` from `start` on to device byte `offset`. Whole blocks, O_DIRECT.
+    WriteData {
+        /// Names the completion.
+        io: IoId,
+        /// From the device's start, in bytes.
+        offset: u64,
+        /// What to write; drop it with the completion.
+        buf: SharedSlot,
+        /// First byte in `buf`, a multiple of 4 KiB.
+        start: u32,
+        /// How many.
+        bytes: u32,
+    },
+    /// Write all of `bytes` at device byte `offset`, whole pages, through the page cache.
+    /// Complete when the kernel has them all; a short write is an error.
+    AppendJournal {
+        /// Names the completion.
+        io: IoId,
+        /// From the device's start, in bytes.
+        offset: u64,
+        /// What to write.
+        bytes: Vec<u8>,
+    },
+    /// Make every write to the device that was completed before now durable (fdatasync).
+    Flush {
+        /// Names the completion.
+        io: IoId,
+    },
+    /// The operation `op` ended.
+    Reply {
+        /// As given with the operation.
+        op: u64,
+        /// How it ended.
+        result: Result<Outcome, Status>,
+    },
+    /// After [`crate::Store::shutdown`]: nothing is under way and everything is in the index.
+    Stopped,
+}
+
+/// A completed I/O: a read gives its buffer back.
+#[derive(Debug, Default)]
+pub struct IoDone {
+    /// The buffer of a read.
+    pub buf: Option<BufSlot>,
+}
+
+/// A failed I/O. A short read or write counts as one.
+#[derive(Debug)]
+pub struct IoError {
+    /// What the kernel said.
+    pub errno: i32,
+    /// The buffer of a read.
+    pub buf: Option<BufSlot>,
+}
+
+/// What an operation came to.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Blocks `first_block..first_block + sums.len()`; those of the range beyond them were never
+    /// written.
+    Read {
+        /// First block, counted in the chunk.
+        first_block: u32,
+        /// CRC32C of each block.
+        sums: Vec<u32>,
+        /// The blocks, in order.
+        pieces: Vec<ReadPiece>,
+    },
+    /// The bytes are there, and survive the death of this process.
+    Written,
+    /// Everything acknowledged before is durable.
+    Synced,
+    /// The chunks are gone, and the cut chunk ends where it should.
+    Truncated,
+}
+
+/// Some blocks of a read.
+#[derive(Debug)]
+pub enum ReadPiece {
+    /// The first `bytes` of a slot.
+    Data {
+        /// Holds the blocks.
+        slot: BufSlot,
+        /// Length of the blocks.
+        bytes: u32,
+    },
+    /// Blocks that were never written, between written ones.
+    Zeros {
+        /// Length of the blocks.
+        bytes: u32,
+    },
+}
+
+impl ReadPiece {
+    /// Length of the piece.
+    pub fn bytes(&self) -> u32 {
+        match self {
+            ReadPiece::Data { bytes, .. } | ReadPiece::Zeros { bytes } => *bytes,
+        }
+    }
+}

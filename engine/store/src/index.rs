@@ -1,0 +1,211 @@
+//! The index: LMDB, from chunk to where its blocks lie. Outside the device (`doc/index.md`).
+//!
+//! One row of table `meta` says which target this is, up to which journal record everything is in
+//! here (`applied`), and which journal generation comes first after that.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use weft_lmdb::{Env, OpenOptions, Table, WriteTxn};
+use weft_wire::{ChunkId, ChunkIndex, ClusterId, Ino};
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::chunk::Chunk;
+use crate::error::{Kind, StoreError};
+use crate::superblock::TargetUuid;
+
+const TABLE_CHUNKS: &str = "chunks";
+const TABLE_META: &str = "meta";
+const META_KEY: &[u8] = b"target";
+const META_MAGIC: [u8; 8] = *b"WEFTIDX1";
+/// Version of the index's rows.
+pub(crate) const INDEX_VERSION: u32 = 1;
+pub(crate) const KEY_LEN: usize = 16;
+
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct RawMeta {
+    pub(crate) magic: [u8; 8],
+    pub(crate) version: U32,
+    pub(crate) reserved: U32,
+    pub(crate) cluster: [u8; 16],
+    pub(crate) target_uuid: [u8; 16],
+    pub(crate) applied: U64,
+    pub(crate) generation: U64,
+    pub(crate) boot_id: [u8; 16],
+}
+
+pub(crate) const META_LEN: usize = size_of::<RawMeta>();
+const _: () = assert!(META_LEN == 80);
+
+/// What the index says about itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Meta {
+    pub(crate) cluster: ClusterId,
+    pub(crate) target_uuid: TargetUuid,
+    /// All journal records up to this one are in the index.
+    pub(crate) applied: u64,
+    /// Journal segments of an earlier generation hold nothing that is not in the index.
+    pub(crate) generation: u64,
+    /// The machine's boot during which the target was opened last; zero when unknown.
+    pub(crate) boot_id: [u8; 16],
+}
+
+/// The open index.
+#[derive(Debug)]
+pub(crate) struct Index {
+    env: Env,
+    chunks: Table,
+    meta: Table,
+}
+
+impl Index {
+    /// Makes an empty index for a target in `dir`, whose parent exists.
+    pub(crate) fn create(dir: &Path, meta: &Meta, map_bytes_max: u64) -> Result<(), StoreError> {
+        let index = Index::open_env(dir, map_bytes_max, true)?;
+        let op = "index creation";
+        let there = index.read_meta()?;
+        if let Some(there) = there {
+            let same = there.target_uuid == meta.target_uuid && there.applied == 0;
+            return if same { Ok(()) } else { Err(StoreError::new(Kind::Mismatch, op, 0)) };
+        }
+        let mut txn = index.begin()?;
+        index.put_meta(&mut txn, meta)?;
+        txn.commit().map_err(|e| StoreError::index(op, e))
+    }
+
+    /// Opens the index in `dir`.
+    pub(crate) fn open(dir: &Path, map_bytes_max: u64) -> Result<(Index, Meta), StoreError> {
+        let index = Index::open_env(dir, map_bytes_max, false)?;
+        let missing = || StoreError::new(Kind::Damaged, "index: its meta row is missing", 0);
+        let meta = index.read_meta()?.ok_or_else(missing)?;
+        Ok((index, meta))
+    }
+
+    fn open_env(dir: &Path, map_bytes_max: u64, create: bool) -> Result<Index, StoreError> {
+        let options = OpenOptions { map_bytes_max, create, tables_max: 4, read_ahead: false };
+        let fail = |e| StoreError::index("index open", e);
+        let env = Env::open(dir, &options).map_err(fail)?;
+        let chunks = env.table(TABLE_CHUNKS).map_err(fail)?;
+        let meta = env.table(TABLE_META).map_err(fail)?;
+        Ok(Index { env, chunks, meta })
+    }
+
+    fn read_meta(&self) -> Result<Option<Meta>, StoreError> {
+        let op = "index meta row";
+        let txn = self.env.read().map_err(|e| StoreError::index(op, e))?;
+        let Some(value) = txn.get(self.meta, META_KEY).map_err(|e| StoreError::index(op, e))?
+        else {
+            return Ok(None);
+        };
+        let damaged = || StoreError::new(Kind::Damaged, op, 0);
+        let raw = RawMeta::read_from_bytes(value).map_err(|_| damaged())?;
+        if raw.magic != META_MAGIC || raw.reserved.get() != 0 {
+            return Err(damaged());
+        }
+        if raw.version.get() != INDEX_VERSION {
+            return Err(StoreError::new(Kind::Version, op, 0));
+        }
+        Ok(Some(Meta {
+            cluster: ClusterId(raw.cluster),
+            target_uuid: TargetUuid(raw.target_uuid),
+            applied: raw.applied.get(),
+            generation: raw.generation.get(),
+            boot_id: raw.boot_id,
+        }))
+    }
+
+    /// Begins the write transaction of a checkpoint. There is one at a time.
+    pub(crate) fn begin(&self) -> Result<WriteTxn, StoreError> {
+        self.env.write().map_err(|e| StoreError::index("index: begin of a checkpoint", e))
+    }
+
+    pub(crate) fn put_meta(&self, txn: &mut WriteTxn, meta: &Meta) -> Result<(), StoreError> {
+        let raw = raw_meta(meta);
+        txn.put(self.meta, META_KEY, raw.as_bytes())
+            .map_err(|e| StoreError::index("index: meta row", e))
+    }
+
+    /// Puts a chunk's record, or removes it when the chunk is gone.
+    pub(crate) fn put_chunk(
+        &self,
+        txn: &mut WriteTxn,
+        id: ChunkId,
+        chunk: Option<&Chunk>,
+    ) -> Result<(), StoreError> {
+        let key = key_of(id);
+        let done = match chunk {
+            Some(chunk) => txn.put(self.chunks, &key, &chunk.encode()),
+            None => txn.delete(self.chunks, &key).map(|_| ()),
+        };
+        done.map_err(|e| StoreError::index("index: chunk row", e))
+    }
+
+    /// A chunk's record as of the last commit.
+    pub(crate) fn get(&self, id: ChunkId) -> Result<Option<Chunk>, StoreError> {
+        let fail = |e| StoreError::index("index: chunk row", e);
+        let txn = self.env.read().map_err(fail)?;
+        let Some(value) = txn.get(self.chunks, &key_of(id)).map_err(fail)? else {
+            return Ok(None);
+        };
+        Chunk::decode(value).map(Some).ok_or_else(damaged_row)
+    }
+
+    /// Hands out the records from `from` on, ascending, until `f` breaks.
+    pub(crate) fn scan(
+        &self,
+        from: ChunkId,
+        f: &mut dyn FnMut(ChunkId, Chunk) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let fail = |e| StoreError::index("index scan", e);
+        let txn = self.env.read().map_err(fail)?;
+        let mut good = true;
+        let mut visit = |key: &[u8], value: &[u8]| match (id_of(key), Chunk::decode(value)) {
+            (Some(id), Some(chunk)) => f(id, chunk),
+            _ => {
+                good = false;
+                ControlFlow::Break(())
+            }
+        };
+        txn.scan(self.chunks, &key_of(from), &mut visit).map_err(fail)?;
+        if good { Ok(()) } else { Err(damaged_row()) }
+    }
+
+    /// How many chunks the last commit had.
+    pub(crate) fn chunk_count(&self) -> Result<u64, StoreError> {
+        self.env.entries(self.chunks).map_err(|e| StoreError::index("index: count", e))
+    }
+}
+
+fn damaged_row() -> StoreError {
+    StoreError::new(Kind::Damaged, "index: chunk row", 0)
+}
+
+pub(crate) fn raw_meta(meta: &Meta) -> RawMeta {
+    RawMeta {
+        magic: META_MAGIC,
+        version: INDEX_VERSION.into(),
+        reserved: U32::ZERO,
+        cluster: meta.cluster.0,
+        target_uuid: meta.target_uuid.0,
+        applied: meta.applied.into(),
+        generation: meta.generation.into(),
+        boot_id: meta.boot_id,
+    }
+}
+
+/// Big-endian, so that the chunks of a file lie together and in order.
+pub(crate) fn key_of(id: ChunkId) -> [u8; KEY_LEN] {
+    let mut key = [0; KEY_LEN];
+    key[..8].copy_from_slice(&id.ino.0.to_be_bytes());
+    key[8..].copy_from_slice(&id.index.0.to_be_bytes());
+    key
+}
+
+fn id_of(key: &[u8]) -> Option<ChunkId> {
+    let (ino, index) = key.split_at_checked(8)?;
+    let ino = u64::from_be_bytes(ino.try_into().ok()?);
+    let index = u64::from_be_bytes(index.try_into().ok()?);
+    Some(ChunkId { ino: Ino(ino), index: ChunkIndex(index) })
+}

@@ -1,0 +1,58 @@
+//! The limits of this crate, tied to each other.
+
+use weft_wire::blocks::BLOCK_BYTES;
+use weft_wire::limits::PAYLOAD_BYTES_MAX;
+
+/// A block as a device offset.
+pub(crate) const BLOCK: u64 = BLOCK_BYTES as u64;
+
+/// Blocks of the longest chunk.
+pub(crate) const CHUNK_BLOCKS_MAX: u32 = PAYLOAD_BYTES_MAX / BLOCK_BYTES;
+
+/// Where the journal area begins: what lies between it and the superblock is reserved.
+pub(crate) const JOURNAL_OFFSET: u64 = 1 << 20;
+
+/// Journal area, both segments together: a 64th of the device within these bounds.
+pub(crate) const JOURNAL_BYTES_MIN: u64 = 4 << 20;
+/// See [`JOURNAL_BYTES_MIN`].
+pub(crate) const JOURNAL_BYTES_MAX: u64 = 128 << 20;
+/// One part of the device in so many is journal.
+pub(crate) const JOURNAL_SHARE: u64 = 64;
+
+/// Smallest device: the fixed areas and some data.
+pub const CAPACITY_BYTES_MIN: u64 = 8 << 20;
+
+/// Longest record: its header, a body of single-block runs and their checksums.
+pub(crate) const RECORD_BYTES_MAX: u64 = 64 + 40 + (16 + 4) * CHUNK_BLOCKS_MAX as u64;
+
+/// What one operation may append: its intent, the copy of that in the next segment, its record,
+/// and the marks of the flushes it asks for.
+pub(crate) const fn journal_bytes_of_op(block_count: u32) -> u64 {
+    3 * (64 + 40 + (16 + 4) * block_count as u64) + 4 * 64
+}
+
+/// Journal bytes no operation may reserve: segment start, marks of checkpoints.
+pub(crate) const JOURNAL_HEADROOM_BYTES: u64 = 64 << 10;
+
+/// Reads of the journal and of suspect blocks at open.
+pub(crate) const SCAN_BYTES: usize = 1 << 20;
+
+/// Largest order of an extent: a whole chunk.
+pub(crate) const ORDER_MAX: u32 = CHUNK_BLOCKS_MAX.trailing_zeros();
+
+/// A first write gets room to grow: an extent this many times as long, when there is one.
+pub(crate) const GROWTH: u32 = 16;
+/// No more room to grow than this many blocks (1 MiB, the default chunk).
+pub(crate) const GROWTH_BLOCKS_MAX: u32 = 256;
+
+/// Blocks kept for rewriting partly covered blocks elsewhere when the device is otherwise full.
+pub(crate) const RESERVE_BLOCKS_MAX: u64 = 64;
+
+const _: () = assert!(JOURNAL_OFFSET.is_multiple_of(BLOCK));
+const _: () = assert!(CAPACITY_BYTES_MIN >= JOURNAL_OFFSET + JOURNAL_BYTES_MIN + 2 * BLOCK);
+const _: () = assert!(
+    journal_bytes_of_op(CHUNK_BLOCKS_MAX) + JOURNAL_HEADROOM_BYTES < JOURNAL_BYTES_MIN / 4,
+    "several of the longest operations fit half a segment"
+);
+const _: () = assert!(CHUNK_BLOCKS_MAX.is_power_of_two());
+const _: () = assert!(RECORD_BYTES_MAX < SCAN_BYTES as u64);

@@ -1,0 +1,215 @@
+//! From chunk to blocks: the index and what changed since, as one.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use weft_lmdb::WriteTxn;
+use weft_wire::data::{ChunkInfo, ChunkListReply};
+use weft_wire::limits::LIST_COUNT_MAX;
+use weft_wire::units::to_u32;
+use weft_wire::{ChunkId, ChunkIndex, Ino};
+
+use crate::cache::Cache;
+use crate::chunk::Chunk;
+use crate::error::StoreError;
+use crate::index::{Index, Meta};
+use crate::record::{Placement, Truncate};
+use crate::space::Extent;
+
+/// The chunk records of a target.
+#[derive(Debug)]
+pub(crate) struct Map {
+    index: Index,
+    cache: Cache,
+    chunk_count: u64,
+}
+
+/// Adds a block to a list of extents, lengthening the last one where it continues it.
+pub(crate) fn push_extent(extents: &mut Vec<Extent>, block: u64) {
+    match extents.last_mut() {
+        Some(last) if last.start + u64::from(last.count) == block => last.count += 1,
+        _ => extents.push(Extent { start: block, count: 1 }),
+    }
+}
+
+impl Map {
+    pub(crate) fn new(index: Index, cache_bytes_max: u64) -> Result<Map, StoreError> {
+        let chunk_count = index.chunk_count()?;
+        Ok(Map { index, cache: Cache::new(cache_bytes_max), chunk_count })
+    }
+
+    pub(crate) fn chunk_count(&self) -> u64 {
+        self.chunk_count
+    }
+
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// A chunk's record; `None` if nothing of it was written.
+    pub(crate) fn get(&mut self, id: ChunkId) -> Result<Option<&Chunk>, StoreError> {
+        if !self.cache.knows(id) {
+            match self.index.get(id)? {
+                Some(chunk) => self.cache.insert_clean(id, chunk),
+                None => return Ok(None),
+            }
+        }
+        Ok(self.cache.get(id))
+    }
+
+    /// Blocks have new places; gives the extents that are free once this is durable.
+    pub(crate) fn place(&mut self, placement: &Placement) -> Result<Vec<Extent>, StoreError> {
+        let existed = self.get(placement.chunk)?.is_some();
+        let mut freed = Vec::new();
+        self.cache.edit(placement.chunk, |chunk| {
+            for (block, placed) in placement.blocks() {
+                match chunk.set(block, placed) {
+                    Some(before) if before.device_block != placed.device_block => {
+                        push_extent(&mut freed, before.device_block);
+                    }
+                    _ => {}
+                }
+            }
+        });
+        self.chunk_count += u64::from(!existed);
+        Ok(freed)
+    }
+
+    /// Chunks are gone or shorter; gives the extents that are free once this is durable.
+    pub(crate) fn truncate(&mut self, truncate: &Truncate) -> Result<Vec<Extent>, StoreError> {
+        let mut freed = Vec::new();
+        // Everything that can fail comes before anything changes.
+        let gone = self.ids(truncate.ino, truncate.remove_from)?;
+        if let Some(cut) = truncate.cut {
+            let id = ChunkId { ino: truncate.ino, index: cut.index };
+            if self.get(id)?.is_some() {
+                self.edit_existing(id, |chunk| {
+                    let mut places = chunk.cut(cut.keep_blocks);
+                    if let Some(tail) = cut.tail {
+                        places.extend(chunk.set(cut.keep_blocks - 1, tail).map(|p| p.device_block));
+                    }
+                    places.iter().for_each(|place| push_extent(&mut freed, *place));
+                });
+            }
+        }
+        for id in gone {
+            if self.get(id)?.is_some() {
+                let places = self.edit_existing(id, |chunk| chunk.cut(0));
+                places.iter().for_each(|place| push_extent(&mut freed, *place));
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Changes a record that is there; the chunk is gone when nothing of it is left.
+    pub(crate) fn edit_existing<T>(
+        &mut self,
+        id: ChunkId,
+        change: impl FnOnce(&mut Chunk) -> T,
+    ) -> T {
+        let (result, gone) = self.cache.edit(id, |chunk| (change(chunk), chunk.is_empty()));
+        self.chunk_count -= u64::from(gone);
+        result
+    }
+
+    /// The chunks of `ino` from `from` on that may exist.
+    fn ids(&self, ino: Ino, from: ChunkIndex) -> Result<BTreeSet<ChunkId>, StoreError> {
+        let mut ids = BTreeSet::new();
+        self.index.scan(ChunkId { ino, index: from }, &mut |id, _| {
+            if id.ino != ino {
+                return ControlFlow::Break(());
+            }
+            ids.insert(id);
+            ControlFlow::Continue(())
+        })?;
+        ids.extend(self.cache.range(ino, from).map(|(id, _)| id));
+        Ok(ids)
+    }
+
+    /// Whether `ino` has a chunk at `from` or later.
+    pub(crate) fn has_any(&self, ino: Ino, from: ChunkIndex) -> Result<bool, StoreError> {
+        if self.cache.range(ino, from).any(|(_, chunk)| chunk.is_some()) {
+            return Ok(true);
+        }
+        let mut found = false;
+        self.index.scan(ChunkId { ino, index: from }, &mut |id, _| {
+            found = id.ino == ino && !self.cache.knows(id);
+            if id.ino == ino && !found { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        Ok(found)
+    }
+
+    /// The chunks of `ino` from `from` on, as many as one reply holds.
+    pub(crate) fn list(&self, ino: Ino, from: ChunkIndex) -> Result<ChunkListReply, StoreError> {
+        let mut reply = ChunkListReply::default();
+        let mut cached = self.cache.range(ino, from).peekable();
+        let mut add = |id: ChunkId, chunk: Option<&Chunk>| {
+            reply.more = chunk.is_some() && reply.chunks.len() == LIST_COUNT_MAX;
+            if let Some(chunk) = chunk.filter(|_| !reply.more) {
+                reply.chunks.push(info(id, chunk));
+            }
+            !reply.more
+        };
+        let mut open = true;
+        self.index.scan(ChunkId { ino, index: from }, &mut |id, chunk| {
+            while let Some((newer, change)) = cached.next_if(|(newer, _)| open && *newer < id) {
+                open = add(newer, change);
+            }
+            if id.ino != ino || !open {
+                return ControlFlow::Break(());
+            }
+            open = match cached.next_if(|(newer, _)| *newer == id) {
+                Some((_, change)) => add(id, change),
+                None => add(id, Some(&chunk)),
+            };
+            if open { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        while let Some((id, change)) = cached.next_if(|_| open) {
+            open = add(id, change);
+        }
+        Ok(reply)
+    }
+
+    /// Hands out every chunk record there is.
+    pub(crate) fn for_each(&self, f: &mut dyn FnMut(&Chunk)) -> Result<(), StoreError> {
+        let first = ChunkId { ino: Ino(0), index: ChunkIndex(0) };
+        self.index.scan(first, &mut |id, chunk| {
+            if !self.cache.knows(id) {
+                f(&chunk);
+            }
+            ControlFlow::Continue(())
+        })?;
+        self.cache.all().filter_map(|(_, chunk)| chunk).for_each(f);
+        Ok(())
+    }
+
+    /// Puts everything that changed and `meta` into one transaction, still to be committed.
+    pub(crate) fn begin_commit(&mut self, meta: &Meta) -> Result<WriteTxn, StoreError> {
+        let mut txn = self.index.begin()?;
+        let mut result = self.index.put_meta(&mut txn, meta);
+        let index = &self.index;
+        self.cache.take_dirty(|id, chunk| {
+            if result.is_ok() {
+                result = index.put_chunk(&mut txn, id, chunk);
+            }
+        });
+        result.map(|()| txn)
+    }
+
+    /// Commits that transaction: durable when this returns.
+    pub(crate) fn commit(&mut self, txn: WriteTxn) -> Result<(), StoreError> {
+        txn.commit().map_err(|e| StoreError::index("index: commit of a checkpoint", e))?;
+        self.cache.committed();
+        Ok(())
+    }
+}
+
+fn info(id: ChunkId, chunk: &Chunk) -> ChunkInfo {
+    let written = chunk.written_count();
+    ChunkInfo {
+        index: id.index,
+        blocks_written: written,
+        blocks_allocated: written,
+        extent_count: to_u32(chunk.runs().len()),
+    }
+}

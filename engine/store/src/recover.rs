@@ -1,0 +1,283 @@
+//! Open: index and journal become the state of the target, in memory and durably.
+//!
+//! 1. Superblock and index must belong together.
+//! 2. The journal's records are applied to the records of the index, in memory.
+//! 3. The bitmap of free blocks is built from the result.
+//! 4. Blocks in doubt are read and compared.
+//! 5. The device is flushed and the result committed to the index: the journal is empty.
+//!
+//! A crash before the commit changes nothing, so open can be repeated; a crash after it finds
+//! nothing to do.
+//!
+//! **In doubt** are blocks that may not hold what their record says, since no flush is known to
+//! have covered it. For each the candidates are tried from the newest to the oldest: what the
+//! record says, what an unfinished overwrite was going to leave there, what was there before. The
+//! first whose checksum matches the device is the block. "It was never written" counts only if the
+//! record came after the last mark: a sync is acknowledged only after a mark that follows the
+//! record, so nobody was promised that block. If nothing matches, the record stays, and reading
+//! the block says Damaged. While the machine keeps running a write completed is a write readable,
+//! so after a mere death of the process only unfinished overwrites are in doubt.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use weft_wire::ChunkId;
+use weft_wire::blocks::{BLOCK_LEN, crc32c};
+
+use crate::chunk::Placed;
+use crate::error::{Kind, StoreError};
+use crate::index::Meta;
+use crate::map::Map;
+use crate::record::{Placement, Record, Truncate};
+use crate::replay::{self, Replay};
+use crate::space::{Extent, Space};
+use crate::superblock::{Copies, Device, Superblock};
+
+/// What open found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RecoveryReport {
+    /// Which superblocks were good: anything but both is worth a warning.
+    pub copies: Copies,
+    /// Journal records that were not in the index yet.
+    pub replayed_records: u64,
+    /// The journal ended before its last record: appends that no sync covered were lost.
+    pub lost_records: bool,
+    /// Blocks read and compared.
+    pub checked_blocks: u64,
+    /// Blocks that took what an unfinished overwrite was going to leave there.
+    pub adopted_blocks: u64,
+    /// Blocks whose last write did not reach the device, and which are now what they were before.
+    pub reverted_blocks: u64,
+    /// Blocks that match nothing that was ever to be there: reading them fails.
+    pub damaged_blocks: u64,
+    /// Chunks with blocks that were being overwritten in place since the last checkpoint.
+    pub uncertain: Vec<ChunkId>,
+}
+
+/// What a block may be instead of what its newest record says.
+#[derive(Debug, Default)]
+struct Doubt {
+    /// Contents unfinished overwrites were going to leave, newest last.
+    intents: Vec<Placed>,
+    /// What was there before, newest last; `None` for never written.
+    before: Vec<Option<Placed>>,
+}
+
+/// The state after open.
+pub(crate) struct Recovered {
+    pub(crate) map: Map,
+    pub(crate) space: Space,
+    pub(crate) last_sequence: u64,
+    pub(crate) generation: u64,
+    pub(crate) report: RecoveryReport,
+}
+
+/// Runs all steps.
+pub(crate) fn recover(
+    device: &mut dyn Device,
+    superblock: &Superblock,
+    copies: Copies,
+    map: Map,
+    meta: &Meta,
+    boot_id: [u8; 16],
+) -> Result<Recovered, StoreError> {
+    let same_boot = boot_id != [0; 16] && boot_id == meta.boot_id;
+    let replay = replay::read(device, superblock, meta, same_boot)?;
+    let mut work = Work {
+        map,
+        doubts: BTreeMap::new(),
+        uncertain: BTreeSet::new(),
+        last_mark: meta.applied,
+        durable: meta.applied,
+        same_boot,
+        block_count: superblock.areas.data_block_count,
+    };
+    work.apply(&replay)?;
+    let mut space = work.build_space()?;
+    let mut report = RecoveryReport {
+        copies,
+        replayed_records: replay.last_sequence - meta.applied,
+        lost_records: replay.lost_records,
+        checked_blocks: 0,
+        adopted_blocks: 0,
+        reverted_blocks: 0,
+        damaged_blocks: 0,
+        uncertain: Vec::new(),
+    };
+    work.settle(device, superblock, &mut space, &mut report)?;
+    report.uncertain = work.uncertain.into_iter().collect();
+    let mut map = work.map;
+    let generation = replay.next_generation;
+    let now = Meta { applied: replay.last_sequence, generation, boot_id, ..*meta };
+    let txn = map.begin_commit(&now)?;
+    // Data before the index that finds it: after a kill the blocks may still be in a volatile
+    // cache of the device, and the journal that could tell is cut by the commit.
+    device.flush().map_err(|source| StoreError::device("flush at open", 0, source))?;
+    map.commit(txn)?;
+    Ok(Recovered { map, space, last_sequence: replay.last_sequence, generation, report })
+}
+
+struct Work {
+    map: Map,
+    doubts: BTreeMap<(ChunkId, u32), Doubt>,
+    uncertain: BTreeSet<ChunkId>,
+    /// Newest mark: no sync was acknowledged for a later record.
+    last_mark: u64,
+    /// Records up to here are known to have been durable.
+    durable: u64,
+    same_boot: bool,
+    block_count: u64,
+}
+
+impl Work {
+    fn apply(&mut self, replay: &Replay) -> Result<(), StoreError> {
+        for found in &replay.records {
+            if let Record::Mark { durable } = found.record {
+                self.last_mark = found.stamp.sequence;
+                self.durable = self.durable.max(durable);
+            }
+        }
+        for found in &replay.records {
+            let sequence = found.stamp.sequence;
+            match &found.record {
+                Record::Start { .. } | Record::Mark { .. } => {}
+                Record::Intent(placement) => self.note_intent(placement),
+                Record::Write(placement) => self.apply_write(sequence, placement)?,
+                Record::Truncate(truncate) => self.apply_truncate(sequence, truncate)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn note_intent(&mut self, placement: &Placement) {
+        self.uncertain.insert(placement.chunk);
+        for (block, placed) in placement.blocks() {
+            self.doubts.entry((placement.chunk, block)).or_default().intents.push(placed);
+        }
+    }
+
+    fn apply_write(&mut self, sequence: u64, placement: &Placement) -> Result<(), StoreError> {
+        self.check_places(placement.blocks().map(|(_, placed)| placed))?;
+        for (block, _) in placement.blocks() {
+            self.note_change(sequence, placement.chunk, block)?;
+        }
+        self.map.place(placement).map(|_| ())
+    }
+
+    fn apply_truncate(&mut self, sequence: u64, truncate: &Truncate) -> Result<(), StoreError> {
+        let gone = ChunkId { ino: truncate.ino, index: truncate.remove_from };
+        let mut ends = vec![(gone, 0)];
+        if let Some(cut) = truncate.cut {
+            let id = ChunkId { ino: truncate.ino, index: cut.index };
+            self.check_places(cut.tail.into_iter())?;
+            if cut.tail.is_some() {
+                self.note_change(sequence, id, cut.keep_blocks - 1)?;
+            }
+            ends.push((id, cut.keep_blocks));
+        }
+        self.doubts.retain(|(id, block), _| {
+            let removed = id.ino == truncate.ino && id.index >= truncate.remove_from;
+            let cut = ends.iter().skip(1).any(|(cut, keep)| id == cut && block >= keep);
+            !removed && !cut
+        });
+        self.map.truncate(truncate).map(|_| ())
+    }
+
+    /// A record replaces a block: what was there before is a candidate until the record is known
+    /// to have been durable; what overwrites were going to leave is settled by it.
+    fn note_change(&mut self, sequence: u64, id: ChunkId, block: u32) -> Result<(), StoreError> {
+        let key = (id, block);
+        if self.same_boot || sequence <= self.durable {
+            self.doubts.remove(&key);
+            return Ok(());
+        }
+        let before = self.map.get(id)?.and_then(|chunk| chunk.get(block));
+        let promised = before.is_none() && sequence <= self.last_mark;
+        let doubt = self.doubts.entry(key).or_default();
+        doubt.intents.clear();
+        if promised {
+            // A sync may have been answered: "never written" is no answer any more.
+            doubt.before.clear();
+        } else {
+            doubt.before.push(before);
+        }
+        Ok(())
+    }
+
+    fn check_places(&self, mut places: impl Iterator<Item = Placed>) -> Result<(), StoreError> {
+        if places.all(|placed| placed.device_block < self.block_count) {
+            return Ok(());
+        }
+        Err(StoreError::new(Kind::Damaged, "journal: a place beyond the device", 0))
+    }
+
+    fn build_space(&self) -> Result<Space, StoreError> {
+        let mut space = Space::new(self.block_count);
+        let mut good = true;
+        self.map.for_each(&mut |chunk| {
+            for run in chunk.runs() {
+                good &= space.claim(Extent { start: run.device_block, count: run.count });
+            }
+        })?;
+        if good {
+            return Ok(space);
+        }
+        Err(StoreError::new(Kind::Damaged, "index: two chunks share a block", 0))
+    }
+
+    fn settle(
+        &mut self,
+        device: &mut dyn Device,
+        superblock: &Superblock,
+        space: &mut Space,
+        report: &mut RecoveryReport,
+    ) -> Result<(), StoreError> {
+        for ((id, block), doubt) in std::mem::take(&mut self.doubts) {
+            let Some(now) = self.map.get(id)?.and_then(|chunk| chunk.get(block)) else { continue };
+            report.checked_blocks += 1;
+            let mut holds = |placed: &Placed| {
+                let mut bytes = vec![0; BLOCK_LEN];
+                let offset = superblock.areas.data_byte(placed.device_block);
+                device.read_at(offset, &mut bytes).is_ok() && crc32c(&bytes) == placed.sum
+            };
+            if holds(&now) {
+                continue;
+            }
+            // A place that was given to another chunk since is no candidate, whatever it holds.
+            let mut usable = |placed: &Placed| {
+                (placed.device_block == now.device_block || space.is_free(placed.device_block))
+                    && holds(placed)
+            };
+            let adopted = doubt.intents.iter().rev().find(|placed| usable(placed)).copied();
+            let chosen = match adopted {
+                Some(placed) => Some(Some(placed)),
+                None => doubt.before.iter().rev().find(|p| p.is_none_or(|p| usable(&p))).copied(),
+            };
+            let Some(chosen) = chosen else {
+                report.damaged_blocks += 1;
+                continue;
+            };
+            report.adopted_blocks += u64::from(adopted.is_some());
+            report.reverted_blocks += u64::from(adopted.is_none());
+            self.replace(space, (id, block), now, chosen);
+        }
+        Ok(())
+    }
+
+    fn replace(
+        &mut self,
+        space: &mut Space,
+        (id, block): (ChunkId, u32),
+        now: Placed,
+        chosen: Option<Placed>,
+    ) {
+        space.give_back(Extent { start: now.device_block, count: 1 });
+        if let Some(placed) = chosen {
+            let claimed = space.claim(Extent { start: placed.device_block, count: 1 });
+            assert!(claimed, "it was free or this block's own");
+        }
+        self.map.edit_existing(id, |chunk| match chosen {
+            Some(placed) => chunk.set(block, placed),
+            None => chunk.clear(block),
+        });
+    }
+}

@@ -1,0 +1,333 @@
+//! Which blocks of the data area are free: a bitmap in memory, and over it a tree that finds the
+//! leftmost free extent of a power-of-two length in O(log n).
+//!
+//! Nothing of it is on disk: open builds it from the index and the journal, so it cannot disagree
+//! with them. A set bit is a free block. Blocks lie in groups of one longest chunk (4 MiB); a leaf
+//! of the tree says how long the longest free aligned extent of its group is.
+
+use weft_wire::units::{to_u64, to_usize};
+
+use crate::limits::{GROWTH, GROWTH_BLOCKS_MAX, ORDER_MAX, RESERVE_BLOCKS_MAX};
+
+/// Blocks in a row on the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Extent {
+    pub(crate) start: u64,
+    pub(crate) count: u32,
+}
+
+impl Extent {
+    fn end(&self) -> u64 {
+        self.start + u64::from(self.count)
+    }
+}
+
+/// What an allocation is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Want {
+    pub(crate) count: u32,
+    /// Where the block before it lies, plus one: the place that makes runs merge.
+    pub(crate) hint: Option<u64>,
+    /// Blocks the chunk has already: longer chunks look for more room to grow.
+    pub(crate) chunk_blocks: u32,
+    /// A rewrite that gives back as much as it takes may use the last blocks.
+    pub(crate) may_use_reserve: bool,
+}
+
+const WORDS: usize = 16;
+const GROUP_BLOCKS: u64 = 1 << ORDER_MAX;
+const _: () = assert!(GROUP_BLOCKS == 64 * WORDS as u64);
+
+/// Free blocks of one target.
+#[derive(Debug)]
+pub(crate) struct Space {
+    total: u64,
+    free: u64,
+    reserve: u64,
+    words: Vec<u64>,
+    /// A binary tree in an array, root at 1: 0 for nothing free, else the largest order plus one.
+    tree: Vec<u8>,
+    leaf_count: usize,
+}
+
+impl Space {
+    /// `total` blocks, all free.
+    pub(crate) fn new(total: u64) -> Space {
+        let groups = to_usize(total.div_ceil(GROUP_BLOCKS));
+        let leaf_count = groups.next_power_of_two();
+        let mut space = Space {
+            total,
+            free: 0,
+            reserve: (total / 64).min(RESERVE_BLOCKS_MAX),
+            words: vec![0; groups * WORDS],
+            tree: vec![0; leaf_count * 2],
+            leaf_count,
+        };
+        let mut at = 0;
+        while at < total {
+            let count = GROUP_BLOCKS.min(total - at);
+            space.give_back(Extent { start: at, count: small(count) });
+            at += count;
+        }
+        space
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+
+    pub(crate) fn free(&self) -> u64 {
+        self.free
+    }
+
+    /// Blocks that only rewrites may take.
+    pub(crate) fn reserve(&self) -> u64 {
+        self.reserve
+    }
+
+    /// Whether `block` is one of the device's and free.
+    pub(crate) fn is_free(&self, block: u64) -> bool {
+        block < self.total && self.words[to_usize(block / 64)] >> (block % 64) & 1 == 1
+    }
+
+    /// Marks blocks as used; `false` (and nothing changed) if they are not all free.
+    pub(crate) fn claim(&mut self, extent: Extent) -> bool {
+        if extent.end() > self.total {
+            return false;
+        }
+        if masks(extent).any(|(word, mask)| self.words[word] & mask != mask) {
+            return false;
+        }
+        for (word, mask) in masks(extent) {
+            self.words[word] &= !mask;
+        }
+        self.free -= u64::from(extent.count);
+        self.refresh(extent);
+        true
+    }
+
+    /// Marks used blocks as free.
+    pub(crate) fn give_back(&mut self, extent: Extent) {
+        assert!(extent.end() <= self.total);
+        for (word, mask) in masks(extent) {
+            assert!(self.words[word] & mask == 0, "a block is given back once");
+            self.words[word] |= mask;
+        }
+        self.free += u64::from(extent.count);
+        self.refresh(extent);
+    }
+
+    /// Takes `want.count` blocks in as few extents as there are; `None` when so many are not free.
+    pub(crate) fn alloc(&mut self, want: Want) -> Option<Vec<Extent>> {
+        let kept = if want.may_use_reserve { 0 } else { self.reserve };
+        if self.free < u64::from(want.count) + kept {
+            return None;
+        }
+        let mut out = Vec::with_capacity(1);
+        let mut left = want.count;
+        if let Some(hint) = want.hint {
+            let run = self.free_run(hint, left);
+            if run >= left.min(GROWTH) {
+                left -= run;
+                self.take(Extent { start: hint, count: run }, &mut out);
+            }
+        }
+        let growth = want.count.saturating_mul(GROWTH).max(want.chunk_blocks);
+        let growth_order = order_of(growth.min(GROWTH_BLOCKS_MAX));
+        while left > 0 {
+            let top = u32::from(self.tree[1]).checked_sub(1).expect("free blocks are in the tree");
+            let order = growth_order.max(order_of(left)).min(top).min(ORDER_MAX);
+            let start = self.leftmost(order);
+            let count = left.min(1 << order);
+            left -= count;
+            self.take(Extent { start, count }, &mut out);
+        }
+        Some(out)
+    }
+
+    fn take(&mut self, extent: Extent, out: &mut Vec<Extent>) {
+        let claimed = self.claim(extent);
+        assert!(claimed, "the tree and the bitmap agree");
+        out.push(extent);
+    }
+
+    /// How many blocks from `start` on are free, at most `count_max`.
+    fn free_run(&self, start: u64, count_max: u32) -> u32 {
+        (0..count_max).take_while(|at| self.is_free(start + u64::from(*at))).count().try_into().expect("at most count_max")
+    }
+
+    /// First block of the leftmost free aligned extent of `order`, which exists.
+    fn leftmost(&self, order: u32) -> u64 {
+        let wanted = u8::try_from(order + 1).expect("orders are small");
+        let mut node = 1;
+        while node < self.leaf_count {
+            node *= 2;
+            if self.tree[node] < wanted {
+                node += 1;
+            }
+        }
+        assert!(self.tree[node] >= wanted, "the parent said so");
+        let group = node - self.leaf_count;
+        let words = &self.words[group * WORDS..(group + 1) * WORDS];
+        let within = first_extent(words, order).expect("the leaf says there is one");
+        to_u64(group) * GROUP_BLOCKS + within
+    }
+
+    /// Brings the leaves of the extent's groups, and what is above them, up to date.
+    fn refresh(&mut self, extent: Extent) {
+        if extent.count == 0 {
+            return;
+        }
+        let first = to_usize(extent.start / GROUP_BLOCKS);
+        let last = to_usize((extent.end() - 1) / GROUP_BLOCKS);
+        for group in first..=last {
+            let value = largest_order(&self.words[group * WORDS..(group + 1) * WORDS]);
+            let mut node = self.leaf_count + group;
+            if self.tree[node] == value {
+                continue;
+            }
+            self.tree[node] = value;
+            while node > 1 {
+                node /= 2;
+                self.tree[node] = self.tree[node * 2].max(self.tree[node * 2 + 1]);
+            }
+        }
+    }
+}
+
+/// The words an extent touches, each with the extent's bits in it.
+fn masks(extent: Extent) -> impl Iterator<Item = (usize, u64)> {
+    let mut at = extent.start;
+    let end = extent.end();
+    std::iter::from_fn(move || {
+        if at >= end {
+            return None;
+        }
+        let (word, low) = (to_usize(at / 64), at % 64);
+        let count = (64 - low).min(end - at);
+        at += count;
+        Some((word, (u64::MAX >> (64 - count)) << low))
+    })
+}
+
+/// Bits of `word` that begin a free aligned extent of `order` (at most 6).
+fn starts(word: u64, order: u32) -> u64 {
+    const ALIGNED: [u64; 7] =
+        [u64::MAX, 0x5555_5555_5555_5555, 0x1111_1111_1111_1111, 0x0101_0101_0101_0101, 0x0001_0001_0001_0001, 0x0000_0001_0000_0001, 1];
+    let mut found = word;
+    for step in 0..order {
+        found &= found >> (1 << step);
+        found &= ALIGNED[to_usize(u64::from(step) + 1)];
+    }
+    found
+}
+
+/// Where in the group the first free aligned extent of `order` begins.
+fn first_extent(words: &[u64], order: u32) -> Option<u64> {
+    if order <= 6 {
+        let (at, word) = words.iter().enumerate().find(|(_, word)| starts(**word, order) != 0)?;
+        return Some(to_u64(at) * 64 + u64::from(starts(*word, order).trailing_zeros()));
+    }
+    let step = 1 << (order - 6);
+    let at = words.chunks(step).position(|part| part.iter().all(|word| *word == u64::MAX))?;
+    Some(to_u64(at * step) * 64)
+}
+
+/// The largest order of a free aligned extent of the group, plus one; 0 when nothing is free.
+fn largest_order(words: &[u64]) -> u8 {
+    let order = (0..=ORDER_MAX).rev().find(|order| first_extent(words, *order).is_some());
+    order.map_or(0, |order| u8::try_from(order + 1).expect("orders are small"))
+}
+
+fn order_of(count: u32) -> u32 {
+    count.next_power_of_two().trailing_zeros()
+}
+
+fn small(count: u64) -> u32 {
+    u32::try_from(count).expect("at most a group")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn want(count: u32) -> Want {
+        Want { count, hint: None, chunk_blocks: 0, may_use_reserve: false }
+    }
+
+    #[test]
+    fn appends_follow_each_other_and_chunks_keep_apart() {
+        let mut space = Space::new(10_000);
+        let a = space.alloc(want(4)).unwrap();
+        let b = space.alloc(want(4)).unwrap();
+        assert_eq!(a, [Extent { start: 0, count: 4 }]);
+        assert_eq!(b, [Extent { start: 64, count: 4 }], "room to grow");
+        let more = space.alloc(Want { hint: Some(4), ..want(4) }).unwrap();
+        assert_eq!(more, [Extent { start: 4, count: 4 }]);
+        let chunk = space.alloc(want(256)).unwrap();
+        assert_eq!(chunk, [Extent { start: 256, count: 256 }]);
+        for extent in [a, b, more, chunk].concat() {
+            space.give_back(extent);
+        }
+        assert_eq!(space.free(), 10_000);
+        let all = space.alloc(Want { count: 10_000, may_use_reserve: true, ..want(0) }).unwrap();
+        assert_eq!(all.iter().map(|extent| extent.count).sum::<u32>(), 10_000);
+        assert_eq!(space.alloc(Want { may_use_reserve: true, ..want(1) }), None);
+    }
+
+    #[test]
+    fn what_is_given_out_is_free_and_given_once() {
+        let mut state = 12345u64;
+        let mut random = move |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        let total = 5_003;
+        let mut space = Space::new(total);
+        let mut oracle = vec![false; to_usize(total)];
+        let mut held: Vec<Extent> = Vec::new();
+        for _ in 0..20_000 {
+            if random(100) < 52 {
+                let order = random(9);
+                let count = small(1 + random(1 << order));
+                let hint = (random(2) == 0).then(|| random(total + 10));
+                let before = space.free();
+                let wanted = Want { count, hint, chunk_blocks: small(random(300)), may_use_reserve: random(2) == 0 };
+                let Some(extents) = space.alloc(wanted) else {
+                    assert!(before < u64::from(count) + space.reserve());
+                    continue;
+                };
+                assert_eq!(extents.iter().map(|extent| extent.count).sum::<u32>(), count);
+                for extent in &extents {
+                    for block in extent.start..extent.end() {
+                        assert!(!std::mem::replace(&mut oracle[to_usize(block)], true));
+                    }
+                }
+                held.extend(extents);
+            } else if !held.is_empty() {
+                let extent = held.swap_remove(to_usize(random(to_u64(held.len()))));
+                for block in extent.start..extent.end() {
+                    oracle[to_usize(block)] = false;
+                }
+                space.give_back(extent);
+            }
+            let free = oracle.iter().filter(|used| !**used).count();
+            assert_eq!(space.free(), to_u64(free));
+        }
+        for extent in held {
+            space.give_back(extent);
+        }
+        assert_eq!(space.free(), total);
+        assert_eq!(space.leftmost(ORDER_MAX), 0);
+    }
+
+    #[test]
+    fn a_claim_is_all_or_nothing() {
+        let mut space = Space::new(100);
+        assert!(space.claim(Extent { start: 60, count: 10 }));
+        assert!(!space.claim(Extent { start: 50, count: 11 }));
+        assert!(!space.claim(Extent { start: 95, count: 6 }), "beyond the end");
+        assert_eq!(space.free(), 90);
+        assert!(space.is_free(50) && !space.is_free(69) && !space.is_free(100));
+    }
+}

@@ -1,0 +1,535 @@
+//! The running store: operations in, actions out, completions in, replies out.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use slab::Slab;
+use weft_iobuf::{BufSlot, Pool};
+use weft_wire::blocks::{BLOCK_LEN, crc32c, first_mismatch};
+use weft_wire::data::{ChunkListReply, ChunkRange};
+use weft_wire::limits::PAYLOAD_BYTES_MAX;
+use weft_wire::units::{to_u64, to_usize};
+use weft_wire::{ChunkId, ChunkIndex, ClusterId, Ino, Status};
+
+use crate::action::{Action, IoDone, IoError, IoId, Outcome};
+use crate::counters::{Counters, Space as SpaceReport};
+use crate::error::{Kind, StoreError};
+use crate::index::{Index, Meta};
+use crate::journal::Journal;
+use crate::limits::BLOCK;
+use crate::locks::{Hold, Locks};
+use crate::map::Map;
+use crate::recover::{self, RecoveryReport};
+use crate::space::{Extent, Space};
+use crate::superblock::{Device, Superblock, inspect_copies};
+
+mod checkpoint;
+mod read;
+mod truncate;
+mod write;
+
+use checkpoint::{Checkpoint, FlushStage};
+use read::ReadOp;
+use truncate::TruncateOp;
+use write::WriteOp;
+
+/// How to open a target.
+#[derive(Clone, Debug)]
+pub struct OpenParams {
+    /// The index's directory: `<state_dir>/targets/<target uuid>`.
+    pub index_dir: PathBuf,
+    /// The cluster this server belongs to.
+    pub cluster: ClusterId,
+    /// `/proc/sys/kernel/random/boot_id`; all zero when unknown. Within one boot nothing that was
+    /// written can be lost, so fewer blocks are looked at.
+    pub boot_id: [u8; 16],
+    /// Memory for chunk records; changed ones stay in memory beyond it until the checkpoint.
+    pub cache_bytes_max: u64,
+    /// A checkpoint begins when so many chunks changed.
+    pub dirty_chunks_max: u64,
+    /// A checkpoint begins so long after the last one, when anything changed.
+    pub checkpoint_interval: Duration,
+}
+
+impl OpenParams {
+    /// 256 MiB of records; a checkpoint for 16,384 changed chunks or every 5 seconds.
+    pub fn new(index_dir: PathBuf, cluster: ClusterId) -> OpenParams {
+        OpenParams {
+            index_dir,
+            cluster,
+            boot_id: [0; 16],
+            cache_bytes_max: 256 << 20,
+            dirty_chunks_max: 16_384,
+            checkpoint_interval: Duration::from_secs(5),
+        }
+    }
+}
+
+/// One operation under way.
+#[derive(Debug)]
+struct Op {
+    reply_to: u64,
+    ino: Ino,
+    /// I/Os of it that are not completed.
+    outstanding: u32,
+    /// The first failure; the operation ends when its last I/O is back.
+    error: Option<Status>,
+    /// Journal bytes set aside for it.
+    reserved_bytes: u64,
+    body: Body,
+}
+
+#[derive(Debug)]
+enum Body {
+    Read(ReadOp),
+    Write(WriteOp),
+    Truncate(TruncateOp),
+    /// Taken out while it is worked on.
+    Taken,
+}
+
+/// Whose completion it is.
+#[derive(Clone, Copy, Debug)]
+enum IoUse {
+    Part { op: usize, part: usize },
+    Append,
+    Flush,
+}
+
+/// Why an operation does not go on.
+#[derive(Clone, Copy, Debug)]
+enum Halt {
+    /// It ends.
+    Fail(Status),
+    /// It is tried again after the next checkpoint, flush or end of another operation.
+    Park,
+}
+
+/// Who waits for a record to be durable.
+#[derive(Clone, Copy, Debug)]
+enum Waiter {
+    Sync { reply_to: u64 },
+    Intent { op: usize },
+}
+
+/// The chunk store of one target.
+#[derive(Debug)]
+pub struct Store {
+    superblock: Superblock,
+    map: Map,
+    space: Space,
+    journal: Journal,
+    locks: Locks,
+    ops: Slab<Op>,
+    ios: BTreeMap<IoId, IoUse>,
+    next_io: u64,
+    /// Operations whose turn has come.
+    ready: VecDeque<usize>,
+    /// Operations that wait for journal bytes or free blocks.
+    parked: VecDeque<usize>,
+    /// Operations whose record waits for its append, ascending.
+    recorded: VecDeque<(u64, usize)>,
+    /// Who waits for which record to be durable.
+    waiters: BTreeMap<(u64, u64), Waiter>,
+    next_waiter: u64,
+    /// Blocks freed by a record, which may be given out once that record is durable, ascending.
+    freed: VecDeque<(u64, Extent)>,
+    freed_block_count: u64,
+    /// Chunks with a durable intent in the segments that replay would read.
+    intents: BTreeSet<ChunkId>,
+    flush: FlushStage,
+    /// Somebody waits for records up to here to be durable.
+    flush_wanted: u64,
+    durable: u64,
+    checkpoint: Option<Checkpoint>,
+    checkpoint_due: bool,
+    last_checkpoint: Duration,
+    dirty_chunks_max: u64,
+    checkpoint_interval: Duration,
+    boot_id: [u8; 16],
+    zero_sum: u32,
+    /// The journal can no longer be trusted to take records: nothing may change any more.
+    failed: bool,
+    stopping: bool,
+    stopped: bool,
+    counters: Counters,
+}
+
+/// Address space for the index of a target: far more than its records can take.
+fn index_bytes_max(superblock: &Superblock) -> u64 {
+    (superblock.areas.capacity_bytes / 8).max(1 << 30)
+}
+
+impl Store {
+    /// Makes the empty index of a target that is being formatted, in `dir`, whose parent exists.
+    ///
+    /// # Errors
+    /// `Mismatch` when `dir` has the index of another target; `Busy`; `Index`; `Damaged`.
+    pub fn create_index(dir: &std::path::Path, superblock: &Superblock) -> Result<(), StoreError> {
+        let meta = Meta {
+            cluster: superblock.cluster,
+            target_uuid: superblock.target_uuid,
+            applied: 0,
+            generation: 1,
+            boot_id: [0; 16],
+        };
+        Index::create(dir, &meta, index_bytes_max(superblock))
+    }
+
+    /// Opens a target: blocking. The caller holds the device exclusively (a lock that lives as
+    /// long as the last I/O of its former owner, such as `flock` on the device's descriptor).
+    ///
+    /// # Errors
+    /// Any [`Kind`] but `Invalid`. The device was not changed.
+    pub fn open(
+        params: OpenParams,
+        device: &mut dyn Device,
+    ) -> Result<(Store, RecoveryReport), StoreError> {
+        let (superblock, copies) = inspect_copies(device)?;
+        let mismatch = |op| StoreError::new(Kind::Mismatch, op, 0);
+        if superblock.cluster != params.cluster {
+            return Err(mismatch("open: the target belongs to another cluster"));
+        }
+        let (index, meta) = Index::open(&params.index_dir, index_bytes_max(&superblock))?;
+        if (meta.cluster, meta.target_uuid) != (superblock.cluster, superblock.target_uuid) {
+            return Err(mismatch("open: the index belongs to another target"));
+        }
+        let map = Map::new(index, params.cache_bytes_max)?;
+        let done =
+            recover::recover(device, &superblock, copies, map, &meta, params.boot_id)?;
+        let store = Store {
+            superblock,
+            map: done.map,
+            space: done.space,
+            journal: Journal::new(&superblock, done.last_sequence, done.generation),
+            locks: Locks::default(),
+            ops: Slab::new(),
+            ios: BTreeMap::new(),
+            next_io: 1,
+            ready: VecDeque::new(),
+            parked: VecDeque::new(),
+            recorded: VecDeque::new(),
+            waiters: BTreeMap::new(),
+            next_waiter: 0,
+            freed: VecDeque::new(),
+            freed_block_count: 0,
+            intents: BTreeSet::new(),
+            flush: FlushStage::Idle,
+            flush_wanted: done.last_sequence,
+            durable: done.last_sequence,
+            checkpoint: None,
+            checkpoint_due: false,
+            last_checkpoint: Duration::ZERO,
+            dirty_chunks_max: params.dirty_chunks_max,
+            checkpoint_interval: params.checkpoint_interval,
+            boot_id: params.boot_id,
+            zero_sum: crc32c(&[0; BLOCK_LEN]),
+            failed: false,
+            stopping: false,
+            stopped: false,
+            counters: Counters::default(),
+        };
+        Ok((store, done.report))
+    }
+
+    /// What the device says about itself.
+    pub fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    /// Whether a journal append, a flush or a checkpoint failed, so that nothing may change until
+    /// the target is opened again.
+    pub fn is_read_only(&self) -> bool {
+        self.failed
+    }
+
+    /// What was counted since open.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// How full the target is.
+    pub fn space(&self) -> SpaceReport {
+        let free = self.space.free() + self.freed_block_count;
+        SpaceReport {
+            total_bytes: self.space.total() * BLOCK,
+            free_bytes: free * BLOCK,
+            used_bytes: (self.space.total() - free) * BLOCK,
+            chunk_count: self.map.chunk_count(),
+            reserve_bytes: self.space.reserve() * BLOCK,
+            cache_bytes: self.map.cache().bytes(),
+            dirty_chunk_count: self.map.cache().dirty_count(),
+        }
+    }
+
+    /// The chunks of `ino` from `from` on, as many as one reply holds. Blocking index reads.
+    ///
+    /// # Errors
+    /// `Damaged`, `Index`.
+    pub fn chunk_list(&self, ino: Ino, from: ChunkIndex) -> Result<ChunkListReply, StoreError> {
+        self.map.list(ino, from)
+    }
+
+    /// Reads blocks. Ends with [`Outcome::Read`], or with `Invalid`, `Busy` (no buffers), `Damaged`,
+    /// `Io`.
+    pub fn read(&mut self, op: u64, range: ChunkRange, pool: &Pool, out: &mut Vec<Action>) {
+        if let Err(status) = self.admit(&range) {
+            out.push(Action::Reply { op, result: Err(status) });
+            return;
+        }
+        let hold = hold_of(&range, false);
+        self.queue(op, range.chunk.ino, hold, Body::Read(ReadOp::new(range)));
+        self.run(pool, out);
+    }
+
+    /// Writes bytes; `payload` holds them from `range.offset % 4096` on, `sums` has one checksum
+    /// for each piece of them cut at block borders. Ends with [`Outcome::Written`], or with
+    /// `Invalid`, `Protocol` (too few checksums or bytes), `Damaged` (payload and checksums differ,
+    /// or a partly covered block is damaged), `NoSpace`, `Busy`, `Io`, `ReadOnly`.
+    pub fn write(
+        &mut self,
+        op: u64,
+        range: ChunkRange,
+        sums: Vec<u32>,
+        payload: BufSlot,
+        pool: &Pool,
+        out: &mut Vec<Action>,
+    ) {
+        let checked =
+            self.admit(&range).and_then(|()| self.check_payload(&range, &sums, &payload));
+        if let Err(status) = checked {
+            out.push(Action::Reply { op, result: Err(status) });
+            return;
+        }
+        let hold = hold_of(&range, true);
+        self.queue(op, range.chunk.ino, hold, Body::Write(WriteOp::new(range, sums, payload)));
+        self.run(pool, out);
+    }
+
+    /// Removes the chunks of `ino` from `remove_from` on, and what lies behind the first so many
+    /// bytes of the `cut` chunk. Removing from 0 deletes the file. Ends with
+    /// [`Outcome::Truncated`], or with `Invalid`, `NoSpace`, `Busy`, `Damaged`, `Io`, `ReadOnly`.
+    pub fn truncate(
+        &mut self,
+        op: u64,
+        ino: Ino,
+        remove_from: ChunkIndex,
+        cut: Option<(ChunkIndex, u32)>,
+        pool: &Pool,
+        out: &mut Vec<Action>,
+    ) {
+        let refused = match cut {
+            _ if self.stopping => Some(Status::Unavailable),
+            Some((_, bytes)) if bytes > PAYLOAD_BYTES_MAX => Some(Status::Invalid),
+            _ => None,
+        };
+        if let Some(status) = refused {
+            out.push(Action::Reply { op, result: Err(status) });
+            return;
+        }
+        let cut = cut.filter(|(index, _)| *index < remove_from);
+        let first = cut.map_or(remove_from, |(index, _)| index);
+        let hold = Hold { chunks: first.0..=u64::MAX, blocks: 0..=u32::MAX, exclusive: true };
+        self.queue(op, ino, hold, Body::Truncate(TruncateOp::new(ino, remove_from, cut)));
+        self.run(pool, out);
+    }
+
+    /// A completion. Unknown ones are counted and otherwise ignored.
+    pub fn io_done(
+        &mut self,
+        io: IoId,
+        result: Result<IoDone, IoError>,
+        pool: &Pool,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(used) = self.ios.remove(&io) else {
+            self.counters.unknown_completions += 1;
+            return;
+        };
+        self.counters.io_errors += u64::from(result.is_err());
+        match used {
+            IoUse::Part { op, part } => self.part_done(op, part, result, pool, out),
+            IoUse::Append if result.is_ok() => self.append_done(out),
+            IoUse::Flush if result.is_ok() => self.flush_done(out),
+            IoUse::Append | IoUse::Flush => self.fail(out),
+        }
+        self.run(pool, out);
+    }
+
+    fn admit(&self, range: &ChunkRange) -> Result<(), Status> {
+        let end = u64::from(range.offset) + u64::from(range.bytes);
+        match range.bytes {
+            _ if self.stopping => Err(Status::Unavailable),
+            0 => Err(Status::Invalid),
+            _ if end > u64::from(PAYLOAD_BYTES_MAX) => Err(Status::Invalid),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_payload(
+        &mut self,
+        range: &ChunkRange,
+        sums: &[u32],
+        payload: &BufSlot,
+    ) -> Result<(), Status> {
+        let start = to_usize(u64::from(range.offset) % BLOCK);
+        let end = start + to_usize(u64::from(range.bytes));
+        if self.failed {
+            return Err(Status::ReadOnly);
+        }
+        let sum_count = to_usize(u64::from(range.block_count()));
+        if sums.len() != sum_count || payload.as_slice().len() < end.next_multiple_of(BLOCK_LEN) {
+            return Err(Status::Protocol);
+        }
+        if first_mismatch(range.offset, &payload.as_slice()[start..end], sums).is_some() {
+            self.counters.payload_mismatches += 1;
+            return Err(Status::Damaged);
+        }
+        Ok(())
+    }
+
+    fn queue(&mut self, reply_to: u64, ino: Ino, hold: Hold, body: Body) {
+        let op = self.ops.insert(Op {
+            reply_to,
+            ino,
+            outstanding: 0,
+            error: None,
+            reserved_bytes: 0,
+            body,
+        });
+        if self.locks.acquire(ino, op, hold) {
+            self.ready.push_back(op);
+        }
+    }
+
+    /// Starts what may start, then hands out what the journal has to do.
+    fn run(&mut self, pool: &Pool, out: &mut Vec<Action>) {
+        loop {
+            while let Some(op) = self.ready.pop_front() {
+                match self.ops[op].body {
+                    Body::Read(_) => self.start_read(op, pool, out),
+                    Body::Write(_) => self.start_write(op, pool, out),
+                    Body::Truncate(_) => self.start_truncate(op, pool, out),
+                    Body::Taken => unreachable!("put back before the next operation"),
+                }
+            }
+            self.pump(out);
+            if self.ready.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn part_done(
+        &mut self,
+        op: usize,
+        part: usize,
+        result: Result<IoDone, IoError>,
+        pool: &Pool,
+        out: &mut Vec<Action>,
+    ) {
+        let entry = &mut self.ops[op];
+        entry.outstanding -= 1;
+        if result.is_err() {
+            entry.error.get_or_insert(Status::Io);
+        }
+        let buf = match result {
+            Ok(done) => done.buf,
+            Err(error) => error.buf,
+        };
+        match entry.body {
+            Body::Read(_) => self.read_done(op, part, buf, out),
+            Body::Write(_) => self.write_part_done(op, part, buf, out),
+            Body::Truncate(_) => self.truncate_part_done(op, buf, out),
+            Body::Taken => unreachable!("put back before the next completion"),
+        }
+        let _ = pool;
+    }
+
+    fn new_io(&mut self, used: IoUse) -> IoId {
+        let io = IoId(self.next_io);
+        self.next_io += 1;
+        self.ios.insert(io, used);
+        io
+    }
+
+    fn part_io(&mut self, op: usize, part: usize) -> IoId {
+        self.ops[op].outstanding += 1;
+        self.new_io(IoUse::Part { op, part })
+    }
+
+    /// Ends an operation: its range is free for the next one.
+    fn finish(&mut self, op: usize, result: Result<Outcome, Status>, out: &mut Vec<Action>) {
+        let entry = self.ops.remove(op);
+        debug_assert!(entry.outstanding == 0, "an operation owns its buffers until the end");
+        self.journal.release(entry.reserved_bytes);
+        self.locks.release(entry.ino, op, &mut self.ready);
+        if entry.reserved_bytes > 0 {
+            self.ready.extend(self.parked.drain(..));
+        }
+        match &result {
+            Err(Status::Busy) => self.counters.busy += 1,
+            Err(Status::NoSpace) => self.counters.no_space += 1,
+            _ => {}
+        }
+        out.push(Action::Reply { op: entry.reply_to, result });
+    }
+
+    fn halt(&mut self, op: usize, halt: Halt, out: &mut Vec<Action>) {
+        match halt {
+            Halt::Fail(status) => self.finish(op, Err(status), out),
+            Halt::Park => {
+                self.counters.parked += 1;
+                self.parked.push_back(op);
+            }
+        }
+    }
+
+    /// The status of an operation whose chunk record cannot be had.
+    fn index_status(&mut self, error: &StoreError) -> Status {
+        self.counters.index_errors += 1;
+        if error.kind == Kind::Damaged { Status::Damaged } else { Status::Io }
+    }
+
+    /// Takes blocks, or waits for some that will be free, or fails.
+    fn alloc(&mut self, want: crate::space::Want) -> Result<Vec<Extent>, Halt> {
+        if let Some(extents) = self.space.alloc(want) {
+            return Ok(extents);
+        }
+        match self.freed.back() {
+            Some((sequence, _)) => {
+                let sequence = *sequence;
+                self.want_durable(sequence);
+                Err(Halt::Park)
+            }
+            None => Err(Halt::Fail(Status::NoSpace)),
+        }
+    }
+
+    /// Blocks are free once the record that frees them, `sequence`, is durable. Not before: until
+    /// then a power loss brings back the record that points at them, and they would hold what
+    /// another chunk wrote there since.
+    fn free_later(&mut self, sequence: u64, extents: Vec<Extent>) {
+        for extent in extents {
+            self.freed_block_count += u64::from(extent.count);
+            self.freed.push_back((sequence, extent));
+        }
+    }
+
+    fn data_byte(&self, device_block: u64) -> u64 {
+        self.superblock.areas.data_byte(device_block)
+    }
+}
+
+fn hold_of(range: &ChunkRange, exclusive: bool) -> Hold {
+    let index = range.chunk.index.0;
+    let first = range.offset / weft_wire::blocks::BLOCK_BYTES;
+    Hold { chunks: index..=index, blocks: first..=first + range.block_count() - 1, exclusive }
+}
+
+/// Whether `block` of `bytes` has this checksum.
+fn block_matches(bytes: &[u8], block: usize, sum: u32) -> bool {
+    debug_assert!(to_u64(bytes.len()) >= to_u64(block + 1) * BLOCK);
+    crc32c(&bytes[block * BLOCK_LEN..(block + 1) * BLOCK_LEN]) == sum
+}

@@ -1,0 +1,260 @@
+//! When things become durable: appends, flushes, checkpoints, and the end.
+//!
+//! A flush is preceded by a mark, which is appended first. So a sync that is acknowledged has a
+//! durable mark behind its records, and replay can tell records that may have been promised from
+//! those that were not. While a flush is under way others gather for the next one.
+//!
+//! A checkpoint takes the changed records as of now, goes on in the other segment, flushes, and
+//! commits the transaction. Records made meanwhile are in the other segment and in memory. Intents
+//! of overwrites that are under way are repeated in the new segment before the flush, because the
+//! commit makes replay forget the old one.
+
+use std::time::Duration;
+
+use weft_lmdb::WriteTxn;
+use weft_wire::units::to_u64;
+use weft_wire::{Ino, Status};
+
+use super::{Body, IoUse, Store, Waiter};
+use crate::action::{Action, Outcome};
+use crate::index::Meta;
+use crate::record::Record;
+
+/// How far a flush is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FlushStage {
+    Idle,
+    /// Its mark, this record, is on its way to the page cache.
+    Marking(u64),
+    /// It will make records up to this one durable.
+    Flushing(u64),
+}
+
+/// A checkpoint that waits for its flush.
+#[derive(Debug)]
+pub(super) struct Checkpoint {
+    txn: WriteTxn,
+    applied: u64,
+    /// Records up to here must be durable before the commit.
+    needs: u64,
+}
+
+impl Store {
+    /// Everything acknowledged so far, on this target, is durable when [`Outcome::Synced`] comes;
+    /// `Io` if it is not. Syncs that arrive during a flush share the next one.
+    pub fn sync(&mut self, op: u64, ino: Ino, out: &mut Vec<Action>) {
+        let needs = self.journal.last_change();
+        if self.failed {
+            out.push(Action::Reply { op, result: Err(Status::Io) });
+            return;
+        }
+        if needs <= self.durable {
+            self.counters.syncs += 1;
+            out.push(Action::Reply { op, result: Ok(Outcome::Synced) });
+            return;
+        }
+        let _ = ino; // One flush serves the whole device: which file asks makes no difference.
+        self.wait_durable(needs, Waiter::Sync { reply_to: op });
+        self.pump(out);
+    }
+
+    /// Time passes: `now` counts from any fixed instant and never goes back.
+    pub fn tick(&mut self, now: Duration, out: &mut Vec<Action>) {
+        if now.saturating_sub(self.last_checkpoint) >= self.checkpoint_interval {
+            self.last_checkpoint = now;
+            self.checkpoint_due = true;
+        }
+        self.pump(out);
+    }
+
+    /// Refuses new operations, lets those under way end, puts everything into the index; then
+    /// [`Action::Stopped`].
+    pub fn shutdown(&mut self, out: &mut Vec<Action>) {
+        self.stopping = true;
+        self.pump(out);
+    }
+
+    pub(super) fn want_durable(&mut self, sequence: u64) {
+        self.flush_wanted = self.flush_wanted.max(sequence);
+    }
+
+    pub(super) fn wait_durable(&mut self, sequence: u64, waiter: Waiter) {
+        self.want_durable(sequence);
+        self.next_waiter += 1;
+        self.waiters.insert((sequence, self.next_waiter), waiter);
+    }
+
+    /// Hands out what the journal has to do next.
+    pub(super) fn pump(&mut self, out: &mut Vec<Action>) {
+        if self.failed {
+            self.stop_if_done(out);
+            return;
+        }
+        if self.checkpoint.is_none() && self.is_checkpoint_due() {
+            self.begin_checkpoint(out);
+        }
+        if self.flush == FlushStage::Idle && self.flush_wanted > self.durable {
+            let mark = self.journal.push(&Record::Mark { durable: self.durable });
+            self.flush = FlushStage::Marking(mark);
+        }
+        if let Some(append) = self.journal.next_append() {
+            self.counters.appends += 1;
+            self.counters.append_bytes += to_u64(append.bytes.len());
+            let io = self.new_io(IoUse::Append);
+            out.push(Action::AppendJournal { io, offset: append.offset, bytes: append.bytes });
+        }
+        if let FlushStage::Marking(mark) = self.flush
+            && self.journal.appended() >= mark
+        {
+            self.flush = FlushStage::Flushing(self.journal.appended());
+            self.counters.flushes += 1;
+            let io = self.new_io(IoUse::Flush);
+            out.push(Action::Flush { io });
+        }
+        self.stop_if_done(out);
+    }
+
+    fn is_checkpoint_due(&mut self) -> bool {
+        let cache = self.map.cache();
+        let something = cache.dirty_count() > 0;
+        let due = std::mem::take(&mut self.checkpoint_due);
+        self.journal.is_half_full()
+            || (something && cache.dirty_count() >= self.dirty_chunks_max)
+            || (something && cache.is_mostly_dirty())
+            || (something && due)
+            || (something && self.stopping && self.ops.is_empty())
+            || (due && !self.parked.is_empty())
+    }
+
+    fn begin_checkpoint(&mut self, out: &mut Vec<Action>) {
+        let applied = self.journal.last_sequence();
+        let meta = Meta {
+            cluster: self.superblock.cluster,
+            target_uuid: self.superblock.target_uuid,
+            applied,
+            generation: self.journal.generation() + 1,
+            boot_id: self.boot_id,
+        };
+        let Ok(txn) = self.map.begin_commit(&meta) else {
+            self.fail(out);
+            return;
+        };
+        self.journal.switch();
+        self.intents.clear();
+        let under_way: Vec<Record> = self
+            .ops
+            .iter()
+            .filter_map(|(_, op)| match &op.body {
+                Body::Write(write) => write.intent.clone().map(Record::Intent),
+                _ => None,
+            })
+            .collect();
+        for intent in under_way {
+            self.journal.push(&intent);
+        }
+        let needs = self.journal.last_sequence();
+        self.want_durable(needs);
+        self.checkpoint = Some(Checkpoint { txn, applied, needs });
+    }
+
+    /// Records are in the page cache: they survive the death of this process, and their
+    /// operations are acknowledged.
+    pub(super) fn append_done(&mut self, out: &mut Vec<Action>) {
+        self.journal.append_done();
+        while let Some((sequence, op)) = self.recorded.front().copied() {
+            if sequence > self.journal.appended() {
+                break;
+            }
+            self.recorded.pop_front();
+            self.record_appended(op, out);
+        }
+    }
+
+    fn record_appended(&mut self, op: usize, out: &mut Vec<Action>) {
+        match &self.ops[op].body {
+            Body::Write(write) if write.intent.is_some() => self.write_data(op, out),
+            Body::Write(write) => {
+                self.counters.writes += 1;
+                self.counters.write_bytes += u64::from(write.range.bytes);
+                self.finish(op, Ok(Outcome::Written), out);
+            }
+            _ => {
+                self.counters.truncates += 1;
+                self.finish(op, Ok(Outcome::Truncated), out);
+            }
+        }
+    }
+
+    /// Data and records are durable: here a sync is acknowledged, freed blocks become free, and a
+    /// checkpoint is committed.
+    pub(super) fn flush_done(&mut self, out: &mut Vec<Action>) {
+        let FlushStage::Flushing(covers) = self.flush else {
+            unreachable!("a flush is under way in this stage only");
+        };
+        self.flush = FlushStage::Idle;
+        self.durable = covers;
+        while let Some((sequence, extent)) = self.freed.front().copied() {
+            if sequence > covers {
+                break;
+            }
+            self.freed.pop_front();
+            self.freed_block_count -= u64::from(extent.count);
+            self.space.give_back(extent);
+        }
+        if self.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.needs <= covers) {
+            self.commit_checkpoint(out);
+        }
+        while let Some(entry) = self.waiters.first_entry() {
+            if entry.key().0 > covers {
+                break;
+            }
+            match entry.remove() {
+                Waiter::Sync { reply_to } => {
+                    self.counters.syncs += 1;
+                    out.push(Action::Reply { op: reply_to, result: Ok(Outcome::Synced) });
+                }
+                Waiter::Intent { op } => self.intent_durable(op, out),
+            }
+        }
+        self.ready.extend(self.parked.drain(..));
+    }
+
+    fn commit_checkpoint(&mut self, out: &mut Vec<Action>) {
+        let Some(checkpoint) = self.checkpoint.take() else { return };
+        if self.map.commit(checkpoint.txn).is_err() {
+            self.fail(out);
+            return;
+        }
+        self.counters.checkpoints += 1;
+        self.journal.set_applied(checkpoint.applied);
+    }
+
+    /// The journal cannot be relied on: what waits for it ends with an error, and nothing changes
+    /// any more. A failed fdatasync is never tried again: the kernel may have dropped the pages.
+    pub(super) fn fail(&mut self, out: &mut Vec<Action>) {
+        if std::mem::replace(&mut self.failed, true) {
+            return;
+        }
+        self.checkpoint = None;
+        for waiter in std::mem::take(&mut self.waiters).into_values() {
+            match waiter {
+                Waiter::Sync { reply_to } => {
+                    out.push(Action::Reply { op: reply_to, result: Err(Status::Io) });
+                }
+                Waiter::Intent { op } => self.finish(op, Err(Status::Io), out),
+            }
+        }
+        for (_, op) in std::mem::take(&mut self.recorded) {
+            self.finish(op, Err(Status::Io), out);
+        }
+        self.ready.extend(self.parked.drain(..));
+    }
+
+    fn stop_if_done(&mut self, out: &mut Vec<Action>) {
+        let idle = self.ops.is_empty() && self.ios.is_empty() && self.checkpoint.is_none();
+        if self.stopping && !self.stopped && idle && self.waiters.is_empty() {
+            self.stopped = true;
+            out.push(Action::Stopped);
+        }
+    }
+}

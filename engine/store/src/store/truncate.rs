@@ -1,0 +1,179 @@
+//! Truncation and deletion: zero the end of the cut block in a new place, then one record.
+
+use weft_iobuf::{BufSlot, Pool};
+use weft_wire::blocks::{BLOCK_BYTES, BLOCK_LEN, crc32c};
+use weft_wire::units::to_usize;
+use weft_wire::{ChunkId, ChunkIndex, Ino, Status};
+
+use super::{Body, Halt, Store, block_matches};
+use crate::action::{Action, Outcome};
+use crate::chunk::Placed;
+use crate::error::StoreError;
+use crate::record::{Cut, Record, Truncate};
+use crate::space::{Extent, Want};
+
+/// A truncation under way.
+#[derive(Debug)]
+pub(super) struct TruncateOp {
+    ino: Ino,
+    remove_from: ChunkIndex,
+    /// Chunk to shorten, and how many bytes of it stay.
+    cut: Option<(ChunkIndex, u32)>,
+    tail: Option<Tail>,
+}
+
+/// The last block that stays, when a part of it goes.
+#[derive(Clone, Copy, Debug)]
+struct Tail {
+    old: Placed,
+    new_place: u64,
+    /// Set when the block is zeroed behind the cut.
+    new_sum: Option<u32>,
+}
+
+/// What a truncation has to do.
+enum Plan {
+    Nothing,
+    Record,
+    /// First read the last block that stays.
+    Tail { buf: BufSlot, place: u64 },
+}
+
+impl TruncateOp {
+    pub(super) fn new(
+        ino: Ino,
+        remove_from: ChunkIndex,
+        cut: Option<(ChunkIndex, u32)>,
+    ) -> TruncateOp {
+        TruncateOp { ino, remove_from, cut, tail: None }
+    }
+}
+
+impl Store {
+    pub(super) fn start_truncate(&mut self, op: usize, pool: &Pool, out: &mut Vec<Action>) {
+        match self.plan_truncate(op, pool) {
+            Err(halt) => self.halt(op, halt, out),
+            Ok(Plan::Nothing) => {
+                self.counters.truncates += 1;
+                self.finish(op, Ok(Outcome::Truncated), out);
+            }
+            Ok(Plan::Record) => self.record_truncate(op, out),
+            Ok(Plan::Tail { buf, place }) => {
+                let offset = self.data_byte(place);
+                let io = self.part_io(op, 0);
+                out.push(Action::ReadData { io, offset, buf, bytes: BLOCK_BYTES });
+            }
+        }
+    }
+
+    fn truncate_mut(&mut self, op: usize) -> &mut TruncateOp {
+        match &mut self.ops[op].body {
+            Body::Truncate(truncate) => truncate,
+            _ => unreachable!("the caller looked"),
+        }
+    }
+
+    fn plan_truncate(&mut self, op: usize, pool: &Pool) -> Result<Plan, Halt> {
+        self.reserve_journal(op, 1)?;
+        let truncate = self.truncate_mut(op);
+        let (ino, remove_from, cut) = (truncate.ino, truncate.remove_from, truncate.cut);
+        let looked = self.look_at_cut(ino, cut);
+        let (shortens, old) = looked.map_err(|error| Halt::Fail(self.index_status(&error)))?;
+        if let Some(old) = old {
+            let buf = pool.alloc(BLOCK_LEN).ok_or(Halt::Fail(Status::Busy))?;
+            let hint = Some(old.device_block + 1).filter(|block| self.space.is_free(*block));
+            let want = Want { count: 1, hint, chunk_blocks: 0, may_use_reserve: true };
+            let new_place = self.alloc(want)?[0].start;
+            self.truncate_mut(op).tail = Some(Tail { old, new_place, new_sum: None });
+            return Ok(Plan::Tail { buf, place: old.device_block });
+        }
+        let removes = self.map.has_any(ino, remove_from);
+        let removes = removes.map_err(|error| Halt::Fail(self.index_status(&error)))?;
+        Ok(if shortens || removes { Plan::Record } else { Plan::Nothing })
+    }
+
+    /// Whether blocks go, and the written block that the cut goes through.
+    fn look_at_cut(
+        &mut self,
+        ino: Ino,
+        cut: Option<(ChunkIndex, u32)>,
+    ) -> Result<(bool, Option<Placed>), StoreError> {
+        let Some((index, bytes)) = cut else { return Ok((false, None)) };
+        let Some(chunk) = self.map.get(ChunkId { ino, index })? else { return Ok((false, None)) };
+        let keep_blocks = bytes.div_ceil(BLOCK_BYTES);
+        let through = !bytes.is_multiple_of(BLOCK_BYTES);
+        let old = if through { chunk.get(keep_blocks - 1) } else { None };
+        Ok((chunk.end() > keep_blocks, old))
+    }
+
+    pub(super) fn truncate_part_done(
+        &mut self,
+        op: usize,
+        buf: Option<BufSlot>,
+        out: &mut Vec<Action>,
+    ) {
+        let error = self.ops[op].error;
+        let truncate = self.truncate_mut(op);
+        let kept = truncate.cut.map_or(0, |(_, bytes)| bytes % BLOCK_BYTES);
+        let tail = truncate.tail.as_mut().expect("it is what the I/O was for");
+        let writing = tail.new_sum.is_some();
+        if let Some(status) = error {
+            self.abort_truncate(op, status, out);
+        } else if writing {
+            self.record_truncate(op, out);
+        } else if let Some(mut slot) = buf {
+            if !block_matches(slot.as_slice(), 0, tail.old.sum) {
+                self.counters.damaged_blocks += 1;
+                self.abort_truncate(op, Status::Damaged, out);
+                return;
+            }
+            let block = &mut slot.as_mut_slice()[..BLOCK_LEN];
+            block[to_usize(u64::from(kept))..].fill(0);
+            tail.new_sum = Some(crc32c(block));
+            let place = tail.new_place;
+            let offset = self.data_byte(place);
+            let io = self.part_io(op, 0);
+            let buf = slot.share();
+            out.push(Action::WriteData { io, offset, buf, start: 0, bytes: BLOCK_BYTES });
+        } else {
+            self.abort_truncate(op, Status::Io, out);
+        }
+    }
+
+    fn abort_truncate(&mut self, op: usize, status: Status, out: &mut Vec<Action>) {
+        if let Some(tail) = self.truncate_mut(op).tail.take() {
+            self.space.give_back(Extent { start: tail.new_place, count: 1 });
+        }
+        self.finish(op, Err(status), out);
+    }
+
+    fn record_truncate(&mut self, op: usize, out: &mut Vec<Action>) {
+        if self.failed {
+            self.abort_truncate(op, Status::Io, out);
+            return;
+        }
+        let truncate = self.truncate_mut(op);
+        let tail = truncate.tail.and_then(|tail| {
+            tail.new_sum.map(|sum| Placed { device_block: tail.new_place, sum })
+        });
+        let cut = truncate.cut.map(|(index, bytes)| Cut {
+            index,
+            keep_blocks: bytes.div_ceil(BLOCK_BYTES),
+            tail,
+        });
+        let record = Truncate { ino: truncate.ino, remove_from: truncate.remove_from, cut };
+        match self.map.truncate(&record) {
+            Err(error) => {
+                let status = self.index_status(&error);
+                // A part of it may have been applied: what is in memory must not reach the index.
+                self.fail(out);
+                self.abort_truncate(op, status, out);
+            }
+            Ok(freed) => {
+                let sequence = self.journal.push(&Record::Truncate(record));
+                self.free_later(sequence, freed);
+                self.recorded.push_back((sequence, op));
+            }
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! Writes: merge, place, (intent,) data, record.
+//!
+//! - Blocks never written, and written blocks that are covered in part, go to new places: until the
+//!   record is durable the old place is untouched, so bytes beside the written ones are never at
+//!   risk.
+//! - Written blocks that are covered whole are overwritten where they are, after an intent for the
+//!   chunk is durable. Each overwrite's intent carries the checksums it is going to leave, so that
+//!   after the death of this process a block is known to be old or new.
+//! - Then the record, with the checksums; its append is the acknowledgement.
+
+use weft_iobuf::{BufSlot, Pool, SharedSlot};
+use weft_wire::Status;
+use weft_wire::blocks::{BLOCK_BYTES, BLOCK_LEN, BlockPiece, crc32c, pieces};
+use weft_wire::data::ChunkRange;
+use weft_wire::units::to_usize;
+
+use super::{Body, Halt, Store, Waiter, block_matches};
+use crate::action::Action;
+use crate::chunk::{Chunk, Placed, Run, push_block};
+use crate::limits::journal_bytes_of_op;
+use crate::record::{Placement, Record};
+use crate::space::{Extent, Want};
+
+/// A write under way.
+#[derive(Debug)]
+pub(super) struct WriteOp {
+    pub(super) range: ChunkRange,
+    /// First block.
+    first: u32,
+    /// One checksum for each block; those of partly covered blocks are replaced when merged.
+    sums: Vec<u32>,
+    /// The payload while it may still change.
+    payload: Option<BufSlot>,
+    /// The whole blocks to write.
+    merged: Option<SharedSlot>,
+    /// Written blocks covered in part, to be read and merged.
+    olds: Vec<(BlockPiece, Placed)>,
+    /// Where every block goes.
+    runs: Vec<Run>,
+    /// What was taken for it.
+    fresh: Vec<Extent>,
+    /// Blocks overwritten where they are, from planning on.
+    in_place: Vec<Run>,
+    /// Its intent, from when that is recorded until the write itself is.
+    pub(super) intent: Option<Placement>,
+}
+
+impl WriteOp {
+    pub(super) fn new(range: ChunkRange, sums: Vec<u32>, payload: BufSlot) -> WriteOp {
+        WriteOp {
+            range,
+            first: range.offset / BLOCK_BYTES,
+            sums,
+            payload: Some(payload),
+            merged: None,
+            olds: Vec::new(),
+            runs: Vec::new(),
+            fresh: Vec::new(),
+            in_place: Vec::new(),
+            intent: None,
+        }
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = BlockPiece> + use<> {
+        pieces(self.range.offset, self.range.bytes)
+    }
+
+    /// Where a block lies in the payload's slot.
+    fn at(&self, block: u32) -> usize {
+        to_usize(u64::from(block - self.first)) * BLOCK_LEN
+    }
+
+    fn placement_of(&self, runs: &[Run]) -> Placement {
+        let blocks = runs.iter().flat_map(Run::blocks);
+        let sums =
+            blocks.map(|(block, _)| self.sums[to_usize(u64::from(block - self.first))]).collect();
+        Placement { chunk: self.range.chunk, runs: runs.to_vec(), sums }
+    }
+}
+
+impl Store {
+    pub(super) fn start_write(&mut self, op: usize, pool: &Pool, out: &mut Vec<Action>) {
+        let Body::Write(mut write) = std::mem::replace(&mut self.ops[op].body, Body::Taken) else {
+            unreachable!("the caller looked");
+        };
+        let planned = self.plan_write(op, &mut write, pool);
+        if planned.is_err() {
+            self.undo_plan(&mut write);
+        }
+        let olds: Vec<_> = write.olds.iter().map(|(_, placed)| placed.device_block).collect();
+        self.ops[op].body = Body::Write(write);
+        match planned {
+            Err(halt) => self.halt(op, halt, out),
+            Ok(slots) if slots.is_empty() => self.merge(op, out),
+            Ok(slots) => {
+                for (part, (buf, place)) in slots.into_iter().zip(olds).enumerate() {
+                    let offset = self.data_byte(place);
+                    let io = self.part_io(op, part);
+                    out.push(Action::ReadData { io, offset, buf, bytes: BLOCK_BYTES });
+                }
+            }
+        }
+    }
+
+    /// Decides where every block goes and takes what that needs: journal bytes, blocks, and buffers
+    /// for the blocks to merge with, which it gives back to the caller.
+    fn plan_write(
+        &mut self,
+        op: usize,
+        write: &mut WriteOp,
+        pool: &Pool,
+    ) -> Result<Vec<BufSlot>, Halt> {
+        self.reserve_journal(op, write.range.block_count())?;
+        let chunk = match self.map.get(write.range.chunk) {
+            Ok(chunk) => chunk.cloned().unwrap_or_default(),
+            Err(error) => return Err(Halt::Fail(self.index_status(&error))),
+        };
+        let mut need: Option<Stretch> = None;
+        for piece in write.pieces() {
+            let placed = chunk.get(piece.block);
+            let kept = placed.filter(|_| piece.is_full());
+            let moves = placed.is_some() && kept.is_none();
+            if let Some(stretch) = need.as_mut()
+                && kept.is_none()
+                && stretch.moves == moves
+            {
+                stretch.count += 1;
+            } else {
+                self.place_stretch(write, &chunk, need.take())?;
+                need = kept.is_none().then_some(Stretch { first: piece.block, count: 1, moves });
+            }
+            match placed {
+                Some(placed) if piece.is_full() => {
+                    push_block(&mut write.runs, piece.block, placed.device_block);
+                    push_block(&mut write.in_place, piece.block, placed.device_block);
+                }
+                Some(placed) => write.olds.push((piece, placed)),
+                None => {}
+            }
+        }
+        self.place_stretch(write, &chunk, need)?;
+        let slots = write.olds.iter().map(|_| pool.alloc(BLOCK_LEN));
+        slots.collect::<Option<Vec<_>>>().ok_or(Halt::Fail(Status::Busy))
+    }
+
+    pub(super) fn reserve_journal(&mut self, op: usize, block_count: u32) -> Result<(), Halt> {
+        if self.failed {
+            return Err(Halt::Fail(Status::ReadOnly));
+        }
+        if self.ops[op].reserved_bytes == 0 {
+            let bytes = journal_bytes_of_op(block_count);
+            if !self.journal.reserve(bytes) {
+                self.checkpoint_due = true;
+                return Err(Halt::Park);
+            }
+            self.ops[op].reserved_bytes = bytes;
+        }
+        Ok(())
+    }
+
+    /// Takes new places for blocks in a row: next to the block before them if that is free.
+    fn place_stretch(
+        &mut self,
+        write: &mut WriteOp,
+        chunk: &Chunk,
+        stretch: Option<Stretch>,
+    ) -> Result<(), Halt> {
+        let Some(stretch) = stretch else { return Ok(()) };
+        let planned = write.runs.last().filter(|run| run.first + run.count == stretch.first);
+        let before = match planned {
+            Some(run) => Some(run.device_block + u64::from(run.count) - 1),
+            None => stretch
+                .first
+                .checked_sub(1)
+                .and_then(|block| chunk.get(block))
+                .map(|placed| placed.device_block),
+        };
+        let own = chunk.get(stretch.first).map(|placed| placed.device_block);
+        let hint = [before, own].into_iter().flatten().map(|block| block + 1);
+        let hint = hint.clone().find(|block| self.space.is_free(*block));
+        let extents = self.alloc(Want {
+            count: stretch.count,
+            hint,
+            chunk_blocks: chunk.end(),
+            may_use_reserve: stretch.moves,
+        })?;
+        let mut block = stretch.first;
+        for extent in &extents {
+            for device_block in extent.start..extent.start + u64::from(extent.count) {
+                push_block(&mut write.runs, block, device_block);
+                block += 1;
+            }
+        }
+        write.fresh.extend(extents);
+        Ok(())
+    }
+
+    /// Nothing was written yet, or nothing refers to what was: the blocks are free again at once.
+    fn undo_plan(&mut self, write: &mut WriteOp) {
+        for extent in write.fresh.drain(..) {
+            self.space.give_back(extent);
+        }
+        write.runs.clear();
+        write.in_place.clear();
+        write.olds.clear();
+    }
+
+    fn write_mut(&mut self, op: usize) -> &mut WriteOp {
+        match &mut self.ops[op].body {
+            Body::Write(write) => write,
+            _ => unreachable!("the caller looked"),
+        }
+    }
+
+    pub(super) fn write_part_done(
+        &mut self,
+        op: usize,
+        part: usize,
+        buf: Option<BufSlot>,
+        out: &mut Vec<Action>,
+    ) {
+        let failed = self.ops[op].error.is_some();
+        let write = self.write_mut(op);
+        let merging = write.merged.is_none();
+        if merging && !failed {
+            let merged = merge_old(write, part, buf.as_ref());
+            self.counters.damaged_blocks += u64::from(merged == Err(Status::Damaged));
+            self.ops[op].error = merged.err();
+        }
+        let entry = &self.ops[op];
+        match (entry.outstanding, entry.error) {
+            (0, Some(status)) => self.abort_write(op, status, out),
+            (0, None) if merging => self.merge(op, out),
+            (0, None) => self.record_write(op, out),
+            _ => {}
+        }
+    }
+
+    fn abort_write(&mut self, op: usize, status: Status, out: &mut Vec<Action>) {
+        let Body::Write(mut write) = std::mem::replace(&mut self.ops[op].body, Body::Taken) else {
+            unreachable!("the caller looked");
+        };
+        self.undo_plan(&mut write);
+        self.finish(op, Err(status), out);
+    }
+
+    /// All old bytes are in place: the payload becomes whole blocks with a checksum each.
+    fn merge(&mut self, op: usize, out: &mut Vec<Action>) {
+        let write = self.write_mut(op);
+        let mut payload = write.payload.take().expect("kept until here");
+        let moved: Vec<u32> = write.olds.iter().map(|(piece, _)| piece.block).collect();
+        for (number, piece) in write.pieces().enumerate().filter(|(_, piece)| !piece.is_full()) {
+            let at = write.at(piece.block);
+            let block = &mut payload.as_mut_slice()[at..at + BLOCK_LEN];
+            if !moved.contains(&piece.block) {
+                let (start, end) = bounds(&piece);
+                block[..start].fill(0);
+                block[end..].fill(0);
+            }
+            write.sums[number] = crc32c(block);
+        }
+        write.merged = Some(payload.share());
+        if write.in_place.is_empty() {
+            self.write_data(op, out);
+        } else {
+            self.record_intent(op, out);
+        }
+    }
+
+    /// Once an intent for the chunk is durable, later ones of the same interval only have to be in
+    /// the page cache before the data is written.
+    fn record_intent(&mut self, op: usize, out: &mut Vec<Action>) {
+        if self.failed {
+            self.abort_write(op, Status::Io, out);
+            return;
+        }
+        let write = self.write_mut(op);
+        let intent = write.placement_of(&write.in_place);
+        let chunk = intent.chunk;
+        write.intent = Some(intent.clone());
+        let sequence = self.journal.push(&Record::Intent(intent));
+        self.counters.intents += 1;
+        if self.intents.contains(&chunk) {
+            self.recorded.push_back((sequence, op));
+        } else {
+            self.counters.intent_flushes += 1;
+            self.wait_durable(sequence, Waiter::Intent { op });
+        }
+    }
+
+    pub(super) fn intent_durable(&mut self, op: usize, out: &mut Vec<Action>) {
+        let write = self.write_mut(op);
+        let chunk = write.range.chunk;
+        self.intents.insert(chunk);
+        self.write_data(op, out);
+    }
+
+    pub(super) fn write_data(&mut self, op: usize, out: &mut Vec<Action>) {
+        let write = self.write_mut(op);
+        let merged = write.merged.clone().expect("merged before");
+        let first = write.first;
+        for (part, run) in write.runs.clone().iter().enumerate() {
+            let offset = self.data_byte(run.device_block);
+            let io = self.part_io(op, part);
+            out.push(Action::WriteData {
+                io,
+                offset,
+                buf: merged.clone(),
+                start: (run.first - first) * BLOCK_BYTES,
+                bytes: run.count * BLOCK_BYTES,
+            });
+        }
+    }
+
+    /// The data is on the device: from the record's append on the write is acknowledged, from the
+    /// next flush on it is durable.
+    fn record_write(&mut self, op: usize, out: &mut Vec<Action>) {
+        if self.failed {
+            self.abort_write(op, Status::Io, out);
+            return;
+        }
+        let write = self.write_mut(op);
+        let placement = write.placement_of(&write.runs);
+        match self.map.place(&placement) {
+            Err(error) => {
+                let status = self.index_status(&error);
+                self.abort_write(op, status, out);
+            }
+            Ok(freed) => {
+                let sequence = self.journal.push(&Record::Write(placement));
+                self.free_later(sequence, freed);
+                let write = self.write_mut(op);
+                write.intent = None;
+                write.merged = None;
+                self.recorded.push_back((sequence, op));
+            }
+        }
+    }
+}
+
+/// Blocks in a row that need new places.
+#[derive(Clone, Copy, Debug)]
+struct Stretch {
+    first: u32,
+    count: u32,
+    /// They were written before and move.
+    moves: bool,
+}
+
+fn bounds(piece: &BlockPiece) -> (usize, usize) {
+    (to_usize(u64::from(piece.start)), to_usize(u64::from(piece.start + piece.bytes)))
+}
+
+/// Puts the old bytes around the payload's piece of their block.
+fn merge_old(write: &mut WriteOp, part: usize, buf: Option<&BufSlot>) -> Result<(), Status> {
+    let (piece, placed) = write.olds[part];
+    let at = write.at(piece.block);
+    let old = buf.ok_or(Status::Io)?.as_slice();
+    if !block_matches(old, 0, placed.sum) {
+        return Err(Status::Damaged);
+    }
+    let payload = write.payload.as_mut().expect("kept until all is merged").as_mut_slice();
+    let (start, end) = bounds(&piece);
+    payload[at..at + start].copy_from_slice(&old[..start]);
+    payload[at + end..at + BLOCK_LEN].copy_from_slice(&old[end..BLOCK_LEN]);
+    Ok(())
+}

@@ -1,0 +1,337 @@
+//! A store over the simulated disk: I/Os complete late and in any order, and may fail.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use weft_iobuf::{BufSlot, Pool};
+use weft_store::{
+    Action, FormatParams, IoDone, IoError, IoId, OpenParams, Outcome, ReadPiece, RecoveryReport, Store,
+    StoreError, TargetUuid, format_plan,
+};
+use weft_wire::blocks::checksums;
+use weft_wire::data::ChunkRange;
+use weft_wire::{ChunkId, ChunkIndex, ClusterId, Ino, Status, TargetId};
+
+use crate::disk::{Disk, Random};
+
+pub const CLUSTER: ClusterId = ClusterId([7; 16]);
+pub const BOOT: [u8; 16] = [9; 16];
+
+/// What an operation answered, with the bytes of a read.
+#[derive(Debug, PartialEq, Eq, Clone)]
+pub enum Answer {
+    /// First block and the blocks' bytes.
+    Read(u32, Vec<u8>),
+    Done,
+    Failed(Status),
+}
+
+enum Io {
+    Read { offset: u64, buf: BufSlot, bytes: usize },
+    Write { offset: u64, bytes: Vec<u8> },
+    /// How many unsynced writes were complete when it began, and so are covered.
+    Flush { count: usize },
+}
+
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Faults {
+    pub data: bool,
+    pub journal: bool,
+    pub flush: bool,
+    pub reads: bool,
+}
+
+pub struct Rig {
+    pub disk: Disk,
+    pub pool: Pool,
+    pub store: Option<Store>,
+    pub dir: tempfile::TempDir,
+    pub random: Random,
+    ios: Vec<(IoId, Io, bool)>,
+    pub answers: BTreeMap<u64, Answer>,
+    /// Operations in the order in which they were answered.
+    pub log: Vec<u64>,
+    pub stopped: bool,
+    next_op: u64,
+    now: Duration,
+    pub faults: Faults,
+    pub dirty_chunks_max: u64,
+    pub cache_bytes_max: u64,
+}
+
+impl Rig {
+    pub fn new(seed: u64, capacity_bytes: u64) -> Rig {
+        let dir = tempfile::Builder::new().prefix("weft-store").tempdir_in(scratch()).unwrap();
+        let mut disk = Disk::new(usize::try_from(capacity_bytes).unwrap());
+        let params = FormatParams {
+            cluster: CLUSTER,
+            target_uuid: TargetUuid([3; 16]),
+            target_id: TargetId(4),
+            capacity_bytes,
+        };
+        let plan = format_plan(&params).unwrap();
+        for (offset, bytes) in plan.zeros {
+            disk.write(offset, &vec![0; usize::try_from(bytes).unwrap()]);
+        }
+        Store::create_index(&dir.path().join("index"), &plan.superblock).unwrap();
+        for (offset, bytes) in plan.writes {
+            disk.write(offset, &bytes);
+        }
+        disk.flush_first(disk.unsynced_count());
+        let mut rig = Rig {
+            disk,
+            pool: Pool::new(16 << 20, 4 << 20).unwrap(),
+            store: None,
+            dir,
+            random: Random::new(seed),
+            ios: Vec::new(),
+            answers: BTreeMap::new(),
+            log: Vec::new(),
+            stopped: false,
+            next_op: 1,
+            now: Duration::from_secs(1),
+            faults: Faults::default(),
+            dirty_chunks_max: 8,
+            cache_bytes_max: 64 << 10,
+        };
+        let report = rig.open(BOOT).unwrap();
+        assert_eq!(report.replayed_records, 0);
+        rig
+    }
+
+    pub fn index_dir(&self) -> PathBuf {
+        self.dir.path().join("index")
+    }
+
+    pub fn open(&mut self, boot_id: [u8; 16]) -> Result<RecoveryReport, StoreError> {
+        self.store = None;
+        let params = OpenParams {
+            boot_id,
+            dirty_chunks_max: self.dirty_chunks_max,
+            cache_bytes_max: self.cache_bytes_max,
+            checkpoint_interval: Duration::from_secs(1),
+            ..OpenParams::new(self.index_dir(), CLUSTER)
+        };
+        let (store, report) = Store::open(params, &mut self.disk)?;
+        self.store = Some(store);
+        self.stopped = false;
+        Ok(report)
+    }
+
+    pub fn store(&mut self) -> &mut Store {
+        self.store.as_mut().unwrap()
+    }
+
+    fn op(&mut self) -> u64 {
+        self.next_op += 1;
+        self.next_op
+    }
+
+    /// Lets the store act and takes its actions in.
+    fn act(&mut self, f: impl FnOnce(&mut Store, &Pool, &mut Vec<Action>)) {
+        let mut out = Vec::new();
+        f(self.store.as_mut().unwrap(), &self.pool, &mut out);
+        for action in out {
+            self.take(action);
+        }
+    }
+
+    fn take(&mut self, action: Action) {
+        let faults = self.faults;
+        let mut fails = |wanted: bool| wanted && self.random.chance(20);
+        match action {
+            Action::ReadData { io, offset, buf, bytes } => {
+                let bytes = usize::try_from(bytes).unwrap();
+                assert!(offset.is_multiple_of(4096) && bytes.is_multiple_of(4096));
+                self.ios.push((io, Io::Read { offset, buf, bytes }, fails(faults.reads)));
+            }
+            Action::WriteData { io, offset, buf, start, bytes } => {
+                let start = usize::try_from(start).unwrap();
+                let bytes = usize::try_from(bytes).unwrap();
+                assert!(offset.is_multiple_of(4096) && start.is_multiple_of(4096));
+                let bytes = buf[start..start + bytes].to_vec();
+                self.ios.push((io, Io::Write { offset, bytes }, fails(faults.data)));
+            }
+            Action::AppendJournal { io, offset, bytes } => {
+                assert!(offset.is_multiple_of(4096) && bytes.len().is_multiple_of(4096));
+                self.ios.push((io, Io::Write { offset, bytes }, fails(faults.journal)));
+            }
+            Action::Flush { io } => {
+                let count = self.disk.unsynced_count();
+                let flushing = |io: &(IoId, Io, bool)| matches!(io.1, Io::Flush { .. });
+                assert!(!self.ios.iter().any(flushing), "one flush at a time");
+                self.ios.push((io, Io::Flush { count }, fails(faults.flush)));
+            }
+            Action::Reply { op, result } => {
+                let before = self.answers.insert(op, answer_of(result));
+                assert_eq!(before, None, "one answer for each operation");
+                self.log.push(op);
+            }
+            Action::Stopped => self.stopped = true,
+        }
+    }
+
+    /// Completes one I/O, any; whether there was one.
+    pub fn step(&mut self) -> bool {
+        if self.ios.is_empty() {
+            return false;
+        }
+        let at = usize::try_from(self.random.below(u64::try_from(self.ios.len()).unwrap())).unwrap();
+        let (io, work, fails) = self.ios.swap_remove(at);
+        let result = self.execute(work, fails);
+        self.act(|store, pool, out| store.io_done(io, result, pool, out));
+        true
+    }
+
+    fn execute(&mut self, work: Io, fails: bool) -> Result<IoDone, IoError> {
+        let buf = match work {
+            Io::Read { offset, mut buf, bytes } => {
+                self.disk.read(offset, &mut buf.as_mut_slice()[..bytes]);
+                Some(buf)
+            }
+            Io::Write { offset, bytes } if fails => {
+                // A failed write leaves anything.
+                let part = usize::try_from(self.random.below(9)).unwrap() * 512;
+                self.disk.write(offset, &bytes[..part.min(bytes.len())]);
+                None
+            }
+            Io::Write { offset, bytes } => {
+                self.disk.write(offset, &bytes);
+                None
+            }
+            Io::Flush { .. } if fails => None,
+            Io::Flush { count } => {
+                self.disk.flush_first(count);
+                None
+            }
+        };
+        if fails { Err(IoError { errno: 5, buf }) } else { Ok(IoDone { buf }) }
+    }
+
+    pub fn settle(&mut self) {
+        while self.step() {}
+    }
+
+    pub fn tick(&mut self) {
+        self.now += Duration::from_millis(300);
+        let now = self.now;
+        self.act(|store, _, out| store.tick(now, out));
+    }
+
+    pub fn begin_write(&mut self, chunk: ChunkId, offset: u32, bytes: &[u8]) -> u64 {
+        let op = self.op();
+        let start = usize::try_from(offset % 4096).unwrap();
+        let mut slot = self.pool.alloc(start + bytes.len()).unwrap();
+        slot.as_mut_slice()[start..start + bytes.len()].copy_from_slice(bytes);
+        let range = ChunkRange { chunk, offset, bytes: u32::try_from(bytes.len()).unwrap() };
+        let sums = checksums(offset, bytes);
+        self.act(|store, pool, out| store.write(op, range, sums, slot, pool, out));
+        op
+    }
+
+    pub fn begin_read(&mut self, chunk: ChunkId, offset: u32, bytes: u32) -> u64 {
+        let op = self.op();
+        let range = ChunkRange { chunk, offset, bytes };
+        self.act(|store, pool, out| store.read(op, range, pool, out));
+        op
+    }
+
+    pub fn begin_sync(&mut self, ino: Ino) -> u64 {
+        let op = self.op();
+        self.act(|store, _, out| store.sync(op, ino, out));
+        op
+    }
+
+    pub fn begin_truncate(&mut self, ino: Ino, from: u64, cut: Option<(u64, u32)>) -> u64 {
+        let op = self.op();
+        let cut = cut.map(|(index, bytes)| (ChunkIndex(index), bytes));
+        self.act(|store, pool, out| store.truncate(op, ino, ChunkIndex(from), cut, pool, out));
+        op
+    }
+
+    pub fn finish(&mut self, op: u64) -> Answer {
+        self.settle();
+        self.answers.remove(&op).expect("answered when nothing is under way")
+    }
+
+    pub fn write(&mut self, chunk: ChunkId, offset: u32, bytes: &[u8]) -> Answer {
+        let op = self.begin_write(chunk, offset, bytes);
+        self.finish(op)
+    }
+
+    pub fn read(&mut self, chunk: ChunkId, offset: u32, bytes: u32) -> Answer {
+        let op = self.begin_read(chunk, offset, bytes);
+        self.finish(op)
+    }
+
+    pub fn sync(&mut self) -> Answer {
+        let op = self.begin_sync(Ino(1));
+        self.finish(op)
+    }
+
+    pub fn truncate(&mut self, ino: Ino, from: u64, cut: Option<(u64, u32)>) -> Answer {
+        let op = self.begin_truncate(ino, from, cut);
+        self.finish(op)
+    }
+
+    /// A clean end.
+    pub fn shutdown(&mut self) {
+        self.act(|store, _, out| store.shutdown(out));
+        self.settle();
+        assert!(self.stopped);
+        self.store = None;
+    }
+
+    /// The process dies: what the kernel has stays; what is under way arrives, or not.
+    pub fn kill(&mut self) {
+        self.store = None;
+        for (_, work, _) in std::mem::take(&mut self.ios) {
+            match work {
+                Io::Write { offset, bytes } if self.random.chance(50) => {
+                    self.disk.write(offset, &bytes);
+                }
+                _ => {}
+            }
+        }
+        self.answers.clear();
+        self.log.clear();
+    }
+
+    /// The power goes.
+    pub fn power_loss(&mut self) {
+        self.kill();
+        let mut random = self.random.clone();
+        self.disk.power_loss(&mut random);
+        self.random = random;
+    }
+}
+
+fn answer_of(result: Result<Outcome, Status>) -> Answer {
+    match result {
+        Err(status) => Answer::Failed(status),
+        Ok(Outcome::Read { first_block, sums, pieces }) => {
+            let mut bytes = Vec::new();
+            for piece in &pieces {
+                match piece {
+                    ReadPiece::Data { slot, bytes: count } => {
+                        let count = usize::try_from(*count).unwrap();
+                        bytes.extend_from_slice(&slot.as_slice()[..count]);
+                    }
+                    ReadPiece::Zeros { bytes: count } => {
+                        bytes.resize(bytes.len() + usize::try_from(*count).unwrap(), 0);
+                    }
+                }
+            }
+            assert_eq!(checksums(first_block * 4096, &bytes), sums, "sums are those of the blocks");
+            Answer::Read(first_block, bytes)
+        }
+        Ok(_) => Answer::Done,
+    }
+}
+
+/// Memory where there is some: the index's syncs are not what is tested here.
+fn scratch() -> PathBuf {
+    let shm = Path::new("/dev/shm");
+    if shm.is_dir() { shm.to_path_buf() } else { std::env::temp_dir() }
+}
