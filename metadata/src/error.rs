@@ -11,6 +11,8 @@ pub enum Kind {
     Damaged,
     /// The log is damaged before commands that are still there: acknowledged changes would be lost.
     LogDamaged,
+    /// The log has commands of a checkpoint that the database has not: the database is an older copy.
+    LogNewer,
     /// The log file is shorter than the volume says.
     LogShort,
     /// Reading or writing the log failed.
@@ -49,6 +51,9 @@ impl Kind {
             Kind::Damaged => "a record is damaged; run `weft fs check`, restore from a backup",
             Kind::LogDamaged => {
                 "the log is damaged before later commands; nothing was changed, restore the log file"
+            }
+            Kind::LogNewer => {
+                "the log is newer than the database, which lost a checkpoint or is an older copy; restore both of one time"
             }
             Kind::LogShort => {
                 "the log file is missing or too short; restore it, do not make a new one"

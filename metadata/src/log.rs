@@ -153,12 +153,12 @@ pub(crate) fn padded(bytes: usize) -> usize {
     bytes.next_multiple_of(to_usize(u64::from(LOG_BLOCK_BYTES)))
 }
 
-fn decode_header(identity: &Identity, generation: u64, block: &[u8]) -> Option<RawBatch> {
+/// The header of a batch of this volume, of whatever generation.
+fn decode_header(identity: &Identity, block: &[u8]) -> Option<RawBatch> {
     let (raw, _) = RawBatch::read_from_prefix(block).ok()?;
     let ours = raw.magic.get() == BATCH_MAGIC
         && raw.checksum.get() == crc32c(&raw.as_bytes()[4..])
-        && raw.nonce.get() == identity.log_nonce
-        && raw.generation.get() == generation;
+        && raw.nonce.get() == identity.log_nonce;
     ours.then_some(raw)
 }
 
@@ -217,7 +217,36 @@ impl<'a> Replay<'a> {
             return Err(MetaError::at(Kind::LogShort, "open", len_bytes));
         }
         let start = area_start(identity, generation);
-        Ok(Replay { log, identity: *identity, generation, start, at: 0, next_sequence })
+        let mut replay =
+            Replay { log, identity: *identity, generation, start, at: 0, next_sequence };
+        replay.check_database_is_newest()?;
+        Ok(replay)
+    }
+
+    /// A batch is only written after the checkpoint it names is durable.
+    fn check_database_is_newest(&mut self) -> Result<(), MetaError> {
+        for area in [0, 1] {
+            let offset = area_start(&self.identity, area);
+            let block = self.read_block(offset)?;
+            let header = decode_header(&self.identity, &block);
+            if header.is_some_and(|raw| raw.generation.get() > self.generation) {
+                return Err(MetaError::at(Kind::LogNewer, "open", offset));
+            }
+        }
+        Ok(())
+    }
+
+    fn read_block(&mut self, offset: u64) -> Result<Vec<u8>, MetaError> {
+        let mut buffer = vec![0; to_usize(u64::from(LOG_BLOCK_BYTES))];
+        self.log.read_at(offset, &mut buffer).map_err(|e| io_error(offset, &e))?;
+        Ok(buffer)
+    }
+
+    /// The header at `at`, if it is one of this generation.
+    fn header(&mut self, at: u32) -> Result<Option<RawBatch>, MetaError> {
+        let block = self.read_block(self.start + u64::from(at))?;
+        let header = decode_header(&self.identity, &block);
+        Ok(header.filter(|raw| raw.generation.get() == self.generation))
     }
 
     /// The next batch's commands; `None` at the end of the log.
@@ -239,10 +268,7 @@ impl<'a> Replay<'a> {
     }
 
     fn whole_batch(&mut self) -> Result<Option<(RawBatch, Vec<Command>)>, MetaError> {
-        let block = self.read(self.at, LOG_BLOCK_BYTES)?;
-        let Some(raw) = decode_header(&self.identity, self.generation, &block) else {
-            return Ok(None);
-        };
+        let Some(raw) = self.header(self.at)? else { return Ok(None) };
         if raw.format.get() != FORMAT {
             return Err(MetaError::at(Kind::Version, "open", u64::from(raw.format.get())));
         }
@@ -265,10 +291,7 @@ impl<'a> Replay<'a> {
         for at in
             (self.at..self.identity.segment_bytes).step_by(to_usize(u64::from(LOG_BLOCK_BYTES)))
         {
-            let block = self.read(at, LOG_BLOCK_BYTES)?;
-            let Some(raw) = decode_header(&self.identity, self.generation, &block) else {
-                continue;
-            };
+            let Some(raw) = self.header(at)? else { continue };
             if raw.first_sequence.get() > self.next_sequence {
                 return Err(MetaError::at(
                     Kind::LogDamaged,

@@ -96,6 +96,28 @@ fn damage_before_later_batches_is_an_error() {
 }
 
 #[test]
+fn a_database_that_went_back_in_time_is_refused() {
+    let mut rig = Rig::new();
+    let path = rig.dir.path().join("index/data.mdb");
+    for _ in 0..3 {
+        rig.make(ROOT, b"a", FILE).unwrap();
+        rig.volume = None;
+        let old = std::fs::read(&path).unwrap();
+        rig.open().unwrap();
+        rig.make(ROOT, b"b", FILE).unwrap();
+        rig.volume = None;
+        let new = std::fs::read(&path).unwrap();
+        std::fs::write(&path, old).unwrap();
+        assert_eq!(rig.open().unwrap_err().kind, Kind::LogNewer);
+        std::fs::write(&path, new).unwrap();
+        rig.open().unwrap();
+        for name in [b"a", b"b"] {
+            rig.done(&MetaRequest::Unlink { parent: ROOT, name }).unwrap();
+        }
+    }
+}
+
+#[test]
 fn strange_logs_are_refused() {
     let mut rig = Rig::new();
     rig.volume = None;

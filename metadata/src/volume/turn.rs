@@ -1,0 +1,171 @@
+//! A batch's way: out to the log, and once durable into the state; then, now and then, a checkpoint.
+
+use weft_wire::meta::MetaRequest;
+use weft_wire::units::{to_u32, to_usize};
+use weft_wire::{Ino, Status};
+
+use super::{Action, Flight, Health, Volume, WorkState, open, push_reply};
+use crate::apply::{Applied, apply};
+use crate::error::{Kind, MetaError};
+use crate::log::{BATCH_HEADER_BYTES, Command, SESSION_END, area_start, encode_batch, padded};
+use crate::record::Outcome;
+use crate::store::Name;
+
+impl Volume {
+    pub(super) fn send_batch(&mut self, out: &mut Vec<Action>) {
+        let bytes_max = to_usize(u64::from(self.identity.segment_bytes / 4));
+        let mut bytes = BATCH_HEADER_BYTES;
+        let mut commands = Vec::new();
+        while let Some(mut command) = self.pending.pop_front() {
+            bytes += command.log_bytes();
+            if !commands.is_empty() && padded(bytes) > bytes_max {
+                self.pending.push_front(command);
+                break;
+            }
+            self.pending_bytes -= command.body.len();
+            command.sequence = self.next_sequence;
+            self.next_sequence += 1;
+            commands.push(command);
+        }
+        let batch = encode_batch(&self.identity, self.state.generation, &commands);
+        let start = area_start(&self.identity, self.state.generation);
+        let offset = start + u64::from(self.log_used_bytes);
+        self.log_used_bytes += to_u32(batch.len());
+        assert!(self.log_used_bytes <= self.identity.segment_bytes, "half an area holds a batch");
+        self.next_io += 1;
+        let io = self.next_io;
+        self.flight = Some(Flight { io, commands });
+        out.push(Action::AppendLog { io, offset, bytes: batch });
+    }
+
+    /// The log write `io` ended: durable when `Ok`, else the errno. Applies its commands and answers them.
+    pub fn log_done(&mut self, io: u64, result: Result<(), i32>, out: &mut Vec<Action>) {
+        let Some(flight) = self.flight.take_if(|flight| flight.io == io) else { return };
+        if let Err(errno) = result {
+            let detail = u64::from(errno.unsigned_abs());
+            let error = MetaError::at(Kind::LogIo, "append to the log", detail);
+            return self.fail(Health::ReadOnly(error), out);
+        }
+        for command in &flight.commands {
+            if let Err(error) = self.run(command, true, out) {
+                return self.fail(Health::Broken(error), out);
+            }
+        }
+        self.checkpoint_due |= self.log_used_bytes > self.identity.segment_bytes / 2
+            || self.commands_since_checkpoint >= self.checkpoint_commands_max
+            || self.store.is_checkpoint_due();
+    }
+
+    /// Applies one command that is in the log. `live`: not a replay, so opens count and replies are waited for.
+    pub(super) fn run(
+        &mut self,
+        command: &Command,
+        live: bool,
+        out: &mut Vec<Action>,
+    ) -> Result<Status, MetaError> {
+        let (store, state) = (&mut self.store, &mut self.state);
+        let applied = apply(store, state, &mut self.slots, self.identity.volume, command)?;
+        self.commands_since_checkpoint += 1;
+        let status = applied.status;
+        self.orphans.extend(&applied.orphaned);
+        for work in &applied.works {
+            self.works.insert(work.id, WorkState { shrink: work.shrink, waiters: Vec::new() });
+        }
+        for ino in &applied.dropped {
+            self.orphans.remove(ino);
+            self.dropping.remove(ino);
+        }
+        for id in &applied.works_done {
+            for (op, body) in self.works.remove(id).unwrap_or_default().waiters {
+                push_reply(out, op, Status::Ok, body);
+            }
+        }
+        if live {
+            out.extend(applied.works.iter().cloned().map(Action::Work));
+        }
+        if command.kind == SESSION_END && status == Status::Ok {
+            self.slots.forget(command.session);
+            self.end_opens(command.session);
+        }
+        let orphaned = applied.orphaned.clone();
+        if command.wire_kind().is_some() {
+            self.finish_client(command, applied, live, out);
+        }
+        orphaned.into_iter().for_each(|ino| self.drop_if_unused(ino));
+        Ok(status)
+    }
+
+    fn finish_client(
+        &mut self,
+        command: &Command,
+        applied: Applied,
+        live: bool,
+        out: &mut Vec<Action>,
+    ) {
+        let Ok((caller, _)) = command
+            .wire_kind()
+            .map_or(Err(()), |kind| MetaRequest::decode(kind, &command.body).map_err(drop))
+        else {
+            return;
+        };
+        if live && applied.opened != Ino(0) {
+            self.opens.add(command.session, applied.opened);
+        }
+        let outcome = Outcome {
+            sequence: caller.sequence,
+            status: applied.status,
+            work: applied.work,
+            opened: applied.opened,
+            body: applied.body.clone(),
+        };
+        let ops = self.slots.complete(command.session, caller.slot, outcome, live);
+        match self.works.get_mut(&applied.work) {
+            Some(work) => work.waiters.extend(ops.into_iter().map(|op| (op, applied.body.clone()))),
+            None => {
+                for op in ops {
+                    push_reply(out, op, applied.status, applied.body.clone());
+                }
+            }
+        }
+    }
+
+    /// Makes the state durable in the database and begins the log's other area.
+    pub(crate) fn checkpoint(&mut self) -> Result<(), MetaError> {
+        assert!(self.flight.is_none(), "what is in the log is applied");
+        self.state.generation += 1;
+        let rows = self.slots.dirty_rows();
+        let bytes = self
+            .store
+            .check_rows(&rows)
+            .map_err(|_| MetaError::new(Kind::Damaged, "checkpoint"))?;
+        self.store.write_rows(&rows, bytes)?;
+        self.state.live_bytes = self.store.live_bytes;
+        self.store.write(Name::Meta, open::STATE_KEY, Some(&self.state.encode()))?;
+        self.store.commit()?;
+        self.slots.set_clean();
+        self.log_used_bytes = 0;
+        self.commands_since_checkpoint = 0;
+        self.checkpoint_due = false;
+        assert_eq!(self.next_sequence, self.state.applied + 1, "the log continues the state");
+        Ok(())
+    }
+
+    pub(super) fn fail(&mut self, health: Health, out: &mut Vec<Action>) {
+        let status = match health {
+            Health::Broken(error) => {
+                self.store.abandon();
+                error.status()
+            }
+            _ => Status::Io,
+        };
+        self.health = health;
+        self.flight = None;
+        self.pending.clear();
+        self.pending_bytes = 0;
+        let waiters = self.works.values_mut().flat_map(|w| std::mem::take(&mut w.waiters));
+        let ops: Vec<u64> = waiters.map(|(op, _)| op).collect();
+        for op in self.slots.abandon().into_iter().chain(ops) {
+            push_reply(out, op, status, Vec::new());
+        }
+    }
+}
