@@ -158,7 +158,7 @@ impl File {
 
     /// Forgets the overlays once the volume knows everything.
     pub(crate) fn drop_overlays(&mut self) {
-        if self.is_settled() {
+        if self.run.is_none() && !self.writes.has_new() && self.telling.is_settled() {
             (self.local_end, self.telling.acked_end, self.local_mtime) = (0, 0, None);
         }
     }

@@ -66,11 +66,18 @@ pub(crate) struct WriteSet {
     chunks: BTreeMap<ChunkIndex, BTreeSet<u64>>,
     ready: BTreeSet<u64>,
     next_id: u64,
+    /// Writes that were never acknowledged.
+    new_count: usize,
 }
 
 impl WriteSet {
     pub(crate) fn is_empty(&self) -> bool {
         self.writes.is_empty()
+    }
+
+    /// Whether there are writes that were never acknowledged.
+    pub(crate) fn has_new(&self) -> bool {
+        self.new_count > 0
     }
 
     /// The id that the next write will have.
@@ -86,6 +93,7 @@ impl WriteSet {
     pub(crate) fn add(&mut self, write: Write) {
         let id = self.next_id;
         self.next_id += 1;
+        self.new_count += 1;
         self.put(id, write);
         self.make_ready_if_free(id);
     }
@@ -115,6 +123,7 @@ impl WriteSet {
     pub(crate) fn remove(&mut self, id: u64) -> Option<Write> {
         let write = self.writes.remove(&id)?;
         self.ready.remove(&id);
+        self.new_count -= usize::from(!write.again);
         let peers = self.chunks.get_mut(&write.index).expect("indexed when it was put in");
         peers.remove(&id);
         let later: Vec<u64> = peers.range(id..).copied().collect();

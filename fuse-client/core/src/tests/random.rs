@@ -125,6 +125,7 @@ impl Program {
 }
 
 fn run_programs(seed: u64, faults: Faults, config: ClientConfig) {
+    println!("seed {seed}");
     let mut world = World::ready(config, seed);
     let mut programs: Vec<Program> = (0..3)
         .map(|at| {
