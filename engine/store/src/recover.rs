@@ -37,7 +37,7 @@ use crate::superblock::{Copies, Device, Superblock};
 pub struct RecoveryReport {
     /// Which superblocks were good: anything but both is worth a warning.
     pub copies: Copies,
-    /// Journal records that were not in the index yet.
+    /// Journal records of changes and intents that were not in the index yet.
     pub replayed_records: u64,
     /// The journal ended before its last record: appends that no sync covered were lost.
     pub lost_records: bool,
@@ -95,7 +95,7 @@ pub(crate) fn recover(
     let mut space = work.build_space()?;
     let mut report = RecoveryReport {
         copies,
-        replayed_records: replay.last_sequence - meta.applied,
+        replayed_records: replay.change_count(),
         lost_records: replay.lost_records,
         checked_blocks: 0,
         adopted_blocks: 0,

@@ -25,6 +25,15 @@ pub(crate) struct Replay {
     pub(crate) lost_records: bool,
 }
 
+impl Replay {
+    /// How many records say something of chunks.
+    pub(crate) fn change_count(&self) -> u64 {
+        let administrative =
+            |found: &&Found| matches!(found.record, Record::Start { .. } | Record::Mark { .. });
+        to_u64(self.records.len() - self.records.iter().filter(administrative).count())
+    }
+}
+
 struct Segment {
     offset: u64,
     bytes: Vec<u8>,
