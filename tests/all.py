@@ -12,6 +12,7 @@ exit code 0 when nothing failed.
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -67,6 +68,8 @@ def main():
     unknown = set(args.only or []) - set(steps)
     if unknown:
         sys.exit("no such step: %s; there are %s" % (", ".join(sorted(unknown)), ", ".join(steps)))
+    if not shutil.which("cargo"):
+        os.environ["PATH"] = os.path.expanduser("~/.cargo/bin") + os.pathsep + os.environ["PATH"]
     total = [0, 0, 0]
     summary = []
     for name, step in steps.items():
