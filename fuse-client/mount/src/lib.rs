@@ -8,10 +8,12 @@
 //! Invariants: bytes from the kernel never panic; a request that wants a reply gets exactly one.
 
 pub mod abi;
+mod clock;
 pub mod daemonize;
 pub mod kernel_mount;
 pub mod negotiate;
 pub mod options;
 pub mod reply;
 pub mod request;
+pub mod serve;
 pub mod transport;

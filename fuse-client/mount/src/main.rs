@@ -33,15 +33,10 @@ fn run(options: &Options, program_name: &OsString, args: Vec<OsString>) -> u8 {
             Ok(handshake) => handshake,
             Err(error) => return fail(EXIT_MOUNT_FAILURE, &error),
         };
-        let Err(reason) = serve(options);
-        return match handshake.failed(&reason) {
-            Ok(()) => EXIT_MOUNT_FAILURE,
-            Err(error) => fail(EXIT_MOUNT_FAILURE, &error),
-        };
+        return serve(options, Some(handshake));
     }
     if options.foreground {
-        let Err(reason) = serve(options);
-        return fail(EXIT_MOUNT_FAILURE, &reason);
+        return serve(options, None);
     }
     match daemonize::start(daemonize::child_command(program_name, args), READY_TIMEOUT) {
         Ok(()) => EXIT_OK,
@@ -49,14 +44,34 @@ fn run(options: &Options, program_name: &OsString, args: Vec<OsString>) -> u8 {
     }
 }
 
-/// Mounts and serves. The loop that joins transport and client core is not part of this build, so
-/// nothing is mounted: a mount without it would hang whoever looks at it.
-fn serve(options: &Options) -> Result<std::convert::Infallible, String> {
-    Err(format!(
-        "mount {} on {}: this build has no client loop yet; nothing was mounted",
-        options.source,
-        options.mount_point.display()
-    ))
+/// Mounts and serves until unmounted. Whoever waits for the mount is told of a failure before that.
+fn serve(options: &Options, mut handshake: Option<Handshake>) -> u8 {
+    let started = start_log(options, handshake.is_some());
+    let ready = || handshake.take().map_or(Ok(()), Handshake::ready);
+    let Err(reason) = started.and_then(|()| weft_mount::serve::run(options, ready)) else {
+        return EXIT_OK;
+    };
+    match handshake.map(|handshake| handshake.failed(&reason)) {
+        Some(Ok(())) => EXIT_MOUNT_FAILURE,
+        _ => fail(EXIT_MOUNT_FAILURE, &reason),
+    }
+}
+
+/// To the log file when there is one; else to the standard error in the foreground, and nowhere in the background.
+fn start_log(options: &Options, in_background: bool) -> Result<(), String> {
+    let log = tracing_subscriber::fmt()
+        .with_max_level(options.log.as_str().parse().unwrap_or(tracing::Level::INFO))
+        .with_ansi(false);
+    match &options.log_file {
+        Some(path) => {
+            let file = std::fs::File::options().create(true).append(true).open(path);
+            let file = file.map_err(|error| format!("log_file {}: {error}", path.display()))?;
+            log.with_writer(std::sync::Mutex::new(file)).init();
+        }
+        None if !in_background => log.with_writer(std::io::stderr).init(),
+        None => {}
+    }
+    Ok(())
 }
 
 fn print(text: &str) -> u8 {

@@ -1,1 +1,22 @@
-//! What a node does with a frame, a disk completion or a tick; no I/O.
+//! What a node does with a frame, a disk completion, a message of another shard or a tick; a core without I/O.
+//!
+//! A [`Shard`] joins what never sees each other: the chunk stores of its targets, perhaps a metadata volume, and the
+//! connections of clients. It takes events and returns [`Action`]s; the daemon owns sockets, devices, rings and
+//! clocks, and a simulator can stand in its place.
+//!
+//! Invariants:
+//! - A request is answered once, on the connection it came by, or not at all when that connection is gone: the
+//!   client replays it on the next one.
+//! - A session has one connection to a shard. A new one closes the old one before its first request is looked at, so
+//!   nothing of the old one can overtake what the client sends on the new one.
+//! - Memory in flight is bounded by the credits of each connection and the shard's pool; at the bound the answer is
+//!   `Busy`.
+//! - A file that dies or is cut short in the namespace is so on its targets before the volume forgets the work
+//!   (`shard/works.rs`).
+
+mod action;
+pub mod config;
+mod shard;
+
+pub use action::{Action, ConnId, Message, Now};
+pub use shard::{Shard, ShardParams, TargetParams};

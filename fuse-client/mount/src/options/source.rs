@@ -72,13 +72,17 @@ impl Source {
 }
 
 /// As /proc/mounts shows it: `HOST:PORT:/`.
+impl Source {
+    /// `HOST:PORT`, an IPv6 address in brackets: what to connect to.
+    #[must_use]
+    pub fn address(&self) -> String {
+        let Self { host, port } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port } = self;
-        if host.contains(':') {
-            write!(f, "[{host}]:{port}:/")
-        } else {
-            write!(f, "{host}:{port}:/")
-        }
+        write!(f, "{}:/", self.address())
     }
 }

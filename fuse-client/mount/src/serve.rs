@@ -1,0 +1,394 @@
+//! The client's event loop: one thread, one ring, on it the kernel's requests and the servers' connections.
+//!
+//! Start: connect first, mount second, so that a mount never exists that could not serve; the caller of mount(8) is
+//! let go once the kernel's INIT is answered. Then each turn: completions to the core or the transport, the core's
+//! outputs to the ring. End: the kernel unmounts, or a signal asks it to.
+//!
+//! What an operation means is the core's; what the kernel's bytes mean is `translate`'s.
+
+mod links;
+mod translate;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use weft_client_core::{Caller, ClientConfig, ClientCore, FsOp, FsReply, OnTimeout, OpId, Output};
+use weft_iobuf::Pool;
+use weft_ring::{Completion, Op, Ring, RingConfig};
+use weft_wire::SessionId;
+
+use crate::clock;
+use crate::kernel_mount::{self, KernelMount, MountConfig};
+use crate::negotiate::{Limits, Negotiated, negotiate};
+use crate::options::{self, Options};
+use crate::reply::ReplyHead;
+use crate::request::{Operation, Unique};
+use crate::transport::{Classic, ClassicConfig, Event, Incoming, Reply, Transport};
+use links::Links;
+use translate::{Shape, Translated};
+
+/// What the transport's operations carry in the ring; the links' tokens are below.
+const TRANSPORT_TOKEN: u64 = u64::MAX;
+/// Requests of the kernel that are read ahead of being served.
+const READ_COUNT: usize = 16;
+/// Memory for requests, write-behind and replies.
+const POOL_BYTES: usize = 256 << 20;
+/// Longest turn without a look at the clock.
+const TICK: Duration = Duration::from_millis(50);
+/// How often the core is told the time of day, which others may set.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
+/// Time for the goodbye after an unmount.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// One mount being served.
+pub(crate) struct Mount {
+    core: ClientCore,
+    ring: Ring,
+    pool: Pool,
+    links: Links,
+    /// Absent until the servers answered and the kernel mounted.
+    transport: Option<Classic>,
+    limits: Limits,
+    /// What the reply of an operation needs to be shaped, where its kind does not say it.
+    shapes: BTreeMap<u64, Shape>,
+    /// Operations the ring had no room for.
+    backlog: VecDeque<(u64, Op)>,
+    /// When the core is told the time of day again.
+    clock_due: Duration,
+    ready: bool,
+    /// INIT was answered.
+    serving: bool,
+    unmounted: bool,
+    failed: Option<String>,
+}
+
+/// Mounts and serves until unmounted. `ready` is called when the mount serves.
+///
+/// # Errors
+/// A sentence for the person who mounts. Before `ready` was called: nothing is mounted.
+pub fn run(options: &Options, ready: impl FnOnce() -> std::io::Result<()>) -> Result<(), String> {
+    let mut mount = Mount::new(options)?;
+    mount.connect(options)?;
+    let mount_point = mount.mount(options)?;
+    ready().map_err(|error| format!("leaving the foreground: {error}"))?;
+    watch_signals(mount_point)?;
+    mount.serve()
+}
+
+impl Mount {
+    fn new(options: &Options) -> Result<Mount, String> {
+        let mut ring = Ring::new(RingConfig::default()).map_err(|error| error.to_string())?;
+        let slot_bytes = Classic::slot_bytes(options.max_write_bytes()).next_power_of_two();
+        let pool = Pool::new(POOL_BYTES, slot_bytes.max(8 << 20)).map_err(|e| e.to_string())?;
+        if let weft_ring::Registration::Plain(errno) =
+            ring.register_pool(&pool).map_err(|error| error.to_string())?
+        {
+            tracing::info!(%errno, "buffers are not registered");
+        }
+        let limits = Limits {
+            max_write_bytes: options.max_write_bytes(),
+            max_readahead_bytes: options.read_ahead_kib.saturating_mul(1024),
+            ..Limits::default()
+        };
+        let mut session = [0u8; 16];
+        rustix::rand::getrandom(&mut session, rustix::rand::GetRandomFlags::empty())
+            .map_err(|errno| format!("no random number for the session: {errno}"))?;
+        let config = ClientConfig {
+            attr_ttl: options.attr_timeout,
+            entry_ttl: options.entry_timeout,
+            on_timeout: match options.on_timeout {
+                options::OnTimeout::Wait => OnTimeout::Wait,
+                options::OnTimeout::Eio => OnTimeout::Eio(options.timeout),
+            },
+            ..ClientConfig::new(SessionId(session))
+        };
+        let address = options.source.address();
+        tracing::info!(session = %SessionId(session), source = %options.source, "mounting");
+        Ok(Mount {
+            core: ClientCore::new(config, pool.clone(), &address),
+            ring,
+            pool,
+            links: Links::default(),
+            transport: None,
+            limits,
+            shapes: BTreeMap::new(),
+            backlog: VecDeque::new(),
+            clock_due: Duration::ZERO,
+            ready: false,
+            serving: false,
+            unmounted: false,
+            failed: None,
+        })
+    }
+
+    /// Talks to the servers until the core is ready to serve, for `timeout` at most.
+    fn connect(&mut self, options: &Options) -> Result<(), String> {
+        let start = clock::mono();
+        self.core.set_clock(start, clock::wall());
+        self.core.start(start);
+        while !self.ready {
+            self.turn()?;
+            if let Some(sentence) = self.failed.take() {
+                return Err(sentence);
+            }
+            if clock::mono() - start >= options.timeout {
+                return Err(format!(
+                    "{}: no server answered within {} ms; is weft-server running there, and does `weft ping \
+                     --server {}` reach it?",
+                    options.source,
+                    options.timeout.as_millis(),
+                    options.source.address()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Mounts, and serves until INIT is answered.
+    fn mount(&mut self, options: &Options) -> Result<PathBuf, String> {
+        let config = MountConfig {
+            source: options.source.to_string(),
+            mount_point: options.mount_point.clone(),
+            flags: options.mount_flags,
+            max_read_bytes: options.max_write_bytes(),
+        };
+        let mounted = KernelMount::new(&config).map_err(|error| error.to_string())?;
+        if let Err(error) = mounted.set_read_ahead(options.read_ahead_kib) {
+            tracing::warn!(%error, "read-ahead");
+        }
+        let (device, mount_point) = mounted.into_parts();
+        let config = ClassicConfig {
+            token: TRANSPORT_TOKEN,
+            read_count: READ_COUNT,
+            max_write_bytes: options.max_write_bytes(),
+        };
+        let transport = Classic::new(&mut self.ring, device, self.pool.clone(), config)
+            .map_err(|error| error.to_string())?;
+        self.transport = Some(transport);
+        while !self.serving {
+            self.turn()?;
+            if self.unmounted {
+                return Err("the kernel gave the mount up before it was served".to_owned());
+            }
+        }
+        tracing::info!(mount_point = %mount_point.display(), transport = "classic", "serving");
+        Ok(mount_point)
+    }
+
+    fn serve(&mut self) -> Result<(), String> {
+        while !self.unmounted {
+            self.turn()?;
+            if let Some(sentence) = self.failed.take() {
+                tracing::error!(sentence, "the mount cannot go on: every operation gets EIO");
+            }
+        }
+        let end = clock::mono() + GOODBYE;
+        while !self.core.is_clean() && clock::mono() < end {
+            self.turn()?;
+        }
+        tracing::info!("unmounted");
+        Ok(())
+    }
+
+    /// One turn of the loop.
+    fn turn(&mut self) -> Result<(), String> {
+        self.carry_out();
+        for (token, op) in std::mem::take(&mut self.backlog) {
+            self.submit(token, op);
+        }
+        if let Some(transport) = &mut self.transport {
+            transport.pump(&mut self.ring);
+        }
+        let now = clock::mono();
+        let timer = self.core.next_timer().map_or(TICK, |at| at.saturating_sub(now).min(TICK));
+        let patience = if self.links.any_stalled() { Duration::from_millis(1) } else { timer };
+        self.ring.wait(Some(patience)).map_err(|error| error.to_string())?;
+        while let Some(completion) = self.ring.next_completion() {
+            if completion.token == TRANSPORT_TOKEN {
+                self.kernel_completed(completion);
+            } else {
+                self.link_completed(completion);
+            }
+        }
+        self.retry_stalled();
+        let now = clock::mono();
+        if now >= self.clock_due {
+            self.core.set_clock(now, clock::wall());
+            self.clock_due = now + CLOCK_INTERVAL;
+        }
+        self.core.tick(now);
+        Ok(())
+    }
+
+    fn submit(&mut self, token: u64, op: Op) {
+        if !self.backlog.is_empty() {
+            return self.backlog.push_back((token, op));
+        }
+        if let Err(rejected) = self.ring.submit(token, op) {
+            match rejected.reason {
+                weft_ring::Reject::Full | weft_ring::Reject::Busy => {
+                    self.backlog.push_back((token, rejected.op));
+                }
+                reason => tracing::debug!(?reason, "operation on a closed connection"),
+            }
+        }
+    }
+
+    /// Does what the core wants.
+    fn carry_out(&mut self) {
+        while let Some(output) = self.core.poll() {
+            match output {
+                Output::Reply { op, result } => self.reply(op, result),
+                Output::Connect { link, address } => self.connect_link(link, &address),
+                Output::Send { link, head, payload } => self.links.queue(link, &head, payload),
+                Output::Close { link } => self.close_link(link),
+                Output::Ready => self.ready = true,
+                Output::Failed { sentence } => self.failed = Some(sentence),
+            }
+        }
+        self.send_queued();
+    }
+
+    fn kernel_completed(&mut self, completion: Completion) {
+        let Some(transport) = &mut self.transport else { return };
+        match transport.on_completion(completion) {
+            Event::Request(incoming) => self.request(incoming),
+            Event::Nothing => {}
+            Event::Unmounted => self.unmounted = true,
+            Event::ReplyRefused(errno) => {
+                tracing::error!(%errno, "the kernel refused a reply: its caller waits; a bug");
+            }
+            Event::Failed(errno) => {
+                tracing::error!(%errno, "/dev/fuse does not work any more");
+                self.unmounted = true;
+            }
+        }
+    }
+
+    fn request(&mut self, incoming: Incoming) {
+        let request = match incoming.decode() {
+            Ok(request) => request,
+            Err(error) => {
+                tracing::error!(%error, "a request of the kernel that cannot be read");
+                if let Some(unique) = error.unique {
+                    self.send(&ReplyHead::error(unique, error.errno()), |_| {});
+                }
+                return;
+            }
+        };
+        let unique = request.unique;
+        tracing::trace!(unique = unique.0, op = ?request.op, "request");
+        match &request.op {
+            Operation::Init(init) => {
+                let answer = negotiate(init, &self.limits);
+                self.answer_init(unique, &answer);
+            }
+            Operation::Destroy => self.send(&ReplyHead::empty(unique), |_| {}),
+            Operation::Interrupt { target } => {
+                self.core.interrupt(OpId(target.0), clock::mono());
+            }
+            Operation::BatchForget(list) => {
+                for (node, count) in list.iter() {
+                    self.forget(node.0, count);
+                }
+            }
+            Operation::Forget { lookup_count } => self.forget(request.node.0, *lookup_count),
+            _ => {
+                let (caller, translated) =
+                    (translate::caller(&request), translate::operation(&request));
+                self.start(unique, caller, translated, incoming);
+            }
+        }
+    }
+
+    fn start(
+        &mut self,
+        unique: Unique,
+        caller: Caller,
+        translated: Result<(Translated, Option<Shape>), Errno>,
+        incoming: Incoming,
+    ) {
+        match translated {
+            Ok((translated, shape)) => {
+                if let Some(shape) = shape {
+                    self.shapes.insert(unique.0, shape);
+                }
+                let (slot, start) = incoming.into_slot();
+                let op = translated.with_slot(slot, start);
+                self.core.op(OpId(unique.0), caller, op, clock::mono());
+            }
+            Err(errno) => self.send(&ReplyHead::error(unique, errno), |_| {}),
+        }
+    }
+
+    /// The kernel dropped `count` lookups of a node; nobody is answered.
+    fn forget(&mut self, node: u64, count: u64) {
+        let forget = FsOp::Forget { ino: weft_wire::Ino(node), count };
+        self.core.op(OpId(0), Caller::default(), forget, clock::mono());
+    }
+
+    fn answer_init(&mut self, unique: Unique, answer: &Negotiated) {
+        match answer {
+            Negotiated::Agreed(out, features) => {
+                tracing::info!(
+                    minor = features.minor,
+                    max_write = features.max_write_bytes,
+                    "init"
+                );
+                self.send(&ReplyHead::init(unique, out), |_| {});
+                self.serving = true;
+            }
+            Negotiated::TryAgain(out) => self.send(&ReplyHead::init(unique, out), |_| {}),
+            Negotiated::TooOld => self.send(&ReplyHead::error(unique, Errno::PROTO), |_| {}),
+        }
+    }
+
+    /// Answers the kernel.
+    fn reply(&mut self, op: OpId, result: Result<FsReply, i32>) {
+        let unique = Unique(op.0);
+        let shape = self.shapes.remove(&op.0);
+        let reply = match result {
+            Ok(reply) => reply,
+            Err(errno) => {
+                return self
+                    .send(&ReplyHead::error(unique, Errno::from_raw_os_error(errno)), |_| {});
+            }
+        };
+        if let (Some(Shape::SyncAfter { handle, .. }), FsReply::Written(bytes)) = (&shape, &reply) {
+            // O_SYNC: the write is over when it is durable.
+            let fsync = FsOp::Fsync { handle: *handle, datasync: true };
+            self.shapes.insert(op.0, Shape::WrittenAndSynced { bytes: *bytes });
+            return self.core.op(op, Caller::default(), fsync, clock::mono());
+        }
+        let answer = translate::answer(unique, reply, shape);
+        self.send(&answer.head, |reply| answer.payload.push_to(reply));
+    }
+
+    fn send(&mut self, head: &ReplyHead, payload: impl FnOnce(&mut Reply)) {
+        let Some(transport) = &mut self.transport else { return };
+        let mut reply = Reply::new(transport.spare(), head);
+        payload(&mut reply);
+        transport.reply(&mut self.ring, reply);
+    }
+}
+
+/// SIGTERM and SIGINT unmount; the loop ends when the kernel lets go.
+fn watch_signals(mount_point: PathBuf) -> Result<(), String> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])
+        .map_err(|error| format!("cannot watch for signals: {error}"))?;
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            for signal in signals.forever() {
+                tracing::info!(signal, "unmounting");
+                if let Err(error) = kernel_mount::unmount(&mount_point) {
+                    tracing::warn!(%error, "cannot unmount");
+                }
+            }
+        })
+        .map(drop)
+        .map_err(|error| format!("cannot start a thread: {error}"))
+}

@@ -1,0 +1,432 @@
+//! Between the kernel's numbers and the core's operations: no state, no I/O.
+//!
+//! Directories: `.` and `..` are made here, at offsets 0 and 1; the core's cookies follow and are larger than both.
+
+use std::ops::Range;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use weft_client_core::{Caller, DataPiece, FsOp, FsReply, Handle, OpenFlags, Opened, Ttl, Whence};
+use weft_iobuf::BufSlot;
+use weft_wire::Ino;
+use weft_wire::meta::{Attr, FileKind, MetaReply, SetAttr, Time, TimeSet};
+use weft_wire::units::{to_u32, to_usize};
+
+use crate::abi::flags::fopen;
+use crate::abi::output;
+use crate::reply::{DirBuffer, DirEntry, Entry, ReplyHead};
+use crate::request::{
+    FileHandle, KernelTime, NodeId, Operation, Request, SetTime, Setattr, Unique,
+};
+use crate::transport::Reply;
+
+/// Offset of `..` in a directory, and so the one after `.`.
+const OFFSET_DOT_DOT: u64 = 1;
+/// Offset after `..`: the core's entries begin.
+const OFFSET_ENTRIES: u64 = 2;
+/// `d_ino` of `..`: not known here, as in libfuse (`FUSE_UNKNOWN_INO`).
+const INO_UNKNOWN: u64 = 0xffff_ffff;
+/// Block size that `stat` shows, and that the page cache works in.
+const BLOCK_BYTES: u32 = 4096;
+/// Unit of `st_blocks`.
+const SECTOR_BYTES: u64 = 512;
+/// The attributes a statx reply has: the basic ones and the birth time.
+const STATX_MASK: u32 = 0x0fff;
+
+/// What a reply needs to know of its request.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Shape {
+    /// A listing: with attributes or not, how long, from where.
+    Dir { node: u64, plus: bool, bytes_max: u32, offset: u64 },
+    /// A GETATTR that came as STATX.
+    Statx,
+    /// A write to a file opened with O_SYNC or O_DSYNC: it is made durable before its reply.
+    SyncAfter { handle: Handle },
+    /// The sync of such a write.
+    WrittenAndSynced { bytes: u32 },
+}
+
+/// An operation for the core, complete but for a write's data, which stays in the request's slot.
+#[derive(Debug)]
+pub(super) enum Translated {
+    Op(FsOp),
+    Write { handle: Handle, offset: u64, data: Range<usize>, direct: bool },
+}
+
+impl Translated {
+    /// Completes it with the slot the request came in, whose first byte is at `start` of it.
+    pub(super) fn with_slot(self, slot: BufSlot, start: usize) -> FsOp {
+        match self {
+            Translated::Op(op) => op,
+            Translated::Write { handle, offset, data, direct } => {
+                let data = (slot, start + data.start..start + data.end);
+                FsOp::Write { handle, offset, data, direct }
+            }
+        }
+    }
+}
+
+pub(super) fn caller(request: &Request<'_>) -> Caller {
+    Caller { uid: request.uid, gid: request.gid, pid: request.pid }
+}
+
+/// What the kernel asks, in the core's words; or the errno that says we have no such operation.
+#[allow(clippy::too_many_lines, reason = "one flat table of operations reads best whole")]
+pub(super) fn operation(request: &Request<'_>) -> Result<(Translated, Option<Shape>), Errno> {
+    let ino = Ino(request.node.0);
+    let mut shape = None;
+    let op = match &request.op {
+        Operation::Lookup { name } => FsOp::Lookup { parent: ino, name: name.to_vec() },
+        Operation::Getattr { fh } => FsOp::GetAttr { ino, handle: fh.map(handle) },
+        Operation::Statx { fh, .. } => {
+            shape = Some(Shape::Statx);
+            FsOp::GetAttr { ino, handle: fh.map(handle) }
+        }
+        Operation::Setattr(set) => {
+            FsOp::SetAttr { ino, set: set_attr(set), handle: set.fh.map(handle) }
+        }
+        Operation::Readlink => FsOp::ReadLink { ino },
+        Operation::Symlink { name, target } => {
+            let mode = FileKind::Symlink.mode_bits() | 0o777;
+            make(ino, name, mode, 0, target)
+        }
+        Operation::Mknod { name, mode, rdev, .. } => {
+            // mknod(2) without a type makes a regular file.
+            let kind = FileKind::from_mode(*mode).unwrap_or(FileKind::Regular).mode_bits();
+            make(ino, name, kind | mode & 0o7777, *rdev, &[])
+        }
+        Operation::Mkdir { name, mode, .. } => {
+            make(ino, name, FileKind::Directory.mode_bits() | mode & 0o7777, 0, &[])
+        }
+        Operation::Unlink { name } => FsOp::Unlink { parent: ino, name: name.to_vec() },
+        Operation::Rmdir { name } => FsOp::Rmdir { parent: ino, name: name.to_vec() },
+        Operation::Rename { name, new_parent, new_name, flags } => FsOp::Rename {
+            parent: ino,
+            name: name.to_vec(),
+            new_parent: Ino(new_parent.0),
+            new_name: new_name.to_vec(),
+            flags: *flags,
+        },
+        Operation::Link { source, name } => {
+            FsOp::Link { ino: Ino(source.0), parent: ino, name: name.to_vec() }
+        }
+        Operation::Open { flags, .. } => FsOp::Open { ino, flags: open_flags(*flags) },
+        Operation::Create { name, flags, mode, .. } => FsOp::Create {
+            parent: ino,
+            name: name.to_vec(),
+            mode: FileKind::Regular.mode_bits() | mode & 0o7777,
+            flags: open_flags(*flags),
+        },
+        Operation::Read(read) => {
+            FsOp::Read { handle: handle(read.fh), offset: read.offset, bytes: read.len_bytes }
+        }
+        Operation::Write(write) => {
+            let flags = file_flags(write.file_flags);
+            let handle = handle(write.fh);
+            // O_SYNC contains O_DSYNC's bit.
+            shape = flags.contains(OFlags::DSYNC).then_some(Shape::SyncAfter { handle });
+            let direct = flags.contains(OFlags::DIRECT);
+            let (offset, data) = (write.offset, write.data.clone());
+            return Ok((Translated::Write { handle, offset, data, direct }, shape));
+        }
+        Operation::Statfs => FsOp::StatFs,
+        Operation::Release(release) => FsOp::Release { handle: handle(release.fh) },
+        Operation::Fsync { fh, datasync } => {
+            FsOp::Fsync { handle: handle(*fh), datasync: *datasync }
+        }
+        Operation::Setxattr { name, value, flags } => {
+            FsOp::SetXattr { ino, name: name.to_vec(), value: value.to_vec(), flags: *flags }
+        }
+        Operation::Getxattr { name, len_bytes } => {
+            FsOp::GetXattr { ino, name: name.to_vec(), bytes_max: *len_bytes }
+        }
+        Operation::Listxattr { len_bytes } => FsOp::ListXattr { ino, bytes_max: *len_bytes },
+        Operation::Removexattr { name } => FsOp::RemoveXattr { ino, name: name.to_vec() },
+        Operation::Flush { fh, .. } => FsOp::Flush { handle: handle(*fh) },
+        Operation::Opendir { .. } => FsOp::OpenDir { ino },
+        Operation::Readdir(read) | Operation::Readdirplus(read) => {
+            let plus = matches!(request.op, Operation::Readdirplus(_));
+            let (offset, bytes_max) = (read.offset, read.len_bytes);
+            shape = Some(Shape::Dir { node: ino.0, plus, bytes_max, offset });
+            let cookie = if offset <= OFFSET_ENTRIES { 0 } else { offset };
+            FsOp::ReadDir { handle: handle(read.fh), cookie, bytes_max, plus }
+        }
+        Operation::Releasedir(release) => FsOp::ReleaseDir { handle: handle(release.fh) },
+        Operation::Fsyncdir { fh, datasync } => {
+            FsOp::FsyncDir { handle: handle(*fh), datasync: *datasync }
+        }
+        Operation::Fallocate { fh, offset, len_bytes, mode } => {
+            FsOp::Fallocate { handle: handle(*fh), offset: *offset, bytes: *len_bytes, mode: *mode }
+        }
+        Operation::Lseek { fh, offset, whence } => {
+            FsOp::Lseek { handle: handle(*fh), offset: *offset, whence: seek_from(*whence)? }
+        }
+        Operation::Ioctl(_) => return Err(Errno::NOTTY),
+        Operation::Tmpfile { .. } => return Err(Errno::OPNOTSUPP),
+        _ => return Err(Errno::NOSYS),
+    };
+    Ok((Translated::Op(op), shape))
+}
+
+fn make(parent: Ino, name: &[u8], mode: u32, rdev: u32, target: &[u8]) -> FsOp {
+    FsOp::Make { parent, name: name.to_vec(), mode, rdev, target: target.to_vec() }
+}
+
+fn handle(fh: FileHandle) -> Handle {
+    Handle(fh.0)
+}
+
+fn file_flags(flags: u32) -> OFlags {
+    OFlags::from_bits_retain(flags)
+}
+
+fn open_flags(flags: u32) -> OpenFlags {
+    let flags = file_flags(flags);
+    OpenFlags {
+        write: flags.intersects(OFlags::WRONLY | OFlags::RDWR),
+        truncate: flags.contains(OFlags::TRUNC),
+        exclusive: flags.contains(OFlags::EXCL),
+        direct: flags.contains(OFlags::DIRECT),
+    }
+}
+
+fn seek_from(whence: u32) -> Result<Whence, Errno> {
+    match whence {
+        0 => Ok(Whence::Set),
+        2 => Ok(Whence::End),
+        3 => Ok(Whence::Data),
+        4 => Ok(Whence::Hole),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+fn set_attr(set: &Setattr) -> SetAttr {
+    let time = |time: SetTime| match time {
+        SetTime::Now => TimeSet::Now,
+        SetTime::At(KernelTime { seconds, nanoseconds }) => {
+            TimeSet::To(Time { seconds, nanos: nanoseconds })
+        }
+    };
+    SetAttr {
+        mode: set.mode.map(|mode| mode & 0o7777),
+        uid: set.uid,
+        gid: set.gid,
+        size: set.len_bytes,
+        atime: set.atime.map(time),
+        mtime: set.mtime.map(time),
+    }
+}
+
+/// A reply for the kernel.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) head: ReplyHead,
+    pub(super) payload: Payload,
+}
+
+#[derive(Debug)]
+pub(super) enum Payload {
+    None,
+    Bytes(Vec<u8>),
+    Pieces(Vec<DataPiece>),
+}
+
+impl Payload {
+    fn bytes(&self) -> u32 {
+        to_u32(match self {
+            Payload::None => 0,
+            Payload::Bytes(bytes) => bytes.len(),
+            Payload::Pieces(pieces) => pieces.iter().map(DataPiece::bytes).sum(),
+        })
+    }
+
+    /// Appends it behind the head.
+    pub(super) fn push_to(self, reply: &mut Reply) {
+        let parts = reply.payload();
+        match self {
+            Payload::None => {}
+            Payload::Bytes(bytes) => parts.push_vec(bytes),
+            Payload::Pieces(pieces) => {
+                for piece in pieces {
+                    match piece {
+                        DataPiece::Zeros(count) => parts.push_vec(vec![0; count]),
+                        DataPiece::Slot(slot, range) => {
+                            let pushed = parts.push_shared(slot, range);
+                            assert!(pushed.is_ok(), "the core names ranges within its slots");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What the core says, in the kernel's words.
+pub(super) fn answer(unique: Unique, reply: FsReply, shape: Option<Shape>) -> Answer {
+    let head = match reply {
+        FsReply::Entry(attr, ttl) => ReplyHead::entry(unique, &entry(&attr, ttl)),
+        FsReply::Attr(attr, ttl) if matches!(shape, Some(Shape::Statx)) => {
+            ReplyHead::statx(unique, &statx(&attr), ttl.attr)
+        }
+        FsReply::Attr(attr, ttl) => ReplyHead::attr(unique, &kernel_attr(&attr), ttl.attr),
+        FsReply::Created(attr, ttl, opened) => {
+            let (fh, flags) = open_answer(&opened);
+            ReplyHead::create(unique, &entry(&attr, ttl), fh, flags)
+        }
+        FsReply::Opened(opened) => {
+            let (fh, flags) = open_answer(&opened);
+            ReplyHead::open(unique, fh, flags)
+        }
+        FsReply::Data(pieces) => return with_payload(unique, Payload::Pieces(pieces)),
+        FsReply::Bytes(bytes) => return with_payload(unique, Payload::Bytes(bytes)),
+        FsReply::Dir { entries, ttl, .. } => {
+            return with_payload(unique, Payload::Bytes(listing(&entries, ttl, shape)));
+        }
+        FsReply::Written(bytes) => ReplyHead::write(unique, bytes),
+        FsReply::Length(bytes) => ReplyHead::xattr_len(unique, bytes),
+        FsReply::StatFs(fs) => ReplyHead::statfs(unique, &kernel_statfs(&fs)),
+        FsReply::Offset(offset) => ReplyHead::lseek(unique, offset),
+        FsReply::Done => match shape {
+            Some(Shape::WrittenAndSynced { bytes }) => ReplyHead::write(unique, bytes),
+            _ => ReplyHead::empty(unique),
+        },
+    };
+    Answer { head, payload: Payload::None }
+}
+
+fn with_payload(unique: Unique, payload: Payload) -> Answer {
+    Answer { head: ReplyHead::data(unique, payload.bytes()), payload }
+}
+
+fn open_answer(opened: &Opened) -> (FileHandle, u32) {
+    let mut flags = 0;
+    if opened.keep_cache {
+        flags |= fopen::KEEP_CACHE;
+    }
+    if opened.direct {
+        // Without the page cache between, writes to one file need not wait for each other.
+        flags |= fopen::DIRECT_IO | fopen::PARALLEL_DIRECT_WRITES;
+    }
+    (FileHandle(opened.handle.0), flags)
+}
+
+fn entry(attr: &Attr, ttl: Ttl) -> Entry {
+    Entry {
+        node: NodeId(attr.ino.0),
+        generation: 0, // inode numbers are never used again
+        attr: kernel_attr(attr),
+        attr_timeout: ttl.attr,
+        entry_timeout: ttl.entry,
+    }
+}
+
+fn kernel_attr(attr: &Attr) -> output::Attr {
+    output::Attr {
+        ino: attr.ino.0,
+        size: attr.size,
+        blocks: sectors(attr),
+        atime: attr.atime.seconds.cast_unsigned(),
+        mtime: attr.mtime.seconds.cast_unsigned(),
+        ctime: attr.ctime.seconds.cast_unsigned(),
+        atimensec: attr.atime.nanos,
+        mtimensec: attr.mtime.nanos,
+        ctimensec: attr.ctime.nanos,
+        mode: attr.mode,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: attr.rdev,
+        blksize: BLOCK_BYTES,
+        flags: 0,
+    }
+}
+
+/// What the file would take without holes: the volume does not know the targets' blocks.
+fn sectors(attr: &Attr) -> u64 {
+    match attr.kind() {
+        FileKind::Regular => attr.size.div_ceil(u64::from(BLOCK_BYTES)) * (4096 / SECTOR_BYTES),
+        _ => 0,
+    }
+}
+
+fn statx(attr: &Attr) -> output::Statx {
+    let time =
+        |time: Time| output::SxTime { tv_sec: time.seconds, tv_nsec: time.nanos, reserved: 0 };
+    output::Statx {
+        mask: STATX_MASK,
+        blksize: BLOCK_BYTES,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        mode: u16::try_from(attr.mode & 0xffff).expect("masked to 16 bits"),
+        ino: attr.ino.0,
+        size: attr.size,
+        blocks: sectors(attr),
+        atime: time(attr.atime),
+        btime: time(attr.btime),
+        ctime: time(attr.ctime),
+        mtime: time(attr.mtime),
+        // As in new_decode_dev: 12 bits of major, 20 of minor around it.
+        rdev_major: attr.rdev >> 8 & 0xfff,
+        rdev_minor: attr.rdev & 0xff | attr.rdev >> 12 & 0xf_ff00,
+        ..output::Statx::default()
+    }
+}
+
+fn kernel_statfs(fs: &weft_wire::meta::StatFs) -> output::Kstatfs {
+    let block = u64::from(BLOCK_BYTES);
+    output::Kstatfs {
+        blocks: fs.total_bytes / block,
+        bfree: fs.free_bytes / block,
+        bavail: fs.free_bytes / block,
+        files: fs.inodes + fs.inodes_free,
+        ffree: fs.inodes_free,
+        bsize: BLOCK_BYTES,
+        namelen: to_u32(weft_wire::limits::NAME_BYTES_MAX),
+        frsize: BLOCK_BYTES,
+        ..output::Kstatfs::default()
+    }
+}
+
+/// Packs a page of a directory into what the kernel asked for; what does not fit it asks for again.
+fn listing(packed: &[u8], ttl: Ttl, shape: Option<Shape>) -> Vec<u8> {
+    let Some(Shape::Dir { node, plus, bytes_max, offset }) = shape else {
+        unreachable!("a listing's shape is kept until its reply")
+    };
+    let mut out = vec![0; to_usize(u64::from(bytes_max))];
+    let mut buffer = DirBuffer::new(&mut out);
+    let dots: [(u64, u64, &[u8]); 2] =
+        [(OFFSET_DOT_DOT, node, b"."), (OFFSET_ENTRIES, INO_UNKNOWN, b"..")];
+    let mut fits = true;
+    for (next_offset, ino, name) in dots {
+        if offset < next_offset && fits {
+            let mode = FileKind::Directory.mode_bits();
+            fits = push(&mut buffer, plus, &DirEntry { ino, next_offset, mode, name }, None);
+        }
+    }
+    for found in MetaReply::dir_entries(packed) {
+        let Ok(found) = found else {
+            tracing::error!(node, "a directory page that cannot be read: it is cut short");
+            break;
+        };
+        let mode = found.kind.mode_bits();
+        let (ino, next_offset) = (found.ino.0, found.cookie);
+        let known = found.attr.map(|attr| entry(&attr, ttl));
+        let dirent = DirEntry { ino, next_offset, mode, name: found.name };
+        if !fits || !push(&mut buffer, plus, &dirent, known.as_ref()) {
+            break;
+        }
+    }
+    let len_bytes = buffer.len_bytes();
+    out.truncate(len_bytes);
+    out
+}
+
+fn push(
+    buffer: &mut DirBuffer<'_>,
+    plus: bool,
+    dirent: &DirEntry<'_>,
+    known: Option<&Entry>,
+) -> bool {
+    if plus { buffer.push_plus(dirent, known) } else { buffer.push(dirent) }
+}

@@ -1,0 +1,110 @@
+//! What goes into a shard and what comes out.
+
+use std::time::Duration;
+
+use weft_net::Frame;
+use weft_store::ReadPiece;
+use weft_wire::meta::Time;
+use weft_wire::{ChunkIndex, Ino, ShardId, Status, TargetId};
+
+/// The two clocks, read once for each turn of the event loop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Now {
+    /// Monotonic, since the start of the process: for intervals.
+    pub mono: Duration,
+    /// The time of day: for file times.
+    pub wall: Time,
+}
+
+/// One connection of the shard, never used again after it closed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ConnId(pub u64);
+
+/// What the daemon does next, in this order.
+#[derive(Debug)]
+pub enum Action {
+    /// Send on a connection, after what was sent before.
+    Send {
+        /// The connection.
+        conn: ConnId,
+        /// Header and body.
+        head: Vec<u8>,
+        /// The payload.
+        pieces: Vec<ReadPiece>,
+    },
+    /// The hello was accepted: take frames of any length.
+    OpenUp {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// Send what is queued, then close. No event of the connection may come any more.
+    Close {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// Give the socket and the hello to another shard of this node. The connection is forgotten here.
+    HandOver {
+        /// The connection.
+        conn: ConnId,
+        /// To whom.
+        shard: ShardId,
+        /// Its first frame.
+        hello: Frame,
+    },
+    /// Disk work of a target.
+    Target {
+        /// Which of the shard's targets, in the order of its parameters.
+        index: usize,
+        /// What; never a reply.
+        action: weft_store::Action,
+    },
+    /// Log work of the volume; never a reply.
+    Volume(weft_metadata::Action),
+    /// A message for another shard of this node.
+    ToShard {
+        /// Which.
+        shard: ShardId,
+        /// What.
+        message: Message,
+    },
+    /// The shard has written everything down and may end.
+    Stopped,
+}
+
+/// What shards of one node say to each other.
+#[derive(Clone, Debug)]
+pub enum Message {
+    /// From the volume's shard: cut or remove a file's chunks on one of your targets.
+    Truncate {
+        /// Who asks.
+        from: ShardId,
+        /// The volume's name for the work.
+        work: u64,
+        /// The target.
+        target: TargetId,
+        /// The file.
+        ino: Ino,
+        /// First chunk to remove.
+        remove_from: ChunkIndex,
+        /// A chunk to shorten, and how many bytes of it stay.
+        cut: Option<(ChunkIndex, u32)>,
+    },
+    /// The answer to `Truncate`.
+    Truncated {
+        /// The work.
+        work: u64,
+        /// The target.
+        target: TargetId,
+        /// How it went.
+        status: Status,
+    },
+    /// To the volume's shard, now and then: how full a target is.
+    Space {
+        /// The target.
+        target: TargetId,
+        /// Bytes of its data area.
+        total_bytes: u64,
+        /// Bytes not given out.
+        free_bytes: u64,
+    },
+}

@@ -1,0 +1,319 @@
+//! One shard: its connections, targets and perhaps the volume.
+
+mod conns;
+mod data;
+mod meta;
+mod works;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use slab::Slab;
+use weft_iobuf::Pool;
+use weft_metadata::{MetaError, Volume};
+use weft_net::Frame;
+use weft_store::{ReadPiece, Store};
+use weft_wire::meta::Time;
+use weft_wire::session::{ClusterMap, TargetInfo, TargetListReply};
+use weft_wire::{ClusterId, Header, Kind, SessionId, ShardId, Status, TargetId};
+
+use crate::action::{Action, ConnId, Message, Now};
+use conns::Conn;
+use works::Works;
+
+/// How often a shard tells the volume's shard how full its targets are.
+const SPACE_INTERVAL: Duration = Duration::from_millis(200);
+
+/// What a shard is made of.
+#[derive(Debug)]
+pub struct ShardParams {
+    /// This shard.
+    pub id: ShardId,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// A number that differs at each start of the server.
+    pub epoch: u64,
+    /// Requests one connection may have in flight.
+    pub credits: u32,
+    /// Payload bytes of writes one connection may have in flight.
+    pub payload_bytes_max: u64,
+    /// A session without a connection is over after this long.
+    pub session_timeout: Duration,
+    /// After a start, unlinked files wait this long for the sessions that have them open.
+    pub grace: Duration,
+    /// Nodes, shards, targets and volumes; this node is the first.
+    pub map: ClusterMap,
+    /// The targets of this shard.
+    pub targets: Vec<TargetParams>,
+    /// The volume, when this shard has it.
+    pub volume: Option<Volume>,
+}
+
+/// One target of a shard.
+#[derive(Debug)]
+pub struct TargetParams {
+    /// Its id, as in the superblock.
+    pub id: TargetId,
+    /// Its UUID.
+    pub uuid: [u8; 16],
+    /// Its device or file, for people.
+    pub path: String,
+    /// Its store, recovered.
+    pub store: Store,
+}
+
+#[derive(Debug)]
+struct Target {
+    params: TargetParams,
+    read_count: u64,
+    write_count: u64,
+    stopped: bool,
+}
+
+/// Who waits for the end of an operation of a store or of the volume.
+#[derive(Debug)]
+enum Pending {
+    /// A client's request.
+    Client { conn: ConnId, header: Header },
+    /// A piece of a volume's deferred work.
+    Work { from: ShardId, work: u64, target: TargetId },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Shard {
+    id: ShardId,
+    cluster: ClusterId,
+    epoch: u64,
+    credits: u32,
+    payload_bytes_max: u64,
+    session_timeout: Duration,
+    /// When the grace of the start is over; `None` once it is.
+    grace_end: Option<Duration>,
+    grace: Duration,
+    map: ClusterMap,
+    pool: Pool,
+    targets: Vec<Target>,
+    volume: Option<Volume>,
+    volume_stopped: bool,
+    conns: BTreeMap<ConnId, Conn>,
+    /// The connection of each session, and since when it has none.
+    sessions: BTreeMap<SessionId, Result<ConnId, Duration>>,
+    pending: Slab<Pending>,
+    works: Works,
+    /// Volume's shard: (total, free) bytes of every target heard of.
+    space: BTreeMap<TargetId, (u64, u64)>,
+    space_told: Duration,
+    stopping: bool,
+    /// When the event at hand came.
+    now: Now,
+    out: Vec<Action>,
+}
+
+impl Shard {
+    /// A shard over these parts. Call [`Shard::start`] before the first event.
+    pub fn new(params: ShardParams, pool: Pool) -> Shard {
+        let targets = params.targets.into_iter().map(|params| Target {
+            params,
+            read_count: 0,
+            write_count: 0,
+            stopped: false,
+        });
+        Shard {
+            id: params.id,
+            cluster: params.cluster,
+            epoch: params.epoch,
+            credits: params.credits,
+            payload_bytes_max: params.payload_bytes_max,
+            session_timeout: params.session_timeout,
+            grace_end: None,
+            grace: params.grace,
+            map: params.map,
+            pool,
+            targets: targets.collect(),
+            volume_stopped: params.volume.is_none(),
+            volume: params.volume,
+            conns: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            pending: Slab::new(),
+            works: Works::default(),
+            space: BTreeMap::new(),
+            space_told: Duration::ZERO,
+            stopping: false,
+            now: Now { mono: Duration::ZERO, wall: Time::default() },
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes up what the last run left undone.
+    ///
+    /// # Errors
+    /// The volume is damaged where it keeps that.
+    pub fn start(&mut self, now: Now) -> Result<(), MetaError> {
+        self.now = now;
+        let sessions = self.volume.as_ref().map(Volume::sessions).unwrap_or_default();
+        self.sessions.extend(sessions.into_iter().map(|session| (session, Err(now.mono))));
+        self.grace_end = Some(now.mono + self.grace);
+        self.tell_space();
+        self.take_pending_works()
+    }
+
+    /// What there is to do, in order. Call after each event, or once for each turn of the loop.
+    pub fn take_actions(&mut self, now: Now) -> Vec<Action> {
+        self.now = now;
+        self.flush_volume_log();
+        std::mem::take(&mut self.out)
+    }
+
+    /// A frame came in on `conn`.
+    pub fn frame(&mut self, conn: ConnId, frame: Frame, now: Now) {
+        self.now = now;
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        if frame.header.reply {
+            return self.break_off(conn, "a reply where a request was expected");
+        }
+        let Some(session) = state.session else {
+            return self.hello(conn, frame);
+        };
+        if state.in_flight >= self.credits {
+            return self.break_off(conn, "more requests in flight than its credits");
+        }
+        state.in_flight += 1;
+        let header = frame.header;
+        if self.stopping {
+            return self.answer(conn, &header, Status::Unavailable, &[], Vec::new());
+        }
+        match header.kind {
+            Kind::Hello => self.break_off(conn, "a second hello"),
+            Kind::Ping => self.answer(conn, &header, Status::Ok, &frame.body, Vec::new()),
+            Kind::Goodbye => self.goodbye(conn, &header, session),
+            Kind::ClusterMap => {
+                let mut body = Vec::new();
+                self.map.encode(&mut body);
+                self.answer(conn, &header, Status::Ok, &body, Vec::new());
+            }
+            Kind::TargetList => {
+                let mut body = Vec::new();
+                self.target_list().encode(&mut body);
+                self.answer(conn, &header, Status::Ok, &body, Vec::new());
+            }
+            kind if kind.is_metadata() => self.metadata_request(conn, session, &frame),
+            _ => self.data_request(conn, frame),
+        }
+    }
+
+    /// Another shard of this node says something.
+    pub fn message(&mut self, message: Message, now: Now) {
+        self.now = now;
+        self.take_message(message);
+    }
+
+    fn take_message(&mut self, message: Message) {
+        match message {
+            Message::Truncate { from, work, target, ino, remove_from, cut } => {
+                self.truncate_for_work(from, work, target, (ino, remove_from, cut));
+            }
+            Message::Truncated { work, target, status } => {
+                self.work_piece_done(work, target, status);
+            }
+            Message::Space { target, total_bytes, free_bytes } => {
+                self.space.insert(target, (total_bytes, free_bytes));
+            }
+        }
+    }
+
+    /// Time passed. Call at least every 100 ms.
+    pub fn tick(&mut self, now: Now) {
+        self.now = now;
+        for index in 0..self.targets.len() {
+            let mut actions = Vec::new();
+            self.targets[index].params.store.tick(now.mono, &mut actions);
+            self.store_actions(index, actions);
+        }
+        self.tick_volume();
+        self.expire_sessions();
+        if now.mono.saturating_sub(self.space_told) >= SPACE_INTERVAL {
+            self.tell_space();
+        }
+    }
+
+    /// Take no more requests, finish what is in flight, write everything down; then [`Action::Stopped`].
+    pub fn stop(&mut self, now: Now) {
+        self.now = now;
+        self.stopping = true;
+        for index in 0..self.targets.len() {
+            let mut actions = Vec::new();
+            self.targets[index].params.store.shutdown(&mut actions);
+            self.store_actions(index, actions);
+        }
+        self.stop_volume();
+        self.stop_if_done();
+    }
+
+    fn stop_if_done(&mut self) {
+        if self.stopping && self.volume_stopped && self.targets.iter().all(|t| t.stopped) {
+            self.out.push(Action::Stopped);
+        }
+    }
+
+    /// Sends the answer to a request and gives its credit back.
+    fn answer(
+        &mut self,
+        conn: ConnId,
+        request: &Header,
+        status: Status,
+        body: &[u8],
+        pieces: Vec<ReadPiece>,
+    ) {
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        state.in_flight = state.in_flight.saturating_sub(1);
+        let payload_bytes = pieces.iter().map(ReadPiece::bytes).sum();
+        let mut header = request.reply(status, body, payload_bytes);
+        header.epoch = self.epoch;
+        header.shard = self.id.0;
+        let mut head = Vec::with_capacity(64 + body.len());
+        weft_wire::header::push_frame(&mut head, &header, body);
+        tracing::trace!(request = header.request_id, kind = ?header.kind, ?status, "answered");
+        self.out.push(Action::Send { conn, head, pieces });
+    }
+
+    fn target_list(&self) -> TargetListReply {
+        let describe = |target: &Target| {
+            let space = target.params.store.space();
+            TargetInfo {
+                id: target.params.id,
+                uuid: target.params.uuid,
+                shard: self.id,
+                path: target.params.path.clone(),
+                total_bytes: space.total_bytes,
+                free_bytes: space.free_bytes,
+                chunk_count: space.chunk_count,
+                op_counts: (target.read_count, target.write_count),
+                damaged_blocks: target.params.store.counters().damaged_blocks,
+            }
+        };
+        TargetListReply { targets: self.targets.iter().map(describe).collect() }
+    }
+
+    fn tell_space(&mut self) {
+        self.space_told = self.now.mono;
+        let volume_shards: Vec<ShardId> = self.map.volumes.iter().map(|v| v.1.shard).collect();
+        for index in 0..self.targets.len() {
+            let target = self.targets[index].params.id;
+            let space = self.targets[index].params.store.space();
+            let (total_bytes, free_bytes) = (space.total_bytes, space.free_bytes);
+            for shard in &volume_shards {
+                let message = Message::Space { target, total_bytes, free_bytes };
+                self.send_to_shard(*shard, message);
+            }
+        }
+    }
+
+    fn send_to_shard(&mut self, shard: ShardId, message: Message) {
+        if shard == self.id {
+            self.take_message(message);
+        } else {
+            self.out.push(Action::ToShard { shard, message });
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Connections and sessions: the hello, the one connection a session has, and its end.
+
+use weft_net::Frame;
+use weft_wire::header::{VERSION, VERSION_MIN};
+use weft_wire::session::{Hello, Welcome};
+use weft_wire::{ClusterId, Header, Kind, SessionId, Status};
+
+use super::Shard;
+use crate::action::{Action, ConnId, Now};
+
+#[derive(Debug, Default)]
+pub(super) struct Conn {
+    pub(super) session: Option<SessionId>,
+    pub(super) in_flight: u32,
+}
+
+impl Shard {
+    /// A connection was accepted or handed over.
+    pub fn opened(&mut self, conn: ConnId) {
+        self.conns.insert(conn, Conn::default());
+    }
+
+    /// The connection is gone; the peer may come back.
+    pub fn closed(&mut self, conn: ConnId, now: Now) {
+        self.now = now;
+        let Some(state) = self.conns.remove(&conn) else { return };
+        let Some(session) = state.session else { return };
+        if self.sessions.get(&session) == Some(&Ok(conn)) {
+            self.sessions.insert(session, Err(now.mono));
+        }
+    }
+
+    /// How many connections there are.
+    pub fn conn_count(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// The peer broke the rules: say so in the log and hang up. Its requests in flight are served and not answered.
+    pub(super) fn break_off(&mut self, conn: ConnId, why: &'static str) {
+        tracing::warn!(conn = conn.0, shard = self.id.0, why, "closing a connection");
+        if let Some(state) = self.conns.remove(&conn)
+            && let Some(session) = state.session
+            && self.sessions.get(&session) == Some(&Ok(conn))
+        {
+            self.sessions.insert(session, Err(self.now.mono));
+        }
+        self.out.push(Action::Close { conn });
+    }
+
+    pub(super) fn hello(&mut self, conn: ConnId, frame: Frame) {
+        if frame.header.kind != Kind::Hello {
+            return self.break_off(conn, "its first frame is not a hello");
+        }
+        let Ok(hello) = Hello::decode(&frame.body) else {
+            return self.break_off(conn, "its hello cannot be read");
+        };
+        if let Err(status) = self.check_hello(&hello) {
+            return self.refuse(conn, &frame.header, status);
+        }
+        if hello.shard != self.id {
+            self.conns.remove(&conn);
+            return self.out.push(Action::HandOver { conn, shard: hello.shard, hello: frame });
+        }
+        let before = self.sessions.insert(hello.session, Ok(conn));
+        if let Some(Ok(old)) = before
+            && old != conn
+        {
+            tracing::info!(session = %hello.session, "session came back on a new connection");
+            self.conns.remove(&old);
+            self.out.push(Action::Close { conn: old });
+        }
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        state.session = Some(hello.session);
+        state.in_flight = 1;
+        tracing::debug!(conn = conn.0, session = %hello.session, shard = self.id.0, "hello");
+        self.welcome(conn, &frame.header);
+    }
+
+    fn check_hello(&self, hello: &Hello) -> Result<(), Status> {
+        if hello.versions.0 > VERSION || hello.versions.1 < VERSION_MIN {
+            return Err(Status::Version);
+        }
+        if hello.cluster != ClusterId::default() && hello.cluster != self.cluster {
+            return Err(Status::WrongCluster);
+        }
+        if hello.shard.0 >= self.shard_count() {
+            return Err(Status::WrongShard);
+        }
+        Ok(())
+    }
+
+    fn welcome(&mut self, conn: ConnId, request: &Header) {
+        let welcome = Welcome {
+            version: VERSION,
+            features: 0,
+            cluster: self.cluster,
+            shard_count: self.shard_count(),
+            epoch: self.epoch,
+            credits: self.credits,
+            payload_bytes_max: self.payload_bytes_max,
+            slot_count: match &self.volume {
+                Some(_) => weft_wire::limits::SLOTS_MAX,
+                None => 0,
+            },
+        };
+        let mut body = Vec::new();
+        welcome.encode(&mut body);
+        self.out.push(Action::OpenUp { conn });
+        self.answer(conn, request, Status::Ok, &body, Vec::new());
+    }
+
+    fn refuse(&mut self, conn: ConnId, request: &Header, status: Status) {
+        tracing::warn!(conn = conn.0, %status, "refused a hello");
+        self.answer(conn, request, status, &[], Vec::new());
+        self.conns.remove(&conn);
+        self.out.push(Action::Close { conn });
+    }
+
+    pub(super) fn goodbye(&mut self, conn: ConnId, header: &Header, session: SessionId) {
+        self.answer(conn, header, Status::Ok, &[], Vec::new());
+        self.conns.remove(&conn);
+        self.sessions.remove(&session);
+        self.end_session(session);
+        self.out.push(Action::Close { conn });
+    }
+
+    /// Ends the sessions that have had no connection for too long.
+    pub(super) fn expire_sessions(&mut self) {
+        let (now, timeout) = (self.now, self.session_timeout);
+        let expired: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, state)| state.is_err_and(|lost| now.mono.saturating_sub(lost) > timeout))
+            .map(|(session, _)| *session)
+            .collect();
+        for session in expired {
+            tracing::info!(%session, "session expired");
+            self.sessions.remove(&session);
+            self.end_session(session);
+        }
+    }
+
+    fn shard_count(&self) -> u16 {
+        self.map.nodes.first().map_or(1, |node| node.shard_count)
+    }
+}

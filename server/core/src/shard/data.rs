@@ -1,0 +1,161 @@
+//! Requests to targets, and what the stores answer.
+
+use weft_net::Frame;
+use weft_store::{Action as StoreAction, IoDone, IoError, IoId, Outcome};
+use weft_wire::data::{DataRequest, ReadReply};
+use weft_wire::ids::{ChunkIndex, Ino, TargetId};
+use weft_wire::units::to_u64;
+use weft_wire::{Header, ShardId, Status};
+
+use super::{Pending, Shard};
+use crate::action::{Action, ConnId, Message, Now};
+
+impl Shard {
+    pub(super) fn data_request(&mut self, conn: ConnId, frame: Frame) {
+        let header = frame.header;
+        let payload_bytes = header.payload_bytes;
+        let decoded = DataRequest::decode(header.kind, &frame.body, payload_bytes);
+        let Ok((target, request)) = decoded else {
+            return self.break_off(conn, "a data request that cannot be read");
+        };
+        let Some(index) = self.target_index(target) else {
+            return self.answer(conn, &header, Status::WrongShard, &[], Vec::new());
+        };
+        if let DataRequest::ChunkList(ino, from) = request {
+            return self.chunk_list(conn, &header, index, ino, from);
+        }
+        let op = to_u64(self.pending.insert(Pending::Client { conn, header }));
+        let target = &mut self.targets[index];
+        let store = &mut target.params.store;
+        let mut actions = Vec::new();
+        match request {
+            DataRequest::Read(range) => {
+                target.read_count += 1;
+                store.read(op, range, &self.pool, &mut actions);
+            }
+            DataRequest::Write(range, sums) => {
+                target.write_count += 1;
+                let (slot, _) = frame.payload.expect("decode saw a payload as long as the range");
+                store.write(op, range, sums, slot, &self.pool, &mut actions);
+            }
+            DataRequest::Sync(ino) => store.sync(op, ino, &mut actions),
+            DataRequest::Truncate { ino, remove_from, cut } => {
+                store.truncate(op, ino, remove_from, cut, &self.pool, &mut actions);
+            }
+            DataRequest::ChunkList(..) => unreachable!("answered above"),
+        }
+        self.store_actions(index, actions);
+    }
+
+    /// Disk work of a target is over.
+    pub fn target_io_done(
+        &mut self,
+        index: usize,
+        io: IoId,
+        result: Result<IoDone, IoError>,
+        now: Now,
+    ) {
+        self.now = now;
+        let mut actions = Vec::new();
+        self.targets[index].params.store.io_done(io, result, &self.pool, &mut actions);
+        self.store_actions(index, actions);
+    }
+
+    /// A truncation for a volume's deferred work, of this shard or another.
+    pub(super) fn truncate_for_work(
+        &mut self,
+        from: ShardId,
+        work: u64,
+        target: TargetId,
+        (ino, remove_from, cut): (Ino, ChunkIndex, Option<(ChunkIndex, u32)>),
+    ) {
+        let Some(index) = self.target_index(target) else {
+            let message = Message::Truncated { work, target, status: Status::WrongShard };
+            return self.send_to_shard(from, message);
+        };
+        let op = to_u64(self.pending.insert(Pending::Work { from, work, target }));
+        let mut actions = Vec::new();
+        let store = &mut self.targets[index].params.store;
+        store.truncate(op, ino, remove_from, cut, &self.pool, &mut actions);
+        self.store_actions(index, actions);
+    }
+
+    /// Routes what a store wants: replies to who waits, disk work to the daemon.
+    pub(super) fn store_actions(&mut self, index: usize, actions: Vec<StoreAction>) {
+        for action in actions {
+            match action {
+                StoreAction::Reply { op, result } => self.store_reply(index, op, result),
+                StoreAction::Stopped => {
+                    self.targets[index].stopped = true;
+                    self.stop_if_done();
+                }
+                action => self.out.push(Action::Target { index, action }),
+            }
+        }
+    }
+
+    fn store_reply(&mut self, index: usize, op: u64, result: Result<Outcome, Status>) {
+        let key = weft_wire::units::to_usize(op);
+        match self.pending.try_remove(key).expect("a store answers each operation once") {
+            Pending::Client { conn, header } => self.answer_data(index, conn, &header, result),
+            Pending::Work { from, work, target } => {
+                let status = result.err().unwrap_or(Status::Ok);
+                self.send_to_shard(from, Message::Truncated { work, target, status });
+            }
+        }
+    }
+
+    fn answer_data(
+        &mut self,
+        index: usize,
+        conn: ConnId,
+        header: &Header,
+        result: Result<Outcome, Status>,
+    ) {
+        match result {
+            Ok(Outcome::Read { first_block, sums, pieces }) => {
+                let mut body = Vec::with_capacity(4 + 4 * sums.len());
+                ReadReply { first_block, sums }.encode(&mut body);
+                self.answer(conn, header, Status::Ok, &body, pieces);
+            }
+            Ok(_) => self.answer(conn, header, Status::Ok, &[], Vec::new()),
+            Err(status) => {
+                if !matches!(status, Status::Busy) {
+                    let target = self.targets[index].params.id.0;
+                    let request = header.request_id;
+                    tracing::warn!(target, request, kind = ?header.kind, %status, "request failed");
+                }
+                self.answer(conn, header, status, &[], Vec::new());
+            }
+        }
+    }
+
+    fn chunk_list(
+        &mut self,
+        conn: ConnId,
+        header: &Header,
+        index: usize,
+        ino: Ino,
+        from: ChunkIndex,
+    ) {
+        match self.targets[index].params.store.chunk_list(ino, from) {
+            Ok(list) => {
+                let mut body = Vec::new();
+                list.encode(&mut body);
+                self.answer(conn, header, Status::Ok, &body, Vec::new());
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot list chunks");
+                let status = match error.kind {
+                    weft_store::Kind::Damaged => Status::Damaged,
+                    _ => Status::Io,
+                };
+                self.answer(conn, header, status, &[], Vec::new());
+            }
+        }
+    }
+
+    fn target_index(&self, id: TargetId) -> Option<usize> {
+        self.targets.iter().position(|target| target.params.id == id)
+    }
+}

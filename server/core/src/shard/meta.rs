@@ -1,0 +1,100 @@
+//! Requests to the volume, and what it answers.
+
+use weft_metadata::{Action as VolumeAction, Incoming, Volume};
+use weft_net::Frame;
+use weft_wire::meta::{MetaReply, MetaRequest};
+use weft_wire::units::{to_u64, to_usize};
+use weft_wire::{Kind, SessionId, Status};
+
+use super::{Pending, Shard};
+use crate::action::{Action, ConnId, Now};
+
+impl Shard {
+    pub(super) fn metadata_request(&mut self, conn: ConnId, session: SessionId, frame: &Frame) {
+        let header = frame.header;
+        let Some(volume) = &mut self.volume else {
+            return self.answer(conn, &header, Status::WrongShard, &[], Vec::new());
+        };
+        let decoded = MetaRequest::decode(header.kind, &frame.body);
+        let Ok((caller, request)) = decoded else {
+            return self.break_off(conn, "a metadata request that cannot be read");
+        };
+        let op = to_u64(self.pending.insert(Pending::Client { conn, header }));
+        let mut actions = Vec::new();
+        let incoming = Incoming { op, session, caller, request: &request, body: &frame.body };
+        volume.request(&incoming, self.now.wall, &mut actions);
+        self.volume_actions(actions);
+    }
+
+    /// A log write of the volume is over.
+    pub fn volume_io_done(&mut self, io: u64, result: Result<(), i32>, now: Now) {
+        self.now = now;
+        self.with_volume(|volume, actions| volume.log_done(io, result, actions));
+    }
+
+    pub(super) fn flush_volume_log(&mut self) {
+        self.with_volume(Volume::flush_log);
+    }
+
+    pub(super) fn end_session(&mut self, session: SessionId) {
+        self.with_volume(|volume, _| volume.session_ended(session));
+    }
+
+    pub(super) fn tick_volume(&mut self) {
+        if self.grace_end.is_some_and(|end| self.now.mono >= end) {
+            self.grace_end = None;
+            self.with_volume(|volume, _| volume.grace_over());
+        }
+        let now = self.now.mono;
+        self.with_volume(|volume, _| volume.tick(now));
+        self.retry_works();
+    }
+
+    pub(super) fn stop_volume(&mut self) {
+        self.with_volume(|volume, _| volume.shutdown());
+    }
+
+    pub(super) fn with_volume(&mut self, act: impl FnOnce(&mut Volume, &mut Vec<VolumeAction>)) {
+        let Some(volume) = &mut self.volume else { return };
+        let mut actions = Vec::new();
+        act(volume, &mut actions);
+        self.volume_actions(actions);
+    }
+
+    fn volume_actions(&mut self, actions: Vec<VolumeAction>) {
+        for action in actions {
+            match action {
+                VolumeAction::Reply { op, status, body } => self.volume_reply(op, status, body),
+                VolumeAction::Work(work) => self.start_work(work),
+                VolumeAction::Stopped => {
+                    self.volume_stopped = true;
+                    self.stop_if_done();
+                }
+                action => self.out.push(Action::Volume(action)),
+            }
+        }
+    }
+
+    fn volume_reply(&mut self, op: u64, status: Status, mut body: Vec<u8>) {
+        let pending = self.pending.try_remove(to_usize(op));
+        let Some(Pending::Client { conn, header }) = pending else {
+            unreachable!("only clients ask the volume, and each is answered once")
+        };
+        if header.kind == Kind::StatFs && status == Status::Ok {
+            body = self.with_space(&body);
+        }
+        self.answer(conn, &header, status, &body, Vec::new());
+    }
+
+    /// The volume knows inodes; the targets know bytes.
+    fn with_space(&self, body: &[u8]) -> Vec<u8> {
+        let Ok(MetaReply::StatFs(mut fs)) = MetaReply::decode(Kind::StatFs, body) else {
+            unreachable!("the volume's own reply")
+        };
+        fs.total_bytes = self.space.values().map(|space| space.0).sum();
+        fs.free_bytes = self.space.values().map(|space| space.1).sum();
+        let mut body = Vec::new();
+        MetaReply::StatFs(fs).encode(&mut body);
+        body
+    }
+}

@@ -1,0 +1,133 @@
+//! Work the namespace owes the targets: the chunks of a file that died, the tail of one that was cut short.
+//!
+//! The volume keeps each work durably from the command that made it until [`Volume::work_done`]; so a crash anywhere
+//! between repeats it, and truncating twice is truncating once. A work is done when every target of the layout has
+//! said so; one that fails is tried again.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use weft_metadata::{MetaError, Work};
+use weft_wire::ids::{ChunkIndex, TargetId};
+use weft_wire::{ShardId, Status};
+
+use super::Shard;
+use crate::action::Message;
+
+/// Works in progress at once; more wait in order.
+const WORKS_MAX: usize = 64;
+/// Pause before a failed work is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default)]
+pub(super) struct Works {
+    running: BTreeMap<u64, Running>,
+    waiting: VecDeque<Work>,
+    failed: Vec<(Duration, Work)>,
+}
+
+#[derive(Debug)]
+struct Running {
+    work: Work,
+    missing: BTreeSet<TargetId>,
+    failed: bool,
+}
+
+impl Shard {
+    /// Takes up the works of the last run.
+    ///
+    /// # Errors
+    /// The volume's list of them cannot be read.
+    pub(super) fn take_pending_works(&mut self) -> Result<(), MetaError> {
+        let Some(volume) = &self.volume else { return Ok(()) };
+        for work in volume.pending_works()? {
+            self.start_work(work);
+        }
+        Ok(())
+    }
+
+    /// Whether the works that must precede any service (cut files) of the last run are done.
+    pub fn may_serve(&self) -> bool {
+        let is_cut = |work: &Work| work.shrink;
+        !self.works.running.values().any(|running| is_cut(&running.work))
+            && !self.works.waiting.iter().any(is_cut)
+            && !self.works.failed.iter().any(|(_, work)| is_cut(work))
+    }
+
+    pub(super) fn start_work(&mut self, work: Work) {
+        if self.works.running.len() >= WORKS_MAX {
+            return self.works.waiting.push_back(work);
+        }
+        let id = work.id;
+        let messages: Vec<(ShardId, Message)> = work
+            .layout
+            .targets()
+            .iter()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .filter_map(|target| self.work_message(&work, *target))
+            .collect();
+        let missing = messages.iter().filter_map(|(_, message)| match message {
+            Message::Truncate { target, .. } => Some(*target),
+            _ => None,
+        });
+        let missing: BTreeSet<TargetId> = missing.collect();
+        // A target that is not in the map (its node is down) keeps the work from being done: try again later.
+        let known = missing.len() == work.layout.targets().iter().collect::<BTreeSet<_>>().len();
+        self.works.running.insert(id, Running { work, missing, failed: !known });
+        for (shard, message) in messages {
+            self.send_to_shard(shard, message);
+        }
+        self.end_work_if_done(id);
+    }
+
+    fn work_message(&self, work: &Work, target: TargetId) -> Option<(ShardId, Message)> {
+        let shard = self.map.targets.iter().find(|entry| entry.0 == target)?.1.shard;
+        let cut =
+            work.cut.filter(|(index, _): &(ChunkIndex, u32)| work.layout.target(*index) == target);
+        let (ino, remove_from) = (work.ino, work.remove_from);
+        let message =
+            Message::Truncate { from: self.id, work: work.id, target, ino, remove_from, cut };
+        Some((shard, message))
+    }
+
+    pub(super) fn work_piece_done(&mut self, work: u64, target: TargetId, status: Status) {
+        let Some(running) = self.works.running.get_mut(&work) else { return };
+        running.missing.remove(&target);
+        if status != Status::Ok {
+            running.failed = true;
+            if status != Status::Busy {
+                tracing::warn!(work, target = target.0, %status, "cannot cut chunks, will retry");
+            }
+        }
+        self.end_work_if_done(work);
+    }
+
+    fn end_work_if_done(&mut self, id: u64) {
+        let Some(running) = self.works.running.get(&id) else { return };
+        if !running.missing.is_empty() {
+            return;
+        }
+        let running = self.works.running.remove(&id).expect("looked at above");
+        if running.failed {
+            self.works.failed.push((self.now.mono + RETRY, running.work));
+        } else {
+            self.with_volume(|volume, _| volume.work_done(id));
+        }
+        while self.works.running.len() < WORKS_MAX
+            && let Some(work) = self.works.waiting.pop_front()
+        {
+            self.start_work(work);
+        }
+    }
+
+    pub(super) fn retry_works(&mut self) {
+        let now = self.now.mono;
+        let (due, later) =
+            std::mem::take(&mut self.works.failed).into_iter().partition(|(at, _)| *at <= now);
+        self.works.failed = later;
+        for (_, work) in due as Vec<(Duration, Work)> {
+            self.start_work(work);
+        }
+    }
+}

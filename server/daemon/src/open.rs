@@ -1,0 +1,188 @@
+//! Opening what a node keeps: its state folder, its targets and its volume, each with an error that says what to do.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, OFlags};
+use weft_metadata::{Volume, VolumeParams};
+use weft_ring::{FileId, Ring};
+use weft_server_core::TargetParams;
+use weft_server_core::config::Config;
+use weft_store::{Device, OpenParams, Store, Superblock};
+use weft_wire::{ShardId, TargetId};
+
+use crate::shard::TargetFiles;
+
+/// A target before its shard opens it.
+#[derive(Clone, Debug)]
+pub(crate) struct TargetPlace {
+    pub(crate) id: TargetId,
+    pub(crate) path: PathBuf,
+    pub(crate) shard: ShardId,
+    superblock: Superblock,
+}
+
+/// Takes the state folder for this process; released when the file is dropped.
+pub(crate) fn lock_state(dir: &Path) -> Result<File, String> {
+    let path = dir.join("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|error| format!("cannot open {}: {error}", path.display()))?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        format!("{} is in use: another weft-server runs on this state_dir", dir.display())
+    })?;
+    Ok(file)
+}
+
+/// Reads every target's superblock and deals the targets out to the shards, in order of their ids.
+pub(crate) fn locate_targets(config: &Config) -> Result<Vec<TargetPlace>, String> {
+    let mut places = Vec::new();
+    for path in &config.targets {
+        let mut device = BlockingDevice::open(path)?;
+        let superblock = weft_store::inspect(&mut device).map_err(|error| {
+            format!(
+                "target {}: {error}; `weft target show` tells more, `weft fs create` makes targets",
+                path.display()
+            )
+        })?;
+        if superblock.cluster != config.cluster {
+            return Err(format!(
+                "target {} belongs to cluster {}, not to {}: take it out of `targets`, or start \
+                 it with its own cluster's configuration",
+                path.display(),
+                superblock.cluster,
+                config.cluster
+            ));
+        }
+        let (id, path, shard) = (superblock.target_id, path.clone(), ShardId(0));
+        places.push(TargetPlace { id, path, shard, superblock });
+    }
+    places.sort_by_key(|place| place.id);
+    if let Some(pair) = places.windows(2).find(|pair| pair[0].id == pair[1].id) {
+        return Err(format!(
+            "targets {} and {} both say they are target {}: is one a copy of the other?",
+            pair[0].path.display(),
+            pair[1].path.display(),
+            pair[0].id
+        ));
+    }
+    // The last shard first: shard 0 has the volume as well.
+    let shards = config.cores.len();
+    for (index, place) in places.iter_mut().enumerate() {
+        let shard = shards - 1 - index % shards;
+        place.shard = ShardId(u16::try_from(shard).expect("the configuration bounds the cores"));
+    }
+    Ok(places)
+}
+
+/// Recovers a target and registers its descriptors with the ring.
+pub(crate) fn open_target(
+    place: &TargetPlace,
+    config: &Config,
+    cache_bytes_max: u64,
+    ring: &mut Ring,
+) -> Result<(TargetParams, TargetFiles), String> {
+    let path = place.path.display();
+    let mut device = BlockingDevice::open(&place.path)?;
+    let uuid = place.superblock.target_uuid;
+    let params = OpenParams {
+        boot_id: boot_id(),
+        cache_bytes_max,
+        checkpoint_interval: Duration::from_secs(u64::from(config.checkpoint_s)),
+        ..OpenParams::new(index_dir(config, place), config.cluster)
+    };
+    let (store, report) = Store::open(params, &mut device)
+        .map_err(|error| format!("target {} ({path}): {error}", place.id))?;
+    tracing::info!(target = place.id.0, %path, ?report, "target open");
+    let direct = open_device(&place.path, OFlags::DIRECT).map_err(|error| {
+        format!("target {path}: {error}; its file system or device must allow O_DIRECT")
+    })?;
+    let buffered = open_device(&place.path, OFlags::empty())
+        .map_err(|error| format!("target {path}: {error}"))?;
+    let files = TargetFiles {
+        direct: register(ring, direct.into())?,
+        buffered: register(ring, buffered.into())?,
+    };
+    let path = place.path.display().to_string();
+    Ok((TargetParams { id: place.id, uuid: uuid.0, path, store }, files))
+}
+
+/// Which boot of the machine this is; all zero when the kernel does not say.
+pub(crate) fn boot_id() -> [u8; 16] {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    text.trim().parse().map_or([0; 16], |id: weft_wire::SessionId| id.0)
+}
+
+fn index_dir(config: &Config, place: &TargetPlace) -> PathBuf {
+    config.state_dir.join("targets").join(place.superblock.target_uuid.to_string())
+}
+
+/// Recovers the volume and registers its log with the ring.
+pub(crate) fn open_volume(
+    config: &Config,
+    targets: Vec<TargetId>,
+    ring: &mut Ring,
+) -> Result<(Volume, FileId), String> {
+    let dir = config.volume_dir();
+    let log_path = dir.join("log");
+    let mut log = open_device(&log_path, OFlags::empty()).map_err(|error| {
+        format!("metadata log {}: {error}; `weft fs create` makes it", log_path.display())
+    })?;
+    let params = VolumeParams {
+        checkpoint_interval: Duration::from_secs(u64::from(config.checkpoint_s)),
+        ..VolumeParams::new(config.cluster, targets)
+    };
+    let (volume, report) = Volume::open(&dir, &params, &mut log)
+        .map_err(|error| format!("metadata volume {}: {error}", dir.display()))?;
+    tracing::info!(dir = %dir.display(), ?report, "volume open");
+    let file = register(ring, log.into())?;
+    Ok((volume, file))
+}
+
+fn register(ring: &mut Ring, fd: OwnedFd) -> Result<FileId, String> {
+    ring.register_file(fd).map_err(|error| error.to_string())
+}
+
+fn open_device(path: &Path, flags: OFlags) -> io::Result<File> {
+    let flags = i32::try_from(flags.bits()).expect("open flags are below 2^31");
+    OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)
+}
+
+/// A device or file read in place, for recovery before the ring runs.
+struct BlockingDevice {
+    file: File,
+    len_bytes: u64,
+}
+
+impl BlockingDevice {
+    fn open(path: &Path) -> Result<BlockingDevice, String> {
+        let wrong = |error: io::Error| format!("cannot open {}: {error}", path.display());
+        let mut file = open_device(path, OFlags::empty()).map_err(wrong)?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared)
+            .map_err(|_| format!("{} is in use by another program", path.display()))?;
+        // A block device's length is where its end is, not what stat says.
+        let len_bytes = io::Seek::seek(&mut file, io::SeekFrom::End(0)).map_err(wrong)?;
+        Ok(BlockingDevice { file, len_bytes })
+    }
+}
+
+impl Device for BlockingDevice {
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+}

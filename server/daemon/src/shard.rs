@@ -1,0 +1,302 @@
+//! One shard's thread: the event loop that joins a ring, the sockets and devices on it, and the core that decides.
+//!
+//! One turn: wait for completions or mail, hand each to the core, then do what the core wants, and send what was
+//! queued on each connection in as few operations as possible. Nothing here decides what a request means.
+
+mod conn;
+mod disk;
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use slab::Slab;
+use weft_iobuf::Pool;
+use weft_net::Frame;
+use weft_ring::{Completion, FileId, Mailbox, Op, Ring, Sender};
+use weft_server_core::{Action, ConnId, Message, Shard};
+use weft_wire::{Header, ShardId};
+
+use crate::clock;
+use conn::ConnIo;
+use disk::Disks;
+
+/// How often the core is told that time passes.
+const TICK: Duration = Duration::from_millis(20);
+/// Completions taken before the core's actions are carried out: keeps one turn short.
+const COMPLETIONS_PER_TURN: usize = 256;
+
+/// What arrives from other threads.
+#[derive(Debug)]
+pub(crate) enum Mail {
+    /// From another shard.
+    Message(Message),
+    /// A socket whose hello named this shard.
+    Connection {
+        /// The socket.
+        socket: std::os::fd::OwnedFd,
+        /// The hello's header and body.
+        hello: (Header, Vec<u8>),
+    },
+    /// Finish and end.
+    Stop,
+}
+
+/// What an operation of the ring was for.
+#[derive(Clone, Copy, Debug)]
+enum Token {
+    Accept,
+    Receive(ConnId),
+    Send(ConnId),
+    CloseConn,
+    Target(usize, weft_store::IoId),
+    Log(u64),
+}
+
+/// See the module.
+pub(crate) struct ShardLoop {
+    core: Shard,
+    ring: Ring,
+    pool: Pool,
+    disks: Disks,
+    conns: BTreeMap<ConnId, ConnIo>,
+    conn_next: u64,
+    /// Connections with something queued since the last look.
+    to_send: Vec<ConnId>,
+    tokens: Slab<Token>,
+    mailbox: Mailbox<Mail>,
+    /// The other shards' mailboxes, by shard; `None` at our own place.
+    peers: Vec<Option<Sender<Mail>>>,
+    /// Mail that found its mailbox full, in order.
+    unsent: Vec<(ShardId, Mail)>,
+    /// Registered once the shard may serve.
+    listener: Option<TcpListener>,
+    /// Operations the ring had no room for.
+    backlog: std::collections::VecDeque<(Token, Op)>,
+    stopped: bool,
+}
+
+/// What a shard's thread needs to run.
+pub(crate) struct ShardSetup {
+    pub(crate) core: Shard,
+    pub(crate) ring: Ring,
+    pub(crate) pool: Pool,
+    pub(crate) disks: Vec<disk::TargetFiles>,
+    pub(crate) log: Option<FileId>,
+    pub(crate) mailbox: Mailbox<Mail>,
+    pub(crate) peers: Vec<Option<Sender<Mail>>>,
+    pub(crate) listener: Option<TcpListener>,
+}
+
+pub(crate) use disk::TargetFiles;
+
+impl ShardLoop {
+    pub(crate) fn new(setup: ShardSetup) -> ShardLoop {
+        ShardLoop {
+            core: setup.core,
+            ring: setup.ring,
+            pool: setup.pool,
+            disks: Disks { targets: setup.disks, log: setup.log },
+            conns: BTreeMap::new(),
+            conn_next: 0,
+            to_send: Vec::new(),
+            tokens: Slab::new(),
+            mailbox: setup.mailbox,
+            peers: setup.peers,
+            unsent: Vec::new(),
+            listener: setup.listener,
+            backlog: std::collections::VecDeque::new(),
+            stopped: false,
+        }
+    }
+
+    /// Runs until told to stop. `serving` is called once, when the shard takes requests.
+    ///
+    /// # Errors
+    /// The ring failed, or the volume is damaged: this ends the server.
+    pub(crate) fn run(mut self, serving: impl FnOnce()) -> Result<(), String> {
+        self.core.start(clock::now()).map_err(|error| error.to_string())?;
+        let mut serving = Some(serving);
+        let mut last_tick = Duration::ZERO;
+        while !self.stopped {
+            self.carry_out();
+            if self.core.may_serve()
+                && let Some(tell) = serving.take()
+            {
+                self.listen().map_err(|error| error.to_string())?;
+                tell();
+            }
+            let patience = if self.needs_retry() { Duration::from_millis(1) } else { TICK };
+            self.ring.wait(Some(patience)).map_err(|error| error.to_string())?;
+            self.take_completions();
+            self.take_mail();
+            let now = clock::now();
+            if now.mono.saturating_sub(last_tick) >= TICK {
+                last_tick = now.mono;
+                self.core.tick(now);
+            }
+            self.retry();
+        }
+        tracing::info!("shard stopped");
+        Ok(())
+    }
+
+    fn listen(&mut self) -> Result<(), weft_ring::RingError> {
+        let Some(listener) = self.listener.take() else { return Ok(()) };
+        let listener = self.ring.register_file(listener.into())?;
+        self.submit(Token::Accept, Op::Accept { listener, multishot: true });
+        Ok(())
+    }
+
+    fn take_completions(&mut self) {
+        for _ in 0..COMPLETIONS_PER_TURN {
+            let Some(completion) = self.ring.next_completion() else { return };
+            let key = weft_wire::units::to_usize(completion.token);
+            let token = self.tokens[key];
+            if !completion.more {
+                self.tokens.remove(key);
+            }
+            self.completed(token, completion);
+        }
+    }
+
+    fn completed(&mut self, token: Token, completion: Completion) {
+        let now = clock::now();
+        match token {
+            Token::Accept => self.accepted(completion),
+            Token::Receive(conn) => self.received(conn, completion, now),
+            Token::Send(conn) => self.sent(conn, completion, now),
+            Token::CloseConn => {}
+            Token::Target(index, io) => {
+                let result = disk::target_result(completion);
+                self.core.target_io_done(index, io, result, now);
+            }
+            Token::Log(io) => {
+                let result = disk::log_result(&completion);
+                self.core.volume_io_done(io, result, now);
+            }
+        }
+    }
+
+    fn take_mail(&mut self) {
+        while let Some(mail) = self.mailbox.try_recv() {
+            let now = clock::now();
+            match mail {
+                Mail::Message(message) => self.core.message(message, now),
+                Mail::Connection { socket, hello: (header, body) } => {
+                    if let Some(conn) = self.add_conn(socket) {
+                        self.core.frame(conn, Frame { header, body, payload: None }, now);
+                        self.carry_out();
+                        self.receive(conn);
+                    }
+                }
+                Mail::Stop => {
+                    tracing::info!(conns = self.core.conn_count(), "stopping");
+                    self.core.stop(now);
+                }
+            }
+        }
+    }
+
+    /// Does what the core wants until it wants no more, then sends what was queued.
+    fn carry_out(&mut self) {
+        loop {
+            let actions = self.core.take_actions(clock::now());
+            if actions.is_empty() {
+                break;
+            }
+            for action in actions {
+                self.act(action);
+            }
+        }
+        self.send_queued();
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Send { conn, head, pieces } => self.queue_send(conn, head, pieces),
+            Action::OpenUp { conn } => {
+                if let Some(state) = self.conns.get_mut(&conn) {
+                    state.reader.open_up();
+                }
+            }
+            Action::Close { conn } => self.close_when_sent(conn),
+            Action::HandOver { conn, shard, hello } => self.hand_over(conn, shard, hello),
+            Action::Target { index, action } => {
+                let (io, op) = self.disks.target_op(index, action);
+                self.submit(Token::Target(index, io), op);
+            }
+            Action::Volume(action) => {
+                let (io, op) = self.disks.log_op(action);
+                self.submit(Token::Log(io), op);
+            }
+            Action::ToShard { shard, message } => self.mail(shard, Mail::Message(message)),
+            Action::Stopped => self.stopped = true,
+        }
+    }
+
+    fn submit(&mut self, token: Token, op: Op) {
+        if !self.backlog.is_empty() {
+            return self.backlog.push_back((token, op));
+        }
+        let key = self.tokens.insert(token);
+        if let Err(rejected) = self.ring.submit(weft_wire::units::to_u64(key), op) {
+            self.tokens.remove(key);
+            match rejected.reason {
+                weft_ring::Reject::Full | weft_ring::Reject::Busy => {
+                    self.backlog.push_back((token, rejected.op));
+                }
+                // The file is being closed: the operation is as good as cancelled.
+                reason => {
+                    tracing::debug!(?reason, ?token, "operation refused by the ring");
+                    self.rejected(token);
+                }
+            }
+        }
+    }
+
+    fn rejected(&mut self, token: Token) {
+        if let Token::Receive(conn) | Token::Send(conn) = token {
+            self.drop_conn(conn, clock::now());
+        }
+    }
+
+    fn mail(&mut self, shard: ShardId, mail: Mail) {
+        let behind = self.unsent.iter().any(|(waiting, _)| *waiting == shard);
+        let peer = self.peers.get(usize::from(shard.0)).and_then(Option::as_ref);
+        let Some(peer) = peer else {
+            return tracing::error!(shard = shard.0, "mail for a shard that is not there");
+        };
+        if behind {
+            return self.unsent.push((shard, mail));
+        }
+        if let Err(weft_ring::SendError::Full(mail)) = peer.try_send(mail) {
+            self.unsent.push((shard, mail));
+        }
+    }
+
+    fn needs_retry(&self) -> bool {
+        !self.unsent.is_empty()
+            || !self.backlog.is_empty()
+            || self.conns.values().any(ConnIo::is_stalled)
+    }
+
+    /// What found no room before: operations, mail, payloads without a slot.
+    fn retry(&mut self) {
+        for (token, op) in std::mem::take(&mut self.backlog) {
+            self.submit(token, op);
+        }
+        for (shard, mail) in std::mem::take(&mut self.unsent) {
+            self.mail(shard, mail);
+        }
+        let stalled: Vec<ConnId> = self
+            .conns
+            .iter()
+            .filter(|(_, state)| state.is_stalled())
+            .map(|(conn, _)| *conn)
+            .collect();
+        for conn in stalled {
+            self.take_frames(conn, clock::now());
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Bringing the shards up and down.
+//!
+//! Each shard's thread makes its own ring (the kernel ties a ring to its thread) and reports its mailbox; when all
+//! are there each gets the others' mailboxes, opens its targets and runs. The first failure, or a signal, stops all.
+
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use weft_iobuf::Pool;
+use weft_ring::{Mailbox, Registration, Ring, RingConfig, Sender};
+use weft_server_core::config::Config;
+use weft_server_core::{Shard, ShardParams};
+use weft_wire::session::{ClusterMap, NodeEntry, Place};
+use weft_wire::units::{to_u64, to_usize};
+use weft_wire::{ShardId, TargetId, VolumeId};
+
+use crate::clock;
+use crate::open::{self, TargetPlace};
+use crate::shard::{Mail, ShardLoop, ShardSetup};
+
+/// Messages that may wait for one shard.
+const MAIL_MAX: usize = 4096;
+/// Largest piece of the pool: a 4 MiB chunk that starts within a block needs the next power of two.
+const SLOT_BYTES_MAX: usize = 8 << 20;
+/// Share of a shard's memory for its buffers; the rest is for the index caches and the tables.
+const POOL_PERCENT: u64 = 60;
+/// How long a shard may take to write everything down after a signal.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What threads tell the main one.
+enum Report {
+    /// A shard's ring is there; here is its mailbox.
+    Up(ShardId, Sender<Mail>),
+    /// A shard takes requests.
+    Serving,
+    /// A shard ended; with a sentence when it failed.
+    Ended(ShardId, Result<(), String>),
+    /// SIGTERM or SIGINT.
+    Signal,
+}
+
+/// What a shard's thread is given.
+struct Seed {
+    id: ShardId,
+    config: Config,
+    targets: Vec<TargetPlace>,
+    map: ClusterMap,
+    epoch: u64,
+    listener: Option<TcpListener>,
+    peers: mpsc::Receiver<Vec<Option<Sender<Mail>>>>,
+}
+
+/// Serves until a signal says stop.
+pub(crate) fn serve(config: &Config) -> Result<(), String> {
+    let listener = listen(&config.listen)?;
+    let _lock = open::lock_state(&config.state_dir)?;
+    let targets = open::locate_targets(config)?;
+    let map = cluster_map(config, &targets);
+    let epoch = clock::epoch();
+    tracing::info!(
+        cluster = %config.cluster, node = %config.node, listen = %config.listen,
+        shards = config.cores.len(), targets = targets.len(), "starting"
+    );
+    let (reports, inbox) = mpsc::channel();
+    watch_signals(reports.clone())?;
+    let mut threads = Vec::new();
+    let mut peer_senders = Vec::new();
+    let mut listener = Some(listener);
+    for index in 0..config.cores.len() {
+        let (peers_out, peers) = mpsc::channel();
+        peer_senders.push(peers_out);
+        let id = ShardId(u16::try_from(index).expect("the configuration bounds the cores"));
+        let (config, targets, map) = (config.clone(), targets.clone(), map.clone());
+        let listener = listener.take();
+        let seed = Seed { id, config, targets, map, epoch, listener, peers };
+        threads.push(spawn(seed, reports.clone())?);
+    }
+    drop(reports);
+    let outcome = supervise(&inbox, &peer_senders, config);
+    if outcome.is_ok() {
+        for thread in threads {
+            if thread.join().is_err() {
+                return Err("a shard panicked while stopping: see the log".to_owned());
+            }
+        }
+        tracing::info!("stopped");
+    }
+    outcome
+}
+
+fn spawn(seed: Seed, reports: mpsc::Sender<Report>) -> Result<JoinHandle<()>, String> {
+    let id = seed.id;
+    std::thread::Builder::new()
+        .name(format!("shard-{id}"))
+        .spawn(move || {
+            let run = || run_shard(seed, &reports);
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run))
+                .unwrap_or_else(|_| Err("panicked: a bug; the log has the place".to_owned()));
+            // The main thread is gone only when the process ends anyway.
+            drop(reports.send(Report::Ended(id, outcome)));
+        })
+        .map_err(|error| format!("cannot start a thread: {error}"))
+}
+
+/// Passes mailboxes around, waits for the end, and sees to it that all shards stop when one does.
+fn supervise(
+    inbox: &mpsc::Receiver<Report>,
+    peer_senders: &[mpsc::Sender<Vec<Option<Sender<Mail>>>>],
+    config: &Config,
+) -> Result<(), String> {
+    let shard_count = config.cores.len();
+    let mut mailboxes: Vec<Option<Sender<Mail>>> = (0..shard_count).map(|_| None).collect();
+    let (mut serving, mut running, mut stopping) = (0, shard_count, false);
+    let mut failure = None;
+    while running > 0 {
+        let report = match stopping {
+            false => inbox.recv().map_err(|_| "all threads are gone".to_owned())?,
+            true => inbox.recv_timeout(STOP_PATIENCE).map_err(|_| {
+                format!("a shard did not stop within {} s: see the log", STOP_PATIENCE.as_secs())
+            })?,
+        };
+        match report {
+            Report::Up(id, mailbox) => {
+                mailboxes[usize::from(id.0)] = Some(mailbox);
+                if mailboxes.iter().all(Option::is_some) {
+                    introduce(&mailboxes, peer_senders);
+                }
+            }
+            Report::Serving => {
+                serving += 1;
+                if serving == shard_count {
+                    tracing::info!(listen = %config.listen, "serving");
+                }
+            }
+            Report::Ended(id, outcome) => {
+                running -= 1;
+                if let Err(sentence) = outcome {
+                    tracing::error!(shard = id.0, sentence, "shard failed");
+                    // The others may wait for this one: a process that cannot serve ends, and systemd restarts it.
+                    return Err(failure.unwrap_or(format!("shard {id}: {sentence}")));
+                }
+                stop_all(&mailboxes);
+                stopping = true;
+            }
+            Report::Signal if stopping => failure = Some("stopped by a second signal".to_owned()),
+            Report::Signal => {
+                tracing::info!("signal: stopping");
+                stop_all(&mailboxes);
+                stopping = true;
+            }
+        }
+        if stopping && let Some(sentence) = failure.take() {
+            return Err(sentence);
+        }
+    }
+    Ok(())
+}
+
+/// Gives each shard the mailboxes of the others.
+fn introduce(
+    mailboxes: &[Option<Sender<Mail>>],
+    peer_senders: &[mpsc::Sender<Vec<Option<Sender<Mail>>>>],
+) {
+    for (index, sender) in peer_senders.iter().enumerate() {
+        let others = mailboxes.iter().enumerate();
+        let peers = others.map(|(at, mailbox)| mailbox.clone().filter(|_| at != index));
+        // A shard that is gone has reported why.
+        drop(sender.send(peers.collect()));
+    }
+}
+
+fn stop_all(mailboxes: &[Option<Sender<Mail>>]) {
+    for mailbox in mailboxes.iter().flatten() {
+        if let Err(weft_ring::SendError::Full(_)) = mailbox.try_send(Mail::Stop) {
+            tracing::error!("a shard's mailbox is full: it will not stop in order");
+        }
+    }
+}
+
+fn watch_signals(reports: mpsc::Sender<Report>) -> Result<(), String> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])
+        .map_err(|error| format!("cannot watch for signals: {error}"))?;
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            for _ in signals.forever() {
+                if reports.send(Report::Signal).is_err() {
+                    return;
+                }
+            }
+        })
+        .map(drop)
+        .map_err(|error| format!("cannot start a thread: {error}"))
+}
+
+fn listen(address: &str) -> Result<TcpListener, String> {
+    let addresses: Vec<SocketAddr> = address
+        .to_socket_addrs()
+        .map_err(|error| format!("listen = {address:?} does not resolve: {error}"))?
+        .collect();
+    TcpListener::bind(&addresses[..]).map_err(|error| {
+        format!("cannot listen on {address}: {error}; is another weft-server running there?")
+    })
+}
+
+fn cluster_map(config: &Config, targets: &[TargetPlace]) -> ClusterMap {
+    let shard_count = u16::try_from(config.cores.len()).expect("the configuration bounds the cores");
+    let place = |shard| Place { node: 0, shard };
+    ClusterMap {
+        nodes: vec![NodeEntry { name: config.node.clone(), address: String::new(), shard_count }],
+        targets: targets.iter().map(|target| (target.id, place(target.shard))).collect(),
+        volumes: vec![(VolumeId(0), place(ShardId(0)))],
+    }
+}
+
+/// A shard's thread, from its ring to its end.
+fn run_shard(seed: Seed, reports: &mpsc::Sender<Report>) -> Result<(), String> {
+    let core = usize::from(seed.config.cores[usize::from(seed.id.0)]);
+    weft_ring::pin_to_core(core).map_err(|error| error.to_string())?;
+    let ring = Ring::new(RingConfig::default()).map_err(|error| error.to_string())?;
+    let (sender, mailbox) = weft_ring::mailbox(&ring.bell(), MAIL_MAX);
+    let told = reports.send(Report::Up(seed.id, sender));
+    let (Ok(()), Ok(peers)) = (told, seed.peers.recv()) else {
+        return Ok(()); // the node is going down before it was up
+    };
+    let shard = ShardLoop::new(build_shard(seed, ring, mailbox, peers)?);
+    shard.run(|| drop(reports.send(Report::Serving)))
+}
+
+/// Opens what the shard owns.
+fn build_shard(
+    seed: Seed,
+    mut ring: Ring,
+    mailbox: Mailbox<Mail>,
+    peers: Vec<Option<Sender<Mail>>>,
+) -> Result<ShardSetup, String> {
+    let config = &seed.config;
+    let memory_bytes = config.shard_memory_bytes();
+    let pool = Pool::new(to_usize(memory_bytes / 100 * POOL_PERCENT), SLOT_BYTES_MAX)
+        .map_err(|error| error.to_string())?;
+    if let Registration::Plain(errno) = ring.register_pool(&pool).map_err(|e| e.to_string())? {
+        tracing::warn!(shard = seed.id.0, %errno, "buffers are not registered: more CPU per operation; raise memlock");
+    }
+    let mine: Vec<&TargetPlace> = seed.targets.iter().filter(|t| t.shard == seed.id).collect();
+    let cache_bytes = memory_bytes / 100 * (100 - POOL_PERCENT) / 2;
+    let mut disks = Vec::new();
+    let mut targets = Vec::new();
+    for target in &mine {
+        let share = cache_bytes / to_u64(mine.len());
+        let (params, files) = open::open_target(target, config, share, &mut ring)?;
+        targets.push(params);
+        disks.push(files);
+    }
+    let (volume, log) = match seed.id {
+        ShardId(0) => {
+            let ids: Vec<TargetId> = seed.targets.iter().map(|target| target.id).collect();
+            let (volume, log) = open::open_volume(config, ids, &mut ring)?;
+            (Some(volume), Some(log))
+        }
+        _ => (None, None),
+    };
+    let params = ShardParams {
+        id: seed.id,
+        cluster: config.cluster,
+        epoch: seed.epoch,
+        credits: config.credits,
+        payload_bytes_max: to_u64(pool.capacity_bytes()) / 4,
+        session_timeout: Duration::from_secs(u64::from(config.session_timeout_s)),
+        grace: Duration::from_secs(u64::from(config.grace_s)),
+        map: seed.map,
+        targets,
+        volume,
+    };
+    let core = Shard::new(params, pool.clone());
+    Ok(ShardSetup { core, ring, pool, disks, log, mailbox, peers, listener: seed.listener })
+}
