@@ -8,7 +8,7 @@ help:
 	@echo "make wipe    erase the file system (asks; YES=1 does not)"
 	@echo "make test    install what the tests need, build, run every test"
 	@echo "make system-test  only the tests on a real mount (ARGS=\"--quick trees\"; see tests/run.py --list)"
-	@echo "make bench   first figures: fio and a metadata load, on the mount and on a local directory"
+	@echo "make bench   figures of fio, metadata and tree loads, on a mount and on a local directory"
 	@echo "make check   formatting and lints"
 
 up:
