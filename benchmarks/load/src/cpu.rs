@@ -1,0 +1,139 @@
+//! CPU seconds of Weft's processes, from `/proc/PID/stat`, before and after a row.
+
+use crate::error::{At, Error, Result};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+/// Which side of the mount a process is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Server,
+    Client,
+}
+
+/// CPU seconds used during a row.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct CpuUse {
+    pub(crate) server_s: f64,
+    pub(crate) mount_s: f64,
+}
+
+/// The processes to watch: those given, or every one of our names.
+#[derive(Debug)]
+pub(crate) struct Daemons {
+    pids: Option<Vec<u32>>,
+    ticks_per_s: f64,
+}
+
+/// Ticks used so far by each process.
+#[derive(Debug)]
+pub(crate) struct Reading(BTreeMap<u32, (Side, u64)>);
+
+impl Daemons {
+    /// Watches `pids`, which must be Weft's; with none given, every process with one of our names.
+    pub(crate) fn new(pids: &[u32]) -> Result<Self> {
+        let ticks_per_s = rustix::param::clock_ticks_per_second() as f64;
+        let pids = (!pids.is_empty()).then(|| pids.to_vec());
+        let daemons = Self { pids, ticks_per_s };
+        for &pid in daemons.pids.iter().flatten() {
+            let path = PathBuf::from(format!("/proc/{pid}/stat"));
+            let stat = fs::read_to_string(&path).at("read", &path)?;
+            if parse_stat(&stat).is_none() {
+                return Err(Error::usage("--daemon-pid", format!("{pid} is no Weft process")));
+            }
+        }
+        Ok(daemons)
+    }
+
+    /// What they have used; empty when none runs.
+    pub(crate) fn read(&self) -> Reading {
+        let pids = self.pids.clone().unwrap_or_else(all_pids);
+        let stat = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+        let read = |pid| stat(pid).and_then(|text| parse_stat(&text)).map(|found| (pid, found));
+        Reading(pids.into_iter().filter_map(read).collect())
+    }
+
+    /// None when nothing runs, or a process came or went in between: a part of the sum would mislead.
+    pub(crate) fn used(&self, before: &Reading, after: &Reading) -> Option<CpuUse> {
+        if before.0.is_empty() || !before.0.keys().eq(after.0.keys()) {
+            return None;
+        }
+        let mut used = CpuUse { server_s: 0.0, mount_s: 0.0 };
+        for ((side, start), (_, end)) in before.0.values().zip(after.0.values()) {
+            let seconds = end.saturating_sub(*start) as f64 / self.ticks_per_s;
+            match side {
+                Side::Server => used.server_s += seconds,
+                Side::Client => used.mount_s += seconds,
+            }
+        }
+        Some(used)
+    }
+}
+
+fn all_pids() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The side of a process and its user and system ticks, if it is one of ours. Field 2, the name, is in parentheses
+/// and may hold anything, so the fields count from the last one.
+fn parse_stat(stat: &str) -> Option<(Side, u64)> {
+    let (head, tail) = stat.rsplit_once(')')?;
+    let side = match head.split_once('(')?.1 {
+        "weft-server" => Side::Server,
+        "mount-weft" | "mount.weft" => Side::Client,
+        _ => return None,
+    };
+    let mut fields = tail.split_ascii_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some((side, user + system))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STAT: &str =
+        "42 (weft-server) S 1 42 42 0 -1 4194560 900 0 0 0 150 50 7 7 20 0 3 0 99 1 2";
+
+    fn reading(entries: &[(u32, Side, u64)]) -> Reading {
+        Reading(entries.iter().map(|&(pid, side, ticks)| (pid, (side, ticks))).collect())
+    }
+
+    #[test]
+    fn stat_line() {
+        assert_eq!(parse_stat(STAT), Some((Side::Server, 200)));
+        let mount = STAT.replace("weft-server", "mount-weft");
+        assert_eq!(parse_stat(&mount), Some((Side::Client, 200)));
+        assert_eq!(parse_stat(&STAT.replace("weft-server", "a) b (c")), None);
+        assert_eq!(parse_stat("42 (weft-server) S 1"), None);
+        assert_eq!(parse_stat(""), None);
+    }
+
+    #[test]
+    fn sums_by_side() {
+        let daemons = Daemons { pids: None, ticks_per_s: 100.0 };
+        let before = reading(&[(1, Side::Server, 10), (2, Side::Client, 5)]);
+        let after = reading(&[(1, Side::Server, 110), (2, Side::Client, 55)]);
+        let used = daemons.used(&before, &after).expect("same processes");
+        assert_eq!(used, CpuUse { server_s: 1.0, mount_s: 0.5 });
+    }
+
+    #[test]
+    fn a_process_that_came_or_went_gives_none() {
+        let daemons = Daemons { pids: None, ticks_per_s: 100.0 };
+        let before = reading(&[(1, Side::Server, 10)]);
+        assert_eq!(daemons.used(&before, &reading(&[(2, Side::Server, 10)])), None);
+        assert_eq!(daemons.used(&before, &reading(&[])), None);
+        assert_eq!(daemons.used(&reading(&[]), &reading(&[])), None);
+    }
+
+    #[test]
+    fn pid_of_something_else_is_refused() {
+        assert!(Daemons::new(&[std::process::id()]).is_err());
+        assert!(Daemons::new(&[u32::MAX]).is_err());
+    }
+}
