@@ -131,8 +131,8 @@ pub struct Volume {
     /// Sessions may still say what they have open: no orphan is dropped.
     grace: bool,
     works_done: BTreeSet<u64>,
-    /// The word that works are done does not wait for other commands.
-    works_done_urgent: bool,
+    /// Internal commands do not wait for others to share a batch with.
+    internal_urgent: bool,
     pending: VecDeque<Command>,
     pending_bytes: usize,
     flight: Option<Flight>,
@@ -356,14 +356,15 @@ impl Volume {
     /// The targets are done with a work. Not a work of this volume: nothing happens.
     pub fn work_done(&mut self, id: u64) {
         if let Some(work) = self.works.get(&id) {
-            self.works_done_urgent |= work.shrink;
+            self.internal_urgent |= work.shrink;
             self.works_done.insert(id);
         }
     }
 
-    /// Time passes. `now` is any monotonic clock.
+    /// Time passes: what was put off goes with the next [`Volume::flush_log`]. `now` is any monotonic clock. To be called
+    /// a few times a second.
     pub fn tick(&mut self, now: Duration) {
-        self.works_done_urgent |= !self.works_done.is_empty();
+        self.internal_urgent = true;
         let since = now.saturating_sub(*self.checkpoint_at.get_or_insert(now));
         if since >= self.checkpoint_interval {
             self.checkpoint_at = Some(now);
@@ -375,7 +376,7 @@ impl Volume {
     /// pending is logged and the last checkpoint is made.
     pub fn shutdown(&mut self) {
         self.stopping = true;
-        self.works_done_urgent |= !self.works_done.is_empty();
+        self.internal_urgent = true;
     }
 
     /// Sends what waits to the log, when the log is idle. Called once in each turn of the caller's loop, after the
@@ -411,17 +412,21 @@ impl Volume {
         out.push(Action::Stopped);
     }
 
+    /// Dropped orphans and finished works share a batch with changes; when there are none, they wait for a tick: a
+    /// sync of their own would make the next change wait.
     fn push_internal(&mut self) {
+        let many = self.to_drop.len().max(self.works_done.len()) >= INTERNAL_LIST_MAX;
+        if !many && !self.internal_urgent && self.pending.is_empty() {
+            return;
+        }
+        self.internal_urgent = false;
         while !self.to_drop.is_empty() {
             let body = take_list(&mut self.to_drop, |ino| ino.0);
             self.push_command(SessionId::default(), Time::default(), DROP_ORPHANS, body);
         }
-        if self.works_done_urgent || !self.pending.is_empty() {
-            while !self.works_done.is_empty() {
-                let body = take_list(&mut self.works_done, |id| id);
-                self.push_command(SessionId::default(), Time::default(), WORKS_DONE, body);
-            }
-            self.works_done_urgent = false;
+        while !self.works_done.is_empty() {
+            let body = take_list(&mut self.works_done, |id| id);
+            self.push_command(SessionId::default(), Time::default(), WORKS_DONE, body);
         }
     }
 

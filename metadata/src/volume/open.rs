@@ -216,7 +216,7 @@ impl Volume {
             dropping: Default::default(),
             grace: true,
             works_done: Default::default(),
-            works_done_urgent: false,
+            internal_urgent: false,
             pending: Default::default(),
             pending_bytes: 0,
             flight: None,
