@@ -82,13 +82,8 @@ impl Cache {
     pub(crate) fn insert_clean(&mut self, id: ChunkId, chunk: Chunk) {
         self.clock += 1;
         let bytes = ENTRY_BYTES + chunk.memory_bytes();
-        let entry = Entry {
-            chunk: Some(chunk),
-            dirty: false,
-            committing: false,
-            stamp: self.clock,
-            bytes,
-        };
+        let entry =
+            Entry { chunk: Some(chunk), dirty: false, committing: false, stamp: self.clock, bytes };
         let before = self.entries.insert(id, entry);
         assert!(before.is_none(), "only what is not known is read from the index");
         self.lru.insert(self.clock, id);

@@ -44,7 +44,9 @@ impl Kind {
     fn explain(self) -> &'static str {
         match self {
             Kind::Foreign => "this is not a weft target; format it first, or name another device",
-            Kind::Version => "the target has a format version this program does not know; update weft",
+            Kind::Version => {
+                "the target has a format version this program does not know; update weft"
+            }
             Kind::Damaged => "stored data is damaged; do not write to the target, run its check",
             Kind::Mismatch => "device, index and cluster do not belong together; check the paths",
             Kind::TooSmall => "the device is too small",

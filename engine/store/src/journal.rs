@@ -138,11 +138,8 @@ impl Journal {
 
     fn push_raw(&mut self, record: &Record) -> u64 {
         self.last_sequence += 1;
-        let stamp = Stamp {
-            nonce: self.nonce,
-            generation: self.generation,
-            sequence: self.last_sequence,
-        };
+        let stamp =
+            Stamp { nonce: self.nonce, generation: self.generation, sequence: self.last_sequence };
         record::encode(stamp, record, &mut self.tail);
         self.fresh = true;
         assert!(self.used_bytes() <= self.segment_bytes, "reservations bound a segment");

@@ -23,9 +23,10 @@
 //! - Bytes leave a read only after their block's CRC32C matched.
 //! - A block is written (a place and a checksum) or never was (neither): a hole is a record, and a
 //!   loss is an error.
-//! - A written block is overwritten where it is only when all of it is replaced, and only after an
-//!   intent for its chunk is durable. Blocks covered in part move, so that a crash leaves the bytes
-//!   beside the written ones as they were.
+//! - A written block is overwritten where it is only when all of it is replaced, when the device
+//!   itself says that it was durable, and after an intent for its chunk is durable. Other blocks
+//!   move, so that a crash leaves the bytes beside the written ones, or the version before, as they
+//!   were.
 //! - Operations whose blocks overlap run in order of arrival, unless all only read.
 //! - After a failed append, flush or commit nothing changes any more and nothing more is
 //!   acknowledged: the target is read-only until it is opened again.
@@ -45,6 +46,7 @@ mod journal;
 mod limits;
 mod locks;
 mod map;
+mod recent;
 mod record;
 mod recover;
 mod replay;

@@ -221,8 +221,8 @@ pub(crate) struct Found {
 /// How many bytes the record at the start of `bytes` claims, if there could be one with this nonce.
 pub(crate) fn claimed_bytes(bytes: &[u8], nonce: u64) -> Option<usize> {
     let (header, _) = RawHeader::read_from_prefix(bytes).ok()?;
-    let len = (u64::from(header.body_bytes.get()) + to_u64(HEADER_LEN))
-        .next_multiple_of(RECORD_ALIGN);
+    let len =
+        (u64::from(header.body_bytes.get()) + to_u64(HEADER_LEN)).next_multiple_of(RECORD_ALIGN);
     (header.nonce.get() == nonce && len <= RECORD_BYTES_MAX).then(|| to_usize(len))
 }
 
@@ -244,11 +244,8 @@ pub(crate) fn decode(bytes: &[u8], nonce: u64) -> Option<Found> {
         KIND_TRUNCATE => Record::Truncate(decode_truncate(body)?),
         _ => return None,
     };
-    let stamp = Stamp {
-        nonce,
-        generation: header.generation.get(),
-        sequence: header.sequence.get(),
-    };
+    let stamp =
+        Stamp { nonce, generation: header.generation.get(), sequence: header.sequence.get() };
     Some(Found { stamp, record, len_bytes })
 }
 
@@ -272,20 +269,14 @@ fn decode_truncate(body: &[u8]) -> Option<Truncate> {
     if keep_blocks > CHUNK_BLOCKS_MAX || (flags & FLAG_TAIL != 0 && keep_blocks == 0) {
         return None;
     }
-    let tail = (flags & FLAG_TAIL != 0).then(|| Placed {
-        device_block: raw.tail_device_block.get(),
-        sum: raw.tail_sum.get(),
-    });
+    let tail = (flags & FLAG_TAIL != 0)
+        .then(|| Placed { device_block: raw.tail_device_block.get(), sum: raw.tail_sum.get() });
     let cut = (flags & FLAG_CUT != 0).then(|| Cut {
         index: ChunkIndex(raw.cut_index.get()),
         keep_blocks,
         tail,
     });
-    Some(Truncate {
-        ino: Ino(raw.ino.get()),
-        remove_from: ChunkIndex(raw.remove_from.get()),
-        cut,
-    })
+    Some(Truncate { ino: Ino(raw.ino.get()), remove_from: ChunkIndex(raw.remove_from.get()), cut })
 }
 
 #[cfg(test)]

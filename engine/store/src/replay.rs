@@ -61,7 +61,8 @@ pub(crate) fn read(
         let start = start_of(&bytes, nonce);
         segments.push(Segment { offset, bytes, start, read_bytes: 0 });
     }
-    let seen = segments.iter().filter_map(|segment| segment.start).map(|(generation, _)| generation);
+    let seen =
+        segments.iter().filter_map(|segment| segment.start).map(|(generation, _)| generation);
     let next_generation = seen.max().unwrap_or(0).max(meta.generation) + 1;
     segments.sort_by_key(|segment| segment.start);
     for segment in &mut segments {
@@ -78,7 +79,8 @@ pub(crate) fn read(
             break;
         }
     }
-    let damage = |offset| StoreError::new(Kind::Damaged, "journal: a record before the last", offset);
+    let damage =
+        |offset| StoreError::new(Kind::Damaged, "journal: a record before the last", offset);
     for segment in &segments {
         let (later, proof) = look_behind(segment, nonce, meta.generation, replay.last_sequence);
         replay.lost_records |= later;

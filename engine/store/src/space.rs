@@ -153,7 +153,11 @@ impl Space {
 
     /// How many blocks from `start` on are free, at most `count_max`.
     fn free_run(&self, start: u64, count_max: u32) -> u32 {
-        (0..count_max).take_while(|at| self.is_free(start + u64::from(*at))).count().try_into().expect("at most count_max")
+        (0..count_max)
+            .take_while(|at| self.is_free(start + u64::from(*at)))
+            .count()
+            .try_into()
+            .expect("at most count_max")
     }
 
     /// First block of the leftmost free aligned extent of `order`, which exists.
@@ -212,8 +216,15 @@ fn masks(extent: Extent) -> impl Iterator<Item = (usize, u64)> {
 
 /// Bits of `word` that begin a free aligned extent of `order` (at most 6).
 fn starts(word: u64, order: u32) -> u64 {
-    const ALIGNED: [u64; 7] =
-        [u64::MAX, 0x5555_5555_5555_5555, 0x1111_1111_1111_1111, 0x0101_0101_0101_0101, 0x0001_0001_0001_0001, 0x0000_0001_0000_0001, 1];
+    const ALIGNED: [u64; 7] = [
+        u64::MAX,
+        0x5555_5555_5555_5555,
+        0x1111_1111_1111_1111,
+        0x0101_0101_0101_0101,
+        0x0001_0001_0001_0001,
+        0x0000_0001_0000_0001,
+        1,
+    ];
     let mut found = word;
     for step in 0..order {
         found &= found >> (1 << step);
@@ -279,7 +290,9 @@ mod tests {
     fn what_is_given_out_is_free_and_given_once() {
         let mut state = 12345u64;
         let mut random = move |below: u64| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) % below
         };
         let total = 5_003;
@@ -292,7 +305,12 @@ mod tests {
                 let count = small(1 + random(1 << order));
                 let hint = (random(2) == 0).then(|| random(total + 10));
                 let before = space.free();
-                let wanted = Want { count, hint, chunk_blocks: small(random(300)), may_use_reserve: random(2) == 0 };
+                let wanted = Want {
+                    count,
+                    hint,
+                    chunk_blocks: small(random(300)),
+                    may_use_reserve: random(2) == 0,
+                };
                 let Some(extents) = space.alloc(wanted) else {
                     assert!(before < u64::from(count) + space.reserve());
                     continue;

@@ -13,6 +13,7 @@ use weft_wire::units::{to_u64, to_usize};
 use weft_wire::{ChunkId, ChunkIndex, ClusterId, Ino, Status};
 
 use crate::action::{Action, IoDone, IoError, IoId, Outcome};
+use crate::chunk::Run;
 use crate::counters::{Counters, Space as SpaceReport};
 use crate::error::{Kind, StoreError};
 use crate::index::{Index, Meta};
@@ -20,6 +21,7 @@ use crate::journal::Journal;
 use crate::limits::BLOCK;
 use crate::locks::{Hold, Locks};
 use crate::map::Map;
+use crate::recent::Recent;
 use crate::recover::{self, RecoveryReport};
 use crate::space::{Extent, Space};
 use crate::superblock::{Device, Superblock, inspect_copies};
@@ -138,7 +140,11 @@ pub struct Store {
     freed_block_count: u64,
     /// Chunks with a durable intent in the segments that replay would read.
     intents: BTreeSet<ChunkId>,
+    /// Blocks that are not overwritten where they are.
+    recent: Recent,
     flush: FlushStage,
+    /// What the mark of the newest flush says is durable: known to replay once that flush is done.
+    marked: u64,
     /// Somebody waits for records up to here to be durable.
     flush_wanted: u64,
     durable: u64,
@@ -196,8 +202,7 @@ impl Store {
             return Err(mismatch("open: the index belongs to another target"));
         }
         let map = Map::new(index, params.cache_bytes_max)?;
-        let done =
-            recover::recover(device, &superblock, copies, map, &meta, params.boot_id)?;
+        let done = recover::recover(device, &superblock, copies, map, &meta, params.boot_id)?;
         let store = Store {
             superblock,
             map: done.map,
@@ -215,7 +220,9 @@ impl Store {
             freed: VecDeque::new(),
             freed_block_count: 0,
             intents: BTreeSet::new(),
+            recent: Recent::default(),
             flush: FlushStage::Idle,
+            marked: done.last_sequence,
             flush_wanted: done.last_sequence,
             durable: done.last_sequence,
             checkpoint: None,
@@ -296,8 +303,7 @@ impl Store {
         pool: &Pool,
         out: &mut Vec<Action>,
     ) {
-        let checked =
-            self.admit(&range).and_then(|()| self.check_payload(&range, &sums, &payload));
+        let checked = self.admit(&range).and_then(|()| self.check_payload(&range, &sums, &payload));
         if let Err(status) = checked {
             out.push(Action::Reply { op, result: Err(status) });
             return;
@@ -514,6 +520,13 @@ impl Store {
         for extent in extents {
             self.freed_block_count += u64::from(extent.count);
             self.freed.push_back((sequence, extent));
+        }
+    }
+
+    /// Record `sequence` wrote these blocks.
+    fn wrote(&mut self, sequence: u64, runs: &[Run]) {
+        for run in runs {
+            self.recent.add(sequence, run.device_block, run.count);
         }
     }
 

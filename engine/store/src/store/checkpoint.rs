@@ -94,7 +94,8 @@ impl Store {
             self.begin_checkpoint(out);
         }
         if self.flush == FlushStage::Idle && self.flush_wanted > self.durable {
-            let mark = self.journal.push(&Record::Mark { durable: self.durable });
+            self.marked = self.durable;
+            let mark = self.journal.push(&Record::Mark { durable: self.marked });
             self.flush = FlushStage::Marking(mark);
         }
         if let Some(append) = self.journal.next_append() {
@@ -193,6 +194,7 @@ impl Store {
         };
         self.flush = FlushStage::Idle;
         self.durable = covers;
+        self.recent.forget(self.marked);
         while let Some((sequence, extent)) = self.freed.front().copied() {
             if sequence > covers {
                 break;
@@ -227,6 +229,7 @@ impl Store {
         }
         self.counters.checkpoints += 1;
         self.journal.set_applied(checkpoint.applied);
+        self.recent.forget(checkpoint.applied);
     }
 
     /// The journal cannot be relied on: what waits for it ends with an error, and nothing changes

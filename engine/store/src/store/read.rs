@@ -1,10 +1,10 @@
 //! Reads: find the blocks, read them, compare every checksum.
 
 use weft_iobuf::{BufSlot, Pool};
+use weft_wire::Status;
 use weft_wire::blocks::{BLOCK_BYTES, BLOCK_LEN};
 use weft_wire::data::ChunkRange;
 use weft_wire::units::{to_u32, to_usize};
-use weft_wire::Status;
 
 use super::{Body, Store, block_matches};
 use crate::action::{Action, Outcome, ReadPiece};

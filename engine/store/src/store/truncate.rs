@@ -36,7 +36,10 @@ enum Plan {
     Nothing,
     Record,
     /// First read the last block that stays.
-    Tail { buf: BufSlot, place: u64 },
+    Tail {
+        buf: BufSlot,
+        place: u64,
+    },
 }
 
 impl TruncateOp {
@@ -153,9 +156,9 @@ impl Store {
             return;
         }
         let truncate = self.truncate_mut(op);
-        let tail = truncate.tail.and_then(|tail| {
-            tail.new_sum.map(|sum| Placed { device_block: tail.new_place, sum })
-        });
+        let tail = truncate
+            .tail
+            .and_then(|tail| tail.new_sum.map(|sum| Placed { device_block: tail.new_place, sum }));
         let cut = truncate.cut.map(|(index, bytes)| Cut {
             index,
             keep_blocks: bytes.div_ceil(BLOCK_BYTES),
@@ -171,6 +174,9 @@ impl Store {
             }
             Ok(freed) => {
                 let sequence = self.journal.push(&Record::Truncate(record));
+                if let Some(tail) = tail {
+                    self.recent.add(sequence, tail.device_block, 1);
+                }
                 self.free_later(sequence, freed);
                 self.recorded.push_back((sequence, op));
             }

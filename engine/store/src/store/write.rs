@@ -1,9 +1,9 @@
 //! Writes: merge, place, (intent,) data, record.
 //!
-//! - Blocks never written, and written blocks that are covered in part, go to new places: until the
-//!   record is durable the old place is untouched, so bytes beside the written ones are never at
-//!   risk.
-//! - Written blocks that are covered whole are overwritten where they are, after an intent for the
+//! - Blocks never written, written blocks that are covered in part, and blocks written very lately
+//!   ([`crate::recent`]) go to new places: until the record is durable the old place is untouched,
+//!   so bytes beside the written ones are never at risk.
+//! - Other blocks that are covered whole are overwritten where they are, after an intent for the
 //!   chunk is durable. Each overwrite's intent carries the checksums it is going to leave, so that
 //!   after the death of this process a block is known to be old or new.
 //! - Then the record, with the checksums; its append is the acknowledgement.
@@ -118,7 +118,8 @@ impl Store {
         let mut need: Option<Stretch> = None;
         for piece in write.pieces() {
             let placed = chunk.get(piece.block);
-            let kept = placed.filter(|_| piece.is_full());
+            let stays = |placed: &Placed| piece.is_full() && !self.recent.has(placed.device_block);
+            let kept = placed.filter(stays);
             let moves = placed.is_some() && kept.is_none();
             if let Some(stretch) = need.as_mut()
                 && kept.is_none()
@@ -129,13 +130,11 @@ impl Store {
                 self.place_stretch(write, &chunk, need.take())?;
                 need = kept.is_none().then_some(Stretch { first: piece.block, count: 1, moves });
             }
-            match placed {
-                Some(placed) if piece.is_full() => {
-                    push_block(&mut write.runs, piece.block, placed.device_block);
-                    push_block(&mut write.in_place, piece.block, placed.device_block);
-                }
-                Some(placed) => write.olds.push((piece, placed)),
-                None => {}
+            if let Some(placed) = kept {
+                push_block(&mut write.runs, piece.block, placed.device_block);
+                push_block(&mut write.in_place, piece.block, placed.device_block);
+            } else if let Some(placed) = placed.filter(|_| !piece.is_full()) {
+                write.olds.push((piece, placed));
             }
         }
         self.place_stretch(write, &chunk, need)?;
@@ -327,7 +326,9 @@ impl Store {
                 self.abort_write(op, status, out);
             }
             Ok(freed) => {
+                let runs = placement.runs.clone();
                 let sequence = self.journal.push(&Record::Write(placement));
+                self.wrote(sequence, &runs);
                 self.free_later(sequence, freed);
                 let write = self.write_mut(op);
                 write.intent = None;

@@ -35,7 +35,12 @@ pub struct Model {
 }
 
 /// What a change makes of a block; `None` if it does not touch it.
-fn effect(change: &Change, id: ChunkId, block: u32, now: Option<&Content>) -> Option<(Option<Content>, bool)> {
+fn effect(
+    change: &Change,
+    id: ChunkId,
+    block: u32,
+    now: Option<&Content>,
+) -> Option<(Option<Content>, bool)> {
     match change {
         Change::Write { chunk, offset, bytes } => {
             if *chunk != id {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use weft_iobuf::{BufSlot, Pool};
 use weft_store::{
-    Action, FormatParams, IoDone, IoError, IoId, OpenParams, Outcome, ReadPiece, RecoveryReport, Store,
-    StoreError, TargetUuid, format_plan,
+    Action, FormatParams, IoDone, IoError, IoId, OpenParams, Outcome, ReadPiece, RecoveryReport,
+    Store, StoreError, TargetUuid, format_plan,
 };
 use weft_wire::blocks::checksums;
 use weft_wire::data::ChunkRange;
@@ -28,10 +28,19 @@ pub enum Answer {
 }
 
 enum Io {
-    Read { offset: u64, buf: BufSlot, bytes: usize },
-    Write { offset: u64, bytes: Vec<u8> },
+    Read {
+        offset: u64,
+        buf: BufSlot,
+        bytes: usize,
+    },
+    Write {
+        offset: u64,
+        bytes: Vec<u8>,
+    },
     /// How many unsynced writes were complete when it began, and so are covered.
-    Flush { count: usize },
+    Flush {
+        count: usize,
+    },
 }
 
 #[derive(Clone, Copy, Default, Debug)]
@@ -177,7 +186,8 @@ impl Rig {
         if self.ios.is_empty() {
             return false;
         }
-        let at = usize::try_from(self.random.below(u64::try_from(self.ios.len()).unwrap())).unwrap();
+        let at =
+            usize::try_from(self.random.below(u64::try_from(self.ios.len()).unwrap())).unwrap();
         let (io, work, fails) = self.ios.swap_remove(at);
         let result = self.execute(work, fails);
         self.act(|store, pool, out| store.io_done(io, result, pool, out));

@@ -1,0 +1,63 @@
+//! Which blocks were written so lately that replay would still doubt them.
+//!
+//! Such a block is not overwritten where it is; the new bytes go to a new place. Otherwise a torn
+//! overwrite of a block that a sync had promised could not be told from a block that never
+//! arrived, and recovery might bring back the version before it (seed 10016 of the simulation did).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::limits::CHUNK_BLOCKS_MAX;
+
+/// Blocks written by records that are not known, on the device, to be durable.
+#[derive(Debug, Default)]
+pub(crate) struct Recent {
+    /// (first block, sequence) -> count.
+    runs: BTreeMap<(u64, u64), u32>,
+    /// In order of sequence.
+    order: VecDeque<(u64, u64)>,
+}
+
+impl Recent {
+    /// Record `sequence` wrote these blocks.
+    pub(crate) fn add(&mut self, sequence: u64, start: u64, count: u32) {
+        self.runs.insert((start, sequence), count);
+        self.order.push_back((sequence, start));
+    }
+
+    /// Whether a record in doubt wrote `block`.
+    pub(crate) fn has(&self, block: u64) -> bool {
+        let from = block.saturating_sub(u64::from(CHUNK_BLOCKS_MAX - 1));
+        let mut near = self.runs.range((from, 0)..=(block, u64::MAX)).rev();
+        near.any(|((start, _), count)| start + u64::from(*count) > block)
+    }
+
+    /// Records up to `known` are no longer in doubt.
+    pub(crate) fn forget(&mut self, known: u64) {
+        while let Some((sequence, start)) = self.order.front().copied() {
+            if sequence > known {
+                break;
+            }
+            self.order.pop_front();
+            self.runs.remove(&(start, sequence));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_recent_until_their_record_is_known_durable() {
+        let mut recent = Recent::default();
+        recent.add(1, 100, 10);
+        recent.add(2, 105, 1);
+        recent.add(2, 2000, 1024);
+        assert!(recent.has(100) && recent.has(109) && recent.has(3023));
+        assert!(!recent.has(99) && !recent.has(110) && !recent.has(3024));
+        recent.forget(1);
+        assert!(!recent.has(100) && recent.has(105));
+        recent.forget(2);
+        assert!(!recent.has(105) && recent.runs.is_empty() && recent.order.is_empty());
+    }
+}
