@@ -12,8 +12,10 @@ use weft_server_core::config::Config;
 
 use crate::error::AdminError;
 
-pub(crate) use target::{Content, TargetOrder, format_target, inspect_file, survey_target};
-pub(crate) use volume::{VolumeContent, format_volume, open_volume, survey_volume};
+pub(crate) use target::{
+    Content, TargetOrder, drop_index, format_target, inspect_file, survey_target,
+};
+pub(crate) use volume::{VolumeContent, format_volume, open_volume, remove_volume, survey_volume};
 
 /// Permission bits of the folders with state: it holds every name of the file system.
 const STATE_DIR_MODE: u32 = 0o700;
@@ -25,6 +27,9 @@ const STATE_DIR_MODE: u32 = 0o700;
 pub(crate) fn take_state_dir(config: &Config) -> Result<File, AdminError> {
     let dir = &config.state_dir;
     make_dir(dir)?;
+    if let Some(parent) = dir.parent() {
+        sync_dir(parent)?;
+    }
     let path = config.lock_file();
     let file = File::options()
         .create(true)

@@ -33,6 +33,8 @@ pub(super) fn run(args: &ConfigArgs, timeout: Duration) -> Result<Report, AdminE
     for path in &config.targets {
         targets.push(format::inspect_file(path)?.0.target_id);
     }
+    // In the order in which the server names them.
+    targets.sort_unstable();
     let (volume, opened) = format::open_volume(config, targets)?;
     let seen = weft_metadata::check(&volume);
     let mut text = format!(

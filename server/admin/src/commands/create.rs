@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use weft_server_core::config::{Config, MissingTargets};
+use weft_store::{Copies, Superblock};
 use weft_wire::{ClusterId, TargetId};
 
-use super::target::refuse_running;
+use super::target::{data_bytes, refuse_running, superblock_json};
 use crate::cli::CreateArgs;
 use crate::error::AdminError;
 use crate::format::{self, Content, TargetOrder, VolumeContent};
@@ -19,22 +20,37 @@ use crate::units::human_bytes;
 pub(super) fn run(args: &CreateArgs, timeout: Duration) -> Result<Report, AdminError> {
     let located = locate::config(args.config.config.as_deref())?;
     let config = &located.config;
-    let found = Found::survey(config)?;
-    if args.if_missing {
-        match found.standing(config.cluster) {
-            Standing::AllOurs => return Ok(already(&located, &found)),
-            Standing::AllFree => {}
-            Standing::Mixed => return Err(found.refusal(&located)),
-        }
-    } else if !args.force && found.standing(config.cluster) != Standing::AllFree {
-        return Err(found.refusal(&located));
+    if let Decision::Already(report) = decide(args, &located)? {
+        return Ok(report);
     }
     refuse_running(config, timeout)?;
     let _lock = format::take_state_dir(config)?;
+    // Another command may have been here between the first look and the lock.
+    let found = match decide(args, &located)? {
+        Decision::Already(report) => return Ok(report),
+        Decision::Make(found) => found,
+    };
     let mut warnings = check(&located)?;
-    let formatted = format_all(args, config)?;
+    let made = format_all(args, config, &found)?;
     warnings.extend(found.warnings(config.cluster));
-    Ok(report(&located, &formatted, &warnings))
+    Ok(report(&located, &made, &warnings))
+}
+
+/// What is to be done, from what is there.
+enum Decision {
+    Already(Report),
+    Make(Found),
+}
+
+fn decide(args: &CreateArgs, located: &Located) -> Result<Decision, AdminError> {
+    let cluster = located.config.cluster;
+    let found = Found::survey(&located.config)?;
+    match found.standing(cluster) {
+        Standing::AllFree => Ok(Decision::Make(found)),
+        Standing::AllOurs if args.if_missing => Ok(Decision::Already(already(located, &found))),
+        _ if args.force => Ok(Decision::Make(found)),
+        _ => Err(found.refusal(located)),
+    }
 }
 
 fn check(located: &Located) -> Result<Vec<String>, AdminError> {
@@ -47,22 +63,34 @@ fn check(located: &Located) -> Result<Vec<String>, AdminError> {
 /// A target that was made.
 struct Made {
     path: PathBuf,
-    id: TargetId,
-    data_bytes: u64,
+    superblock: Superblock,
 }
 
-fn format_all(args: &CreateArgs, config: &Config) -> Result<Vec<Made>, AdminError> {
+fn format_all(args: &CreateArgs, config: &Config, found: &Found) -> Result<Vec<Made>, AdminError> {
     let mut made = Vec::new();
+    let result =
+        format_targets(args, config, &mut made).and_then(|()| format::format_volume(config));
+    match result {
+        Ok(()) => Ok(made),
+        Err(error) => {
+            found.take_back(config, &made);
+            Err(error)
+        }
+    }
+}
+
+fn format_targets(
+    args: &CreateArgs,
+    config: &Config,
+    made: &mut Vec<Made>,
+) -> Result<(), AdminError> {
     for (index, path) in config.targets.iter().enumerate() {
         let id = TargetId(u16::try_from(index).expect("TARGET_COUNT_MAX is far below"));
         let order = TargetOrder { config, path, id, file_bytes: args.target_bytes };
         let superblock = format::format_target(&order)?;
-        let data_bytes =
-            superblock.areas.data_block_count * u64::from(weft_wire::blocks::BLOCK_BYTES);
-        made.push(Made { path: path.clone(), id, data_bytes });
+        made.push(Made { path: path.clone(), superblock });
     }
-    format::format_volume(config)?;
-    Ok(made)
+    Ok(())
 }
 
 fn report(located: &Located, made: &[Made], warnings: &[String]) -> Report {
@@ -70,7 +98,8 @@ fn report(located: &Located, made: &[Made], warnings: &[String]) -> Report {
     let mut table = Table::new(&[("TARGET", Right), ("DATA", Right), ("PATH", Left)]);
     for target in made {
         let path = target.path.display().to_string();
-        table.row([target.id.to_string(), human_bytes(target.data_bytes), path]);
+        let data = human_bytes(data_bytes(&target.superblock));
+        table.row([target.superblock.target_id.to_string(), data, path]);
     }
     let mut text = format!(
         "made cluster {}\nmetadata  {}\n\n{}",
@@ -89,9 +118,7 @@ fn report(located: &Located, made: &[Made], warnings: &[String]) -> Report {
     ));
     let targets: Vec<Value> = made
         .iter()
-        .map(|target| {
-            json!({ "id": target.id.0, "path": target.path.to_string_lossy(), "data_bytes": target.data_bytes })
-        })
+        .map(|target| superblock_json(&target.path, &target.superblock, Copies::Both))
         .collect();
     let json = json!({
         "cluster": config.cluster.to_string(),
@@ -167,6 +194,20 @@ impl Found {
             _ => "name other paths in the config; or --force, which LOSES what is there",
         };
         AdminError::new(format!("create the file system of {}", located.file.display()), why, next)
+    }
+
+    /// After a failure: removes what this run made where there was nothing, so that the next run can begin anew. What
+    /// cannot be removed is found, and named, by that run.
+    fn take_back(&self, config: &Config, made: &[Made]) {
+        for (path, _) in self.targets.iter().filter(|(_, held)| matches!(held, Content::Missing)) {
+            if let Some(target) = made.iter().find(|target| target.path == *path) {
+                format::drop_index(config, target.superblock.target_uuid).unwrap_or(());
+            }
+            std::fs::remove_file(path).unwrap_or(());
+        }
+        if self.volume == VolumeContent::Missing {
+            format::remove_volume(config).unwrap_or(());
+        }
     }
 
     fn warnings(&self, cluster: ClusterId) -> Vec<String> {

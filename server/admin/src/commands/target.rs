@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use weft_server_core::config::Config;
-use weft_store::Copies;
+use weft_store::{Copies, Superblock};
+use weft_wire::blocks::BLOCK_BYTES;
 use weft_wire::session::TargetInfo;
 use weft_wire::{ClusterId, ShardId, TargetId};
 
@@ -44,12 +45,7 @@ pub(super) fn format(args: &TargetFormatArgs, timeout: Duration) -> Result<Repor
     let config = &located.config;
     let path = std::path::absolute(&args.path)
         .map_err(|error| AdminError::new(format!("find {}", args.path.display()), error, ""))?;
-    let content = format::survey_target(&path)?;
-    if !args.force && !content.is_free() {
-        let why = format!("it holds {}; nothing was changed", content.describe());
-        let next = "name another device; or --force, which LOSES what is there";
-        return Err(AdminError::new(format!("format {}", path.display()), why, next));
-    }
+    refuse_occupied(args, &path)?;
     let id = match args.id {
         Some(id) => id,
         None => id_from_config(config, &path)?,
@@ -57,6 +53,9 @@ pub(super) fn format(args: &TargetFormatArgs, timeout: Duration) -> Result<Repor
     refuse_taken(config, &path, id)?;
     refuse_running(config, timeout)?;
     let _lock = format::take_state_dir(config)?;
+    // Another command may have been here between the first look and the lock.
+    refuse_occupied(args, &path)?;
+    refuse_taken(config, &path, id)?;
     let file_bytes = args.bytes.unwrap_or(FILE_BYTES_DEFAULT);
     let order = TargetOrder { config, path: &path, id, file_bytes };
     let superblock = format::format_target(&order)?;
@@ -75,6 +74,16 @@ pub(super) fn format(args: &TargetFormatArgs, timeout: Duration) -> Result<Repor
         human_bytes(superblock.areas.capacity_bytes)
     );
     Ok(Report::done(text, superblock_json(&path, &superblock, Copies::Both)))
+}
+
+fn refuse_occupied(args: &TargetFormatArgs, path: &Path) -> Result<(), AdminError> {
+    let content = format::survey_target(path)?;
+    if args.force || content.is_free() {
+        return Ok(());
+    }
+    let why = format!("it holds {}; nothing was changed", content.describe());
+    let next = "name another device; or --force, which LOSES what is there";
+    Err(AdminError::new(format!("format {}", path.display()), why, next))
 }
 
 fn id_from_config(config: &Config, path: &Path) -> Result<TargetId, AdminError> {
@@ -103,7 +112,6 @@ fn refuse_taken(config: &Config, path: &Path, id: TargetId) -> Result<(), AdminE
 pub(super) fn show(path: &Path) -> Result<Report, AdminError> {
     let (superblock, copies) = format::inspect_file(path)?;
     let areas = superblock.areas;
-    let data_bytes = areas.data_block_count * u64::from(weft_wire::blocks::BLOCK_BYTES);
     let mut text = format!(
         "path     {}\ntarget   {}\nuuid     {}\ncluster  {}\nlength   {} ({} bytes)\n\
          journal  2 x {} at byte {}\ndata     {} at byte {}\n",
@@ -115,7 +123,7 @@ pub(super) fn show(path: &Path) -> Result<Report, AdminError> {
         areas.capacity_bytes,
         human_bytes(areas.segment_bytes),
         areas.journal_offset,
-        human_bytes(data_bytes),
+        human_bytes(data_bytes(&superblock)),
         areas.data_offset
     );
     if copies != Copies::Both {
@@ -132,7 +140,12 @@ fn copies_text(copies: Copies) -> &'static str {
     }
 }
 
-fn superblock_json(path: &Path, superblock: &weft_store::Superblock, copies: Copies) -> Value {
+/// Bytes a target has for data.
+pub(super) fn data_bytes(superblock: &Superblock) -> u64 {
+    superblock.areas.data_block_count * u64::from(BLOCK_BYTES)
+}
+
+pub(super) fn superblock_json(path: &Path, superblock: &Superblock, copies: Copies) -> Value {
     let areas = superblock.areas;
     json!({
         "path": path.to_string_lossy(),
@@ -144,6 +157,7 @@ fn superblock_json(path: &Path, superblock: &weft_store::Superblock, copies: Cop
         "segment_bytes": areas.segment_bytes,
         "data_offset": areas.data_offset,
         "data_block_count": areas.data_block_count,
+        "data_bytes": data_bytes(superblock),
         "superblocks": copies_text(copies),
     })
 }

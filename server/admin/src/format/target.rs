@@ -99,7 +99,10 @@ pub(crate) fn survey_target(path: &Path) -> Result<Content, AdminError> {
     let open = File::open(path).and_then(OpenFile::new);
     let mut device = open.map_err(|error| failed("open", path, error))?;
     let told = match weft_store::inspect_copies(&mut device) {
-        Ok((superblock, copies)) => return Ok(Content::Target { superblock, copies }),
+        Ok((superblock, copies)) => {
+            return settle(&device, superblock, copies)
+                .map_err(|error| failed("read", path, error));
+        }
         Err(error) if error.kind == Kind::Foreign => None,
         Err(error) if error.kind == Kind::Device => {
             return Err(failed("read", path, chain(&error)));
@@ -111,6 +114,19 @@ pub(crate) fn survey_target(path: &Path) -> Result<Content, AdminError> {
         None => foreign(&device).map_err(|error| failed("read", path, error))?,
     };
     Ok(foreign.map_or(Content::Blank { bytes: device.bytes }, Content::Other))
+}
+
+/// A device whose first superblock is gone may have been given to somebody else since.
+fn settle(device: &OpenFile, superblock: Superblock, copies: Copies) -> io::Result<Content> {
+    let ours = Content::Target { superblock, copies };
+    if copies != Copies::OnlySecond {
+        return Ok(ours);
+    }
+    let head_bytes = u64::try_from(HEAD_BYTES).expect("small").min(device.bytes);
+    let name = signature::recognise(&device.part(0, head_bytes)?, &[]);
+    Ok(name.map_or(ours, |name| {
+        Content::Other(format!("{name}, made over target {}", superblock.target_id))
+    }))
 }
 
 /// What is there that is not ours; `None` for zeros.
@@ -203,7 +219,10 @@ pub(crate) fn format_target(order: &TargetOrder<'_>) -> Result<Superblock, Admin
 }
 
 /// Removes the index of a target that is no more. Its folder has the target's own name: nothing else can be in it.
-fn drop_index(config: &Config, target_uuid: TargetUuid) -> Result<(), AdminError> {
+///
+/// # Errors
+/// It is there and cannot be removed.
+pub(crate) fn drop_index(config: &Config, target_uuid: TargetUuid) -> Result<(), AdminError> {
     let dir = config.index_dir(target_uuid.0);
     match std::fs::remove_dir_all(&dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &dir, error)),

@@ -113,6 +113,10 @@ fn one_damaged_superblock_is_survived_and_two_are_told() {
     file.write_all_at(&[0xff; 64], 100).expect("damaged");
     let (_, copies) = inspect_file(&config.targets[0]).expect("a target");
     assert_eq!(copies, weft_store::Copies::OnlySecond);
+    file.write_all_at(b"\x53\xef", 0x438).expect("an ext4 in its place");
+    let told = survey_target(&config.targets[0]).expect("readable").describe();
+    assert_eq!(told, "an ext2/3/4 file system, made over target 3");
+    file.write_all_at(&[0; 2], 0x438).expect("gone");
     file.write_all_at(&[0xff; 64], FILE_BYTES - 4096 + 100).expect("damaged");
     let content = survey_target(&config.targets[0]).expect("readable");
     assert!(!content.is_free());

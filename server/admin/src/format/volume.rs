@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use weft_metadata::{FormatParams, Kind, OpenReport, Volume, VolumeParams};
@@ -75,7 +76,7 @@ pub(crate) fn survey_volume(config: &Config) -> Result<VolumeContent, AdminError
 pub(crate) fn format_volume(config: &Config) -> Result<(), AdminError> {
     let dir = config.volume_dir();
     make_dir(&dir)?;
-    remove_old(config)?;
+    remove_volume(config)?;
     let mut seed = [0u8; 24];
     seed[..16].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
     seed[16..].copy_from_slice(&uuid::Uuid::new_v4().as_bytes()[..8]);
@@ -96,7 +97,8 @@ pub(crate) fn format_volume(config: &Config) -> Result<(), AdminError> {
 
 /// Zeros that are written, not only promised: a log write then changes no metadata of the file system below.
 fn write_log(config: &Config, bytes: u64) -> io::Result<()> {
-    let file = File::options().write(true).create_new(true).open(config.volume_log())?;
+    let file =
+        File::options().write(true).create_new(true).mode(0o600).open(config.volume_log())?;
     let copied = io::copy(
         &mut io::Read::take(io::repeat(0), bytes),
         &mut io::BufWriter::with_capacity(1 << 20, &file),
@@ -107,8 +109,11 @@ fn write_log(config: &Config, bytes: u64) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Removes an old volume's files, the note first; refuses a folder that has anything else in it.
-fn remove_old(config: &Config) -> Result<(), AdminError> {
+/// Removes a volume's files, the note first; refuses a folder that has anything else in it.
+///
+/// # Errors
+/// The folder is not there, or has something else in it, or a file cannot be removed.
+pub(crate) fn remove_volume(config: &Config) -> Result<(), AdminError> {
     const NAMES: [&str; 2] = ["index", "log"];
     let dir = config.volume_dir();
     let entries = std::fs::read_dir(&dir).map_err(|error| failed("read", &dir, error))?;

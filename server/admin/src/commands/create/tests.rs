@@ -102,3 +102,19 @@ fn what_was_made_passes_the_check() {
     assert_eq!((report.outcome, &report.json["sound"]), (Outcome::Done, &json!(true)));
     assert_eq!(report.json["inodes"], 1);
 }
+
+#[test]
+fn a_failure_half_way_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let args = config_in(dir.path(), CLUSTER);
+    // The second target is there, and too small.
+    std::fs::write(dir.path().join("t1"), [0u8; 4096]).expect("written");
+    let error = create(&args).expect_err("too small").to_string();
+    assert!(error.contains("too small"), "{error}");
+    assert!(!dir.path().join("t0").exists(), "what was made is gone");
+    assert!(dir.path().join("t1").exists(), "what was there stays");
+    let indexes = std::fs::read_dir(dir.path().join("state/targets")).expect("a folder");
+    assert_eq!(indexes.count(), 0);
+    std::fs::remove_file(dir.path().join("t1")).expect("was there");
+    assert_eq!(create(&args).expect("made").json["created"], true);
+}
