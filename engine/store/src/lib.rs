@@ -41,6 +41,8 @@ mod cache;
 mod chunk;
 mod counters;
 mod error;
+#[cfg(test)]
+mod format_tests;
 mod index;
 mod journal;
 mod limits;

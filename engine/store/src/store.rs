@@ -355,7 +355,7 @@ impl Store {
         };
         self.counters.io_errors += u64::from(result.is_err());
         match used {
-            IoUse::Part { op, part } => self.part_done(op, part, result, pool, out),
+            IoUse::Part { op, part } => self.part_done(op, part, result, out),
             IoUse::Append if result.is_ok() => self.append_done(out),
             IoUse::Flush if result.is_ok() => self.flush_done(out),
             IoUse::Append | IoUse::Flush => self.fail(out),
@@ -432,7 +432,6 @@ impl Store {
         op: usize,
         part: usize,
         result: Result<IoDone, IoError>,
-        pool: &Pool,
         out: &mut Vec<Action>,
     ) {
         let entry = &mut self.ops[op];
@@ -450,7 +449,6 @@ impl Store {
             Body::Truncate(_) => self.truncate_part_done(op, buf, out),
             Body::Taken => unreachable!("put back before the next completion"),
         }
-        let _ = pool;
     }
 
     fn new_io(&mut self, used: IoUse) -> IoId {

@@ -4,29 +4,29 @@ use std::io;
 
 use weft_store::Device;
 
-pub const SECTOR: usize = 512;
+pub(crate) const SECTOR: usize = 512;
 
 /// A xorshift generator: the seed is the whole test.
 #[derive(Clone, Debug)]
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Random {
+    pub(crate) fn new(seed: u64) -> Random {
         Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         (self.next() >> 11) % bound
     }
 
-    pub fn chance(&mut self, percent: u64) -> bool {
+    pub(crate) fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 }
@@ -34,7 +34,7 @@ impl Random {
 /// What a flush has not made durable yet: offset, bytes.
 type Write = (usize, Vec<u8>);
 
-pub struct Disk {
+pub(crate) struct Disk {
     /// What a power loss leaves for sure.
     durable: Vec<u8>,
     /// What reads see: page cache and device cache included.
@@ -43,11 +43,11 @@ pub struct Disk {
 }
 
 impl Disk {
-    pub fn new(bytes: usize) -> Disk {
+    pub(crate) fn new(bytes: usize) -> Disk {
         Disk { durable: vec![0xee; bytes], current: vec![0xee; bytes], unsynced: Vec::new() }
     }
 
-    pub fn write(&mut self, offset: u64, bytes: &[u8]) {
+    pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) {
         let at = usize::try_from(offset).unwrap();
         self.current[at..at + bytes.len()].copy_from_slice(bytes);
         self.unsynced.push((at, bytes.to_vec()));
@@ -55,24 +55,24 @@ impl Disk {
 
     /// Makes durable what was written before `count` writes ago; a flush covers what was completed
     /// when it began.
-    pub fn flush_first(&mut self, count: usize) {
+    pub(crate) fn flush_first(&mut self, count: usize) {
         for (at, bytes) in self.unsynced.drain(..count) {
             self.durable[at..at + bytes.len()].copy_from_slice(&bytes);
         }
     }
 
-    pub fn unsynced_count(&self) -> usize {
+    pub(crate) fn unsynced_count(&self) -> usize {
         self.unsynced.len()
     }
 
-    pub fn read(&self, offset: u64, buf: &mut [u8]) {
+    pub(crate) fn read(&self, offset: u64, buf: &mut [u8]) {
         let at = usize::try_from(offset).unwrap();
         buf.copy_from_slice(&self.current[at..at + buf.len()]);
     }
 
     /// Power loss: of each unsynced write all, nothing, or some sectors arrive. Order is kept
     /// where writes overlap in a sector.
-    pub fn power_loss(&mut self, random: &mut Random) {
+    pub(crate) fn power_loss(&mut self, random: &mut Random) {
         let share = [0, 20, 50, 80, 100][usize::try_from(random.below(5)).unwrap()];
         for (at, bytes) in self.unsynced.drain(..) {
             let whole = random.chance(70).then(|| random.chance(share));
@@ -86,12 +86,12 @@ impl Disk {
         self.current.copy_from_slice(&self.durable);
     }
 
-    pub fn flip(&mut self, offset: usize, bit: u8) {
+    pub(crate) fn flip(&mut self, offset: usize, bit: u8) {
         self.current[offset] ^= 1 << bit;
         self.durable[offset] ^= 1 << bit;
     }
 
-    pub fn find(&self, from: usize, pattern: &[u8]) -> Option<usize> {
+    pub(crate) fn find(&self, from: usize, pattern: &[u8]) -> Option<usize> {
         self.current[from..].windows(pattern.len()).position(|w| w == pattern).map(|at| at + from)
     }
 }

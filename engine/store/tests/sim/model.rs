@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use weft_wire::blocks::pieces;
 use weft_wire::{ChunkId, ChunkIndex, Ino};
 
-pub const BLOCK: usize = 4096;
+pub(crate) const BLOCK: usize = 4096;
 /// Blocks of a chunk in these tests.
-pub const CHUNK_BLOCKS: u32 = 64;
+pub(crate) const CHUNK_BLOCKS: u32 = 64;
 
-pub type Content = Vec<u8>;
+pub(crate) type Content = Vec<u8>;
 
 #[derive(Clone, Debug)]
-pub enum Change {
+pub(crate) enum Change {
     Write { chunk: ChunkId, offset: u32, bytes: Vec<u8> },
     Truncate { ino: Ino, from: u64, cut: Option<(u64, u32)> },
 }
@@ -28,7 +28,7 @@ struct Version {
 }
 
 #[derive(Default)]
-pub struct Model {
+pub(crate) struct Model {
     /// Versions since the last sync; the first one is durable.
     blocks: BTreeMap<(ChunkId, u32), Vec<Version>>,
     clock: u64,
@@ -94,12 +94,12 @@ impl Model {
         }
     }
 
-    pub fn now(&self, id: ChunkId, block: u32) -> Option<&Content> {
+    pub(crate) fn now(&self, id: ChunkId, block: u32) -> Option<&Content> {
         self.blocks.get(&(id, block))?.last()?.content.as_ref()
     }
 
     /// The change was answered.
-    pub fn apply(&mut self, change: &Change) {
+    pub(crate) fn apply(&mut self, change: &Change) {
         self.clock += 1;
         for key in self.keys(change) {
             let now = self.now(key.0, key.1);
@@ -110,12 +110,12 @@ impl Model {
         }
     }
 
-    pub fn clock(&self) -> u64 {
+    pub(crate) fn clock(&self) -> u64 {
         self.clock
     }
 
     /// A sync that began at `clock` was answered.
-    pub fn synced(&mut self, clock: u64) {
+    pub(crate) fn synced(&mut self, clock: u64) {
         for versions in self.blocks.values_mut() {
             let keep = versions.iter().rposition(|version| version.stamp <= clock).unwrap_or(0);
             versions.drain(..keep);
@@ -124,13 +124,18 @@ impl Model {
     }
 
     /// Bytes of a range as they are.
-    pub fn bytes(&self, id: ChunkId, first: u32, count: u32) -> Vec<u8> {
+    pub(crate) fn bytes(&self, id: ChunkId, first: u32, count: u32) -> Vec<u8> {
         let zero = vec![0; BLOCK];
         (first..first + count).flat_map(|b| self.now(id, b).unwrap_or(&zero).clone()).collect()
     }
 
     /// What the block may hold after the process died (`None` in it: zeros).
-    pub fn after_kill(&self, id: ChunkId, block: u32, pending: &[Change]) -> Vec<Option<Content>> {
+    pub(crate) fn after_kill(
+        &self,
+        id: ChunkId,
+        block: u32,
+        pending: &[Change],
+    ) -> Vec<Option<Content>> {
         let now = self.now(id, block);
         let mut may = vec![now.cloned()];
         may.extend(pending.iter().filter_map(|change| effect(change, id, block, now)).map(|e| e.0));
@@ -138,7 +143,7 @@ impl Model {
     }
 
     /// What the block may hold after a power loss, and whether it may be damaged.
-    pub fn after_power_loss(
+    pub(crate) fn after_power_loss(
         &self,
         id: ChunkId,
         block: u32,
@@ -155,7 +160,7 @@ impl Model {
     }
 
     /// After a crash: what is there now is the truth, and durable (open flushes).
-    pub fn settle(&mut self, id: ChunkId, block: u32, content: Option<Content>) {
+    pub(crate) fn settle(&mut self, id: ChunkId, block: u32, content: Option<Content>) {
         let version = Version { content, stamp: 0, risky: false };
         self.blocks.insert((id, block), vec![version]);
     }

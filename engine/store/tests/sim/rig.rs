@@ -15,12 +15,12 @@ use weft_wire::{ChunkId, ChunkIndex, ClusterId, Ino, Status, TargetId};
 
 use crate::disk::{Disk, Random};
 
-pub const CLUSTER: ClusterId = ClusterId([7; 16]);
-pub const BOOT: [u8; 16] = [9; 16];
+pub(crate) const CLUSTER: ClusterId = ClusterId([7; 16]);
+pub(crate) const BOOT: [u8; 16] = [9; 16];
 
 /// What an operation answered, with the bytes of a read.
 #[derive(Debug, PartialEq, Eq, Clone)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// First block and the blocks' bytes.
     Read(u32, Vec<u8>),
     Done,
@@ -44,33 +44,33 @@ enum Io {
 }
 
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Faults {
-    pub data: bool,
-    pub journal: bool,
-    pub flush: bool,
-    pub reads: bool,
+pub(crate) struct Faults {
+    pub(crate) data: bool,
+    pub(crate) journal: bool,
+    pub(crate) flush: bool,
+    pub(crate) reads: bool,
 }
 
-pub struct Rig {
-    pub disk: Disk,
-    pub pool: Pool,
-    pub store: Option<Store>,
-    pub dir: tempfile::TempDir,
-    pub random: Random,
+pub(crate) struct Rig {
+    pub(crate) disk: Disk,
+    pub(crate) pool: Pool,
+    pub(crate) store: Option<Store>,
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) random: Random,
     ios: Vec<(IoId, Io, bool)>,
-    pub answers: BTreeMap<u64, Answer>,
+    pub(crate) answers: BTreeMap<u64, Answer>,
     /// Operations in the order in which they were answered.
-    pub log: Vec<u64>,
-    pub stopped: bool,
+    pub(crate) log: Vec<u64>,
+    pub(crate) stopped: bool,
     next_op: u64,
     now: Duration,
-    pub faults: Faults,
-    pub dirty_chunks_max: u64,
-    pub cache_bytes_max: u64,
+    pub(crate) faults: Faults,
+    pub(crate) dirty_chunks_max: u64,
+    pub(crate) cache_bytes_max: u64,
 }
 
 impl Rig {
-    pub fn new(seed: u64, capacity_bytes: u64) -> Rig {
+    pub(crate) fn new(seed: u64, capacity_bytes: u64) -> Rig {
         let dir = tempfile::Builder::new().prefix("weft-store").tempdir_in(scratch()).unwrap();
         let mut disk = Disk::new(usize::try_from(capacity_bytes).unwrap());
         let params = FormatParams {
@@ -109,11 +109,11 @@ impl Rig {
         rig
     }
 
-    pub fn index_dir(&self) -> PathBuf {
+    pub(crate) fn index_dir(&self) -> PathBuf {
         self.dir.path().join("index")
     }
 
-    pub fn open(&mut self, boot_id: [u8; 16]) -> Result<RecoveryReport, StoreError> {
+    pub(crate) fn open(&mut self, boot_id: [u8; 16]) -> Result<RecoveryReport, StoreError> {
         self.store = None;
         let params = OpenParams {
             boot_id,
@@ -128,7 +128,7 @@ impl Rig {
         Ok(report)
     }
 
-    pub fn store(&mut self) -> &mut Store {
+    pub(crate) fn store(&mut self) -> &mut Store {
         self.store.as_mut().unwrap()
     }
 
@@ -182,7 +182,7 @@ impl Rig {
     }
 
     /// Completes one I/O, any; whether there was one.
-    pub fn step(&mut self) -> bool {
+    pub(crate) fn step(&mut self) -> bool {
         if self.ios.is_empty() {
             return false;
         }
@@ -219,17 +219,17 @@ impl Rig {
         if fails { Err(IoError { errno: 5, buf }) } else { Ok(IoDone { buf }) }
     }
 
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         while self.step() {}
     }
 
-    pub fn tick(&mut self) {
+    pub(crate) fn tick(&mut self) {
         self.now += Duration::from_millis(300);
         let now = self.now;
         self.act(|store, _, out| store.tick(now, out));
     }
 
-    pub fn begin_write(&mut self, chunk: ChunkId, offset: u32, bytes: &[u8]) -> u64 {
+    pub(crate) fn begin_write(&mut self, chunk: ChunkId, offset: u32, bytes: &[u8]) -> u64 {
         let op = self.op();
         let start = usize::try_from(offset % 4096).unwrap();
         let mut slot = self.pool.alloc(start + bytes.len()).unwrap();
@@ -240,53 +240,53 @@ impl Rig {
         op
     }
 
-    pub fn begin_read(&mut self, chunk: ChunkId, offset: u32, bytes: u32) -> u64 {
+    pub(crate) fn begin_read(&mut self, chunk: ChunkId, offset: u32, bytes: u32) -> u64 {
         let op = self.op();
         let range = ChunkRange { chunk, offset, bytes };
         self.act(|store, pool, out| store.read(op, range, pool, out));
         op
     }
 
-    pub fn begin_sync(&mut self, ino: Ino) -> u64 {
+    pub(crate) fn begin_sync(&mut self, ino: Ino) -> u64 {
         let op = self.op();
         self.act(|store, _, out| store.sync(op, ino, out));
         op
     }
 
-    pub fn begin_truncate(&mut self, ino: Ino, from: u64, cut: Option<(u64, u32)>) -> u64 {
+    pub(crate) fn begin_truncate(&mut self, ino: Ino, from: u64, cut: Option<(u64, u32)>) -> u64 {
         let op = self.op();
         let cut = cut.map(|(index, bytes)| (ChunkIndex(index), bytes));
         self.act(|store, pool, out| store.truncate(op, ino, ChunkIndex(from), cut, pool, out));
         op
     }
 
-    pub fn finish(&mut self, op: u64) -> Answer {
+    pub(crate) fn finish(&mut self, op: u64) -> Answer {
         self.settle();
         self.answers.remove(&op).expect("answered when nothing is under way")
     }
 
-    pub fn write(&mut self, chunk: ChunkId, offset: u32, bytes: &[u8]) -> Answer {
+    pub(crate) fn write(&mut self, chunk: ChunkId, offset: u32, bytes: &[u8]) -> Answer {
         let op = self.begin_write(chunk, offset, bytes);
         self.finish(op)
     }
 
-    pub fn read(&mut self, chunk: ChunkId, offset: u32, bytes: u32) -> Answer {
+    pub(crate) fn read(&mut self, chunk: ChunkId, offset: u32, bytes: u32) -> Answer {
         let op = self.begin_read(chunk, offset, bytes);
         self.finish(op)
     }
 
-    pub fn sync(&mut self) -> Answer {
+    pub(crate) fn sync(&mut self) -> Answer {
         let op = self.begin_sync(Ino(1));
         self.finish(op)
     }
 
-    pub fn truncate(&mut self, ino: Ino, from: u64, cut: Option<(u64, u32)>) -> Answer {
+    pub(crate) fn truncate(&mut self, ino: Ino, from: u64, cut: Option<(u64, u32)>) -> Answer {
         let op = self.begin_truncate(ino, from, cut);
         self.finish(op)
     }
 
     /// A clean end.
-    pub fn shutdown(&mut self) {
+    pub(crate) fn shutdown(&mut self) {
         self.act(|store, _, out| store.shutdown(out));
         self.settle();
         assert!(self.stopped);
@@ -294,7 +294,7 @@ impl Rig {
     }
 
     /// The process dies: what the kernel has stays; what is under way arrives, or not.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.store = None;
         for (_, work, _) in std::mem::take(&mut self.ios) {
             match work {
@@ -309,7 +309,7 @@ impl Rig {
     }
 
     /// The power goes.
-    pub fn power_loss(&mut self) {
+    pub(crate) fn power_loss(&mut self) {
         self.kill();
         let mut random = self.random.clone();
         self.disk.power_loss(&mut random);

@@ -1,11 +1,6 @@
 //! Directed tests: damage, device errors, the ends of the journal, refusals.
 
-#[path = "sim/disk.rs"]
-mod disk;
-#[path = "sim/rig.rs"]
-mod rig;
-
-use rig::{Answer, BOOT, CLUSTER, Faults, Rig};
+use crate::rig::{Answer, BOOT, CLUSTER, Faults, Rig};
 use weft_store::{
     Copies, FormatParams, Kind, OpenParams, Store, TargetUuid, format_plan, inspect, inspect_copies,
 };

@@ -1,17 +1,11 @@
 //! Seeded random operations over a simulated disk, with kills and power losses at random points,
 //! held against an oracle. A failing seed is the whole reproduction.
 
-#[path = "sim/disk.rs"]
-mod disk;
-#[path = "sim/model.rs"]
-mod model;
-#[path = "sim/rig.rs"]
-mod rig;
-
 use std::collections::BTreeMap;
 
-use model::{BLOCK, CHUNK_BLOCKS, Change, Model};
-use rig::{Answer, BOOT, Rig};
+use crate::model::{BLOCK, CHUNK_BLOCKS, Change, Model};
+use crate::rig::{Answer, BOOT, Rig};
+use weft_store::Copies;
 use weft_wire::{ChunkId, ChunkIndex, Ino, Status};
 
 const CAPACITY_BYTES: u64 = 8 << 20;
@@ -256,7 +250,7 @@ fn play(seed: u64, rounds: u64, power: bool) -> u64 {
         }
         let report = world.rig.open(boot);
         let report = report.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-        eprintln!("seed {seed} round {round} power lost {lost}: {report:?}");
+        assert!(report.copies == Copies::Both);
         world.verify(lost);
     }
     world.run(40);
