@@ -54,6 +54,8 @@ impl ClientCore {
                 "the cluster of {address} has no metadata volume 0; format one with weft-server"
             ));
         }
+        // A shard keeps one connection of a session. The one we came by is kept if the map calls its node by the
+        // address we know; otherwise the map's own address for that node replaces it.
         let mut known: Vec<(String, ShardId, LinkId)> = vec![(address, ShardId(0), LinkId(0))];
         for (target, place) in &map.targets {
             let link = self.link_to(&map, *place, &mut known);
@@ -62,6 +64,11 @@ impl ClientCore {
         for (volume, place) in &map.volumes {
             let link = self.link_to(&map, *place, &mut known);
             self.volumes.insert(*volume, Volume::new(link));
+        }
+        let volume_links = self.volumes.values().map(|volume| volume.link);
+        if !self.targets.values().copied().chain(volume_links).any(|link| link == LinkId(0)) {
+            self.links[0].hang_up();
+            self.touch_link(LinkId(0));
         }
         if let Some(welcome) = self.links[0].welcome() {
             let count = welcome.slot_count;
@@ -108,7 +115,13 @@ impl ClientCore {
         }
     }
 
-    pub(crate) fn link_up(&mut self, link: LinkId, welcome: &Welcome, epoch_changed: bool) {
+    pub(crate) fn link_up(
+        &mut self,
+        link: LinkId,
+        welcome: &Welcome,
+        again: bool,
+        epoch_changed: bool,
+    ) {
         let of_link = |(id, volume): (&VolumeId, &Volume)| (volume.link == link).then_some(*id);
         let volumes: Vec<VolumeId> = self.volumes.iter().filter_map(of_link).collect();
         for id in &volumes {
@@ -116,18 +129,21 @@ impl ClientCore {
             volume.set_slot_count(welcome.slot_count);
             self.send_queued(*id);
         }
-        if !epoch_changed {
+        if !again {
             return;
         }
-        tracing::info!(link = link.0, epoch = welcome.epoch, "the server was restarted");
-        self.rewrite_lost(link);
+        if epoch_changed {
+            tracing::info!(link = link.0, epoch = welcome.epoch, "the server was restarted");
+            self.rewrite_lost(link);
+        }
+        // Also for the same server: it may have ended the session, or counted what will be replayed.
         let reopening: Vec<bool> = volumes.into_iter().map(|id| self.reopen(id)).collect();
         if !reopening.contains(&true) {
             self.links[at(link)].resume(self.now);
         }
     }
 
-    /// Tells a restarted volume what is open here; false when nothing is.
+    /// Tells a volume what is open here, before what is unanswered is replayed; false when nothing is.
     fn reopen(&mut self, id: VolumeId) -> bool {
         let link = self.volumes[&id].link;
         for tag in std::mem::take(&mut self.volumes.get_mut(&id).expect("known").reopening) {

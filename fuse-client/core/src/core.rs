@@ -205,6 +205,24 @@ impl ClientCore {
         self.files.values().all(crate::file::File::is_settled)
     }
 
+    /// The mount is over: ends the session at every server that can be reached. To be called when
+    /// [`ClientCore::is_clean`], or when that is no longer waited for; every operation gets EIO from here on.
+    pub fn goodbye(&mut self, now: Duration) {
+        self.now = now;
+        self.failed = true;
+        for at in 0..self.links.len() {
+            self.links[at].leave(now);
+            self.live_links.insert(link_id(at));
+        }
+        self.settle();
+    }
+
+    /// Whether the goodbye is over: nothing more will happen.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.links.iter().all(Link::is_gone)
+    }
+
     pub(crate) fn push(&mut self, output: Output) {
         self.outputs.push_back(output);
     }
@@ -307,8 +325,8 @@ impl ClientCore {
                     self.push(Output::Send { link: id, head, payload });
                 }
                 LinkOutput::Close => self.push(Output::Close { link: id }),
-                LinkOutput::Up { welcome, epoch_changed } => {
-                    self.link_up(id, &welcome, epoch_changed);
+                LinkOutput::Up { welcome, again, epoch_changed } => {
+                    self.link_up(id, &welcome, again, epoch_changed);
                 }
                 LinkOutput::Refused { status } => self.link_refused(id, status),
                 LinkOutput::Reply { tag, status, body, payload } => {

@@ -415,6 +415,57 @@ fn another_cluster_is_refused_with_a_sentence() {
 }
 
 #[test]
+fn a_shard_has_one_connection_whatever_its_address_is_called() {
+    for address in ["", "host:1", "10.0.0.1:1"] {
+        let mut world = World::new(config(), 20);
+        world.fake.node_address = address.into();
+        while !world.ready {
+            world.step();
+        }
+        let (_, handle) = world.create(b"a");
+        world.write(handle, 0, &pattern(20, 3 * CHUNK), true).unwrap();
+        world.rest(ms(3000));
+        assert!(world.kick_count <= 1, "no two links fight for a shard: {}", world.kick_count);
+        let count = if address == "10.0.0.1:1" { 3 } else { 2 };
+        assert_eq!(world.addresses.len(), count, "{:?}", world.addresses);
+    }
+}
+
+#[test]
+fn the_session_ends_with_a_goodbye() {
+    let mut world = World::ready(config(), 21);
+    let (ino, handle) = world.create(b"a");
+    world.write(handle, 0, b"x", false).unwrap();
+    world.done(FsOp::Release { handle }).unwrap();
+    while !world.core.is_clean() {
+        world.step();
+    }
+    world.core.goodbye(world.now);
+    world.drain();
+    world.rest(ms(100));
+    assert!(world.core.is_gone());
+    assert_eq!((world.count(Kind::Goodbye), world.fake.inodes[&ino].opens), (2, 0));
+    assert_eq!(world.core.next_timer(), None);
+}
+
+#[test]
+fn opens_are_counted_right_after_a_lost_connection() {
+    let mut world = World::ready(config(), 22);
+    let (ino, handle) = world.create(b"a");
+    world.faults.disconnect = 6;
+    for _ in 0..20 {
+        let opened = world.open(ino, OpenFlags::default());
+        world.done(FsOp::Release { handle: opened.handle }).unwrap();
+        world.rest(ms(50));
+        assert!(world.fake.inodes[&ino].opens >= 1, "never fewer than there are");
+    }
+    world.faults.disconnect = 0;
+    world.done(FsOp::Release { handle }).unwrap();
+    world.rest(ms(3000));
+    assert!(world.core.files.is_empty());
+}
+
+#[test]
 fn names_directories_and_attributes_pass_through() {
     let mut world = World::ready(config(), 17);
     let (ino, handle) = world.create(b"a");

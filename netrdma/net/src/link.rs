@@ -9,7 +9,8 @@
 //!   at most `payload_bytes_max` of payload, or one request if it alone is longer.
 //! - After [`LinkOutput::Close`] no event of that connection may be told; after it or a lost connection the link
 //!   asks for the next one itself, with a growing pause.
-//! - The server's epoch changed: nothing is sent but [`Link::submit_first`] until [`Link::resume`].
+//! - On a connection that is not the first, nothing is sent but [`Link::submit_first`] until [`Link::resume`]: what
+//!   the server lost, or may have counted twice, is put right first.
 //!
 //! Memory: what the caller submits; the caller bounds that.
 
@@ -36,10 +37,14 @@ pub const BUSY_PAUSE_MAX: Duration = Duration::from_millis(200);
 /// Silence with requests in flight after which the server is asked for a sign of life.
 pub const PING_AFTER: Duration = Duration::from_secs(5);
 
-/// Request id of the hello; requests count from [`PING_ID`] + 1.
+/// Request id of the hello; requests count from [`GOODBYE_ID`] + 1.
 const HELLO_ID: u64 = 0;
 /// Request id of the ping; there is at most one.
 const PING_ID: u64 = 1;
+/// Request id of the goodbye.
+const GOODBYE_ID: u64 = 2;
+/// How long the answer to a goodbye is waited for.
+const GOODBYE_WAIT: Duration = Duration::from_secs(1);
 
 /// What a link is told when it is made.
 #[derive(Clone, Copy, Debug)]
@@ -98,7 +103,9 @@ pub enum LinkOutput {
     Up {
         /// What it said.
         welcome: Welcome,
-        /// It is not the server that was there before: the link is held until [`Link::resume`].
+        /// It is not the first time: the link is held until [`Link::resume`].
+        again: bool,
+        /// The server was restarted in between.
         epoch_changed: bool,
     },
     /// The server will never take the hello (another cluster, another version, no such shard). The link is dead:
@@ -129,6 +136,9 @@ enum State {
     /// Hello sent, since when.
     Greeting(Duration),
     Up,
+    /// Goodbye sent, since when.
+    Leaving(Duration),
+    /// Refused, or left.
     Dead(Status),
 }
 
@@ -187,7 +197,7 @@ impl Link {
             reconnect_pause: RECONNECT_PAUSE_MIN,
             entries: BTreeMap::new(),
             tags: BTreeMap::new(),
-            next_id: PING_ID + 1,
+            next_id: GOODBYE_ID + 1,
             ready: BTreeSet::new(),
             ready_first: BTreeSet::new(),
             busy: BTreeSet::new(),
@@ -259,9 +269,37 @@ impl Link {
 
     /// The connection is gone: made again after a pause, and everything unanswered sent again.
     pub fn disconnected(&mut self, now: Duration) {
-        if matches!(self.state, State::Connecting(_) | State::Greeting(_) | State::Up) {
-            self.lost(now);
+        match self.state {
+            State::Connecting(_) | State::Greeting(_) | State::Up => self.lost(now),
+            State::Leaving(_) => self.state = State::Dead(Status::Unavailable),
+            State::Waiting(_) | State::Dead(_) => {}
         }
+    }
+
+    /// Ends the session at this shard, if it can be reached; nothing may be asked any more.
+    pub fn leave(&mut self, now: Duration) {
+        match self.state {
+            State::Up => {
+                self.push_send(GOODBYE_ID, Kind::Goodbye, &[], None, 0);
+                self.state = State::Leaving(now);
+            }
+            State::Leaving(_) | State::Dead(_) => {}
+            State::Waiting(_) | State::Connecting(_) | State::Greeting(_) => self.hang_up(),
+        }
+    }
+
+    /// Closes the connection for good, without a word: another one is there for the shard.
+    pub fn hang_up(&mut self) {
+        if !matches!(self.state, State::Waiting(_) | State::Dead(_)) {
+            self.outputs.push_back(LinkOutput::Close);
+        }
+        self.state = State::Dead(Status::Unavailable);
+    }
+
+    /// Whether there is no connection and there will be none.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        matches!(self.state, State::Dead(_))
     }
 
     /// A frame came in.
@@ -275,7 +313,8 @@ impl Link {
                 }
                 self.pump(now);
             }
-            State::Waiting(_) | State::Connecting(_) | State::Dead(_) => {}
+            State::Leaving(_) if frame.header.request_id == GOODBYE_ID => self.hang_up(),
+            _ => {}
         }
     }
 
@@ -292,6 +331,7 @@ impl Link {
                 self.check_silence(now);
                 self.pump(now);
             }
+            State::Leaving(since) if since + GOODBYE_WAIT <= now => self.hang_up(),
             _ => {}
         }
     }
@@ -305,6 +345,7 @@ impl Link {
                 Some(since + self.config.reply_timeout)
             }
             State::Dead(_) => None,
+            State::Leaving(since) => Some(since + GOODBYE_WAIT),
             State::Up => {
                 let busy = self.busy.first().map(|(at, _)| *at);
                 let silent = (self.in_flight_count > 0).then(|| {
@@ -352,7 +393,7 @@ impl Link {
         unsent && self.cancel(tag) == Cancelled::Unsent
     }
 
-    /// The session is as it was before the server's epoch changed: everything may go again.
+    /// The session is as it was before the connection was lost: everything may go again.
     pub fn resume(&mut self, now: Duration) {
         self.held = false;
         self.pump(now);
@@ -431,10 +472,11 @@ impl Link {
         }
         let epoch_changed = self.welcome.is_some_and(|before| before.epoch != welcome.epoch);
         self.state = State::Up;
-        self.held |= epoch_changed;
+        let again = self.welcome.is_some();
+        self.held |= again;
         self.credits = welcome.credits;
         self.welcome = Some(welcome);
-        self.outputs.push_back(LinkOutput::Up { welcome, epoch_changed });
+        self.outputs.push_back(LinkOutput::Up { welcome, again, epoch_changed });
         self.pump(now);
     }
 

@@ -50,6 +50,8 @@ pub(super) struct Fake {
     pub(super) write_status: BTreeMap<TargetId, Status>,
     /// So many reads are answered with a damaged block.
     pub(super) damaged_reads: u32,
+    /// The node's address in the map.
+    pub(super) node_address: String,
 }
 
 /// One request as it came over the wire.
@@ -98,6 +100,7 @@ impl Fake {
             counts: BTreeMap::new(),
             write_status: BTreeMap::new(),
             damaged_reads: 0,
+            node_address: String::new(),
         }
     }
 
@@ -106,9 +109,10 @@ impl Fake {
     }
 
     /// Target 0 and the volume are at shard 0, targets 1 and 2 at shard 1.
-    fn map() -> ClusterMap {
+    fn map(&self) -> ClusterMap {
         let place = |shard| Place { node: 0, shard: ShardId(shard) };
-        let node = NodeEntry { name: "a".into(), address: String::new(), shard_count: 2 };
+        let node =
+            NodeEntry { name: "a".into(), address: self.node_address.clone(), shard_count: 2 };
         ClusterMap {
             nodes: vec![node],
             targets: vec![
@@ -157,9 +161,13 @@ impl Fake {
         let (status, body) = match header.kind {
             Kind::Hello => (Status::Ok, self.hello(asked)),
             Kind::Ping => (Status::Ok, vec![]),
+            Kind::Goodbye => {
+                self.inodes.values_mut().filter(|_| shard == 0).for_each(|inode| inode.opens = 0);
+                (Status::Ok, vec![])
+            }
             Kind::ClusterMap => {
                 let mut body = vec![];
-                Self::map().encode(&mut body);
+                self.map().encode(&mut body);
                 (Status::Ok, body)
             }
             kind if kind.is_metadata() => self.metadata(asked),

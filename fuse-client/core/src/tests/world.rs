@@ -45,6 +45,7 @@ pub(super) struct Faults {
 #[derive(Default)]
 struct Connection {
     shard: u16,
+    greeted: bool,
     asked: VecDeque<Asked>,
     replies: VecDeque<Frame>,
 }
@@ -56,6 +57,10 @@ pub(super) struct World {
     pub(super) now: Duration,
     connections: BTreeMap<LinkId, Connection>,
     connecting: VecDeque<LinkId>,
+    /// Connections the server closes because their session came on another one.
+    pub(super) kicked: Vec<LinkId>,
+    pub(super) kick_count: u32,
+    pub(super) addresses: Vec<String>,
     pub(super) replies: BTreeMap<OpId, Result<FsReply, i32>>,
     next_op: u64,
     pub(super) random: Random,
@@ -83,6 +88,9 @@ impl World {
             now: Duration::ZERO,
             connections: BTreeMap::new(),
             connecting: VecDeque::new(),
+            kicked: Vec::new(),
+            kick_count: 0,
+            addresses: Vec::new(),
             replies: BTreeMap::new(),
             next_op: 1,
             random: Random(seed),
@@ -133,15 +141,24 @@ impl World {
                     assert!(op.0 < self.next_op);
                     assert!(self.replies.insert(op, result).is_none(), "answered twice: {op:?}");
                 }
-                Output::Connect { link, .. } => self.connecting.push_back(link),
+                Output::Connect { link, address } => {
+                    self.addresses.push(address);
+                    self.connecting.push_back(link);
+                }
                 Output::Send { link, head, payload } => {
                     let payload = payload.map_or(vec![], |(slot, range)| slot[range].to_vec());
                     let connection = self.connections.get_mut(&link).expect("connected");
                     let asked = Asked::new(&head, payload);
-                    if asked.header.kind == Kind::Hello {
-                        connection.shard = asked.header.shard;
-                    }
+                    let hello = asked.header.kind == Kind::Hello;
+                    let shard = asked.header.shard;
+                    connection.shard = shard;
                     connection.asked.push_back(asked);
+                    let same = |(other, c): (&LinkId, &Connection)| {
+                        (hello && *other != link && c.shard == shard && c.greeted).then_some(*other)
+                    };
+                    let others: Vec<LinkId> = self.connections.iter().filter_map(same).collect();
+                    self.connections.get_mut(&link).expect("just used").greeted = true;
+                    others.into_iter().for_each(|other| self.kicked.push(other));
                 }
                 Output::Close { link } => {
                     self.connections.remove(&link);
@@ -155,6 +172,12 @@ impl World {
 
     /// One thing happens.
     pub(super) fn step(&mut self) {
+        while let Some(link) = self.kicked.pop() {
+            if self.connections.contains_key(&link) {
+                self.kick_count += 1;
+                return self.disconnect(link);
+            }
+        }
         if let Some(link) = self.connecting.pop_front() {
             if self.down {
                 self.core.link_connect_failed(link, self.now);

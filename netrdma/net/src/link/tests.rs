@@ -73,7 +73,12 @@ fn bring_up(link: &mut Link, welcome: Welcome, now: Duration) -> bool {
     welcome.encode(&mut body);
     link.frame(reply_to(&hello, Status::Ok, body), now);
     match link.poll() {
-        Some(LinkOutput::Up { epoch_changed, .. }) => epoch_changed,
+        Some(LinkOutput::Up { epoch_changed, again, .. }) => {
+            if again && !epoch_changed {
+                link.resume(now);
+            }
+            epoch_changed
+        }
         other => panic!("up expected, not {other:?}"),
     }
 }
@@ -164,9 +169,9 @@ fn a_new_epoch_holds_the_link_until_resumed() {
     assert_eq!(Header::decode(&first[0]).unwrap().epoch, 2);
     link.disconnected(at);
     let at = reconnecting(&mut link);
-    assert!(!bring_up(&mut link, welcome(2, 9), at));
+    assert!(bring_up(&mut link, welcome(3, 9), at));
     let again = sends(&mut link);
-    assert_eq!(tags(&again), [50], "still held over another reconnect");
+    assert_eq!(tags(&again), [50], "still held over another restart");
     link.frame(reply_to(&again[0], Status::Ok, vec![]), at);
     assert!(matches!(link.poll(), Some(LinkOutput::Reply { tag: 50, .. })));
     link.resume(at);
@@ -285,6 +290,28 @@ fn cancelled_requests_give_their_credit_back_when_answered() {
 }
 
 #[test]
+fn goodbye_is_said_and_then_the_connection_closed() {
+    let mut link = started(9);
+    link.leave(ms(1));
+    let goodbye = sends(&mut link);
+    assert_eq!(Header::decode(&goodbye[0]).unwrap().kind, Kind::Goodbye);
+    assert!(!link.is_gone());
+    link.frame(reply_to(&goodbye[0], Status::Ok, vec![]), ms(2));
+    assert!(matches!(link.poll(), Some(LinkOutput::Close)));
+    assert!(link.is_gone() && link.next_timer().is_none());
+    let mut link = started(9);
+    link.leave(ms(1));
+    assert_eq!(sends(&mut link).len(), 1);
+    link.tick(ms(1001));
+    assert!(matches!(link.poll(), Some(LinkOutput::Close)), "nobody answers");
+    assert!(link.is_gone());
+    let mut link = started(9);
+    link.disconnected(ms(1));
+    link.leave(ms(2));
+    assert!(link.poll().is_none() && link.is_gone());
+}
+
+#[test]
 fn an_answer_to_nothing_ends_the_connection() {
     let mut link = started(9);
     link.submit(ask(1), ms(0));
@@ -340,7 +367,7 @@ impl Peer {
                     assert!(!self.cancelled.contains_key(&tag), "cancelled means no reply");
                     *self.ends.entry(tag).or_default() += 1;
                 }
-                LinkOutput::Up { epoch_changed: true, .. } => self.link.resume(self.now),
+                LinkOutput::Up { again: true, .. } => self.link.resume(self.now),
                 LinkOutput::Up { .. } => {}
                 other => panic!("{other:?}"),
             }
