@@ -210,15 +210,18 @@ impl ClientCore {
         let mut count = 0;
         for piece in layout.pieces(offset, to_u64(range.len())) {
             let start = range.start + to_usize(piece.at);
+            let bytes = to_usize(u64::from(piece.bytes));
+            let slot_bytes = slot.slot().capacity_bytes();
             file.writes.add(Write {
                 target: piece.target,
                 index: piece.index,
                 offset: piece.offset,
                 bytes: piece.bytes,
                 file_end: offset + piece.at + u64::from(piece.bytes),
-                payload: (slot.clone(), start..start + to_usize(u64::from(piece.bytes))),
+                payload: (slot.clone(), start..start + bytes),
                 tag: None,
                 op,
+                memory_bytes: slot_bytes.div_ceil(range.len().div_ceil(bytes)),
                 dirty: op.is_none(),
                 again: false,
             });

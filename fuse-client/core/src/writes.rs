@@ -34,6 +34,8 @@ pub(crate) struct Write {
     pub(crate) tag: Option<u64>,
     /// The direct write that waits for it.
     pub(crate) op: Option<OpId>,
+    /// Its share of the slot's memory, which may be larger than what it carries.
+    pub(crate) memory_bytes: usize,
     /// Counted among the dirty bytes.
     pub(crate) dirty: bool,
     /// It was acknowledged before: the volume hears of it, or has heard.
@@ -184,9 +186,9 @@ pub(crate) struct Unsynced {
 }
 
 impl Unsynced {
-    /// Bytes kept by a write.
+    /// Memory kept by a write.
     pub(crate) fn bytes_of(write: &Write) -> usize {
-        write.payload.1.len()
+        write.memory_bytes
     }
 
     pub(crate) fn add(&mut self, id: u64, write: Write) {
@@ -246,9 +248,8 @@ impl Unsynced {
         let mut bytes = 0;
         for log in self.targets.values_mut() {
             log.kept.retain(|_, (_, write)| {
-                let before = Self::bytes_of(write);
                 write.cut(file_bytes);
-                bytes += before - Self::bytes_of(write);
+                bytes += if write.bytes > 0 { 0 } else { Self::bytes_of(write) };
                 write.bytes > 0
             });
         }
