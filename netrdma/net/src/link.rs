@@ -14,17 +14,20 @@
 //!
 //! Memory: what the caller submits; the caller bounds that.
 
+mod types;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
-use weft_iobuf::{BufSlot, SharedSlot};
+use weft_iobuf::SharedSlot;
 use weft_wire::header::{Header, VERSION, VERSION_MIN, push_frame};
 use weft_wire::session::{Hello, Welcome};
 use weft_wire::units::{to_u32, to_u64, to_usize};
-use weft_wire::{ClusterId, Kind, SessionId, ShardId, Status};
+use weft_wire::{ClusterId, Kind, Status};
 
 use crate::stream::Frame;
+pub use types::{Cancelled, LinkConfig, LinkOutput, Request};
 
 /// First pause before connecting again.
 pub const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -45,87 +48,6 @@ const PING_ID: u64 = 1;
 const GOODBYE_ID: u64 = 2;
 /// How long the answer to a goodbye is waited for.
 const GOODBYE_WAIT: Duration = Duration::from_secs(1);
-
-/// What a link is told when it is made.
-#[derive(Clone, Copy, Debug)]
-pub struct LinkConfig {
-    /// The cluster meant; all zero takes the first one met, and then stays with it.
-    pub cluster: ClusterId,
-    /// The client's session.
-    pub session: SessionId,
-    /// The shard wanted.
-    pub shard: ShardId,
-    /// Silence with requests in flight (or a connection in the making) after which the connection counts as lost.
-    pub reply_timeout: Duration,
-}
-
-/// What is to be asked.
-#[derive(Debug)]
-pub struct Request {
-    /// The caller's name for it, unique among its requests on this link.
-    pub tag: u64,
-    /// What it is.
-    pub kind: Kind,
-    /// The encoded message.
-    pub body: Vec<u8>,
-    /// Bytes of a slot that go with it.
-    pub payload: Option<(SharedSlot, Range<usize>)>,
-    /// When the caller loses interest: told to the server. The link itself never gives up; see [`Link::cancel`].
-    pub deadline: Option<Duration>,
-}
-
-/// What the link wants done, or has to say.
-#[derive(Debug)]
-pub enum LinkOutput {
-    /// Connect, then call [`Link::connected`] or [`Link::connect_failed`].
-    Connect,
-    /// Send these bytes and then the payload.
-    Send {
-        /// Header and body.
-        head: Vec<u8>,
-        /// The payload.
-        payload: Option<(SharedSlot, Range<usize>)>,
-    },
-    /// Close the connection or give the attempt up; no event of it may be told any more.
-    Close,
-    /// A request is answered. `status` is never `Busy` or `Unavailable`.
-    Reply {
-        /// Which.
-        tag: u64,
-        /// How it ended.
-        status: Status,
-        /// The reply's body.
-        body: Vec<u8>,
-        /// The reply's payload.
-        payload: Option<(BufSlot, Range<usize>)>,
-    },
-    /// The server took the hello.
-    Up {
-        /// What it said.
-        welcome: Welcome,
-        /// It is not the first time: the link is held until [`Link::resume`].
-        again: bool,
-        /// The server was restarted in between.
-        epoch_changed: bool,
-    },
-    /// The server will never take the hello (another cluster, another version, no such shard). The link is dead:
-    /// every request gets this status.
-    Refused {
-        /// Why.
-        status: Status,
-    },
-}
-
-/// What [`Link::cancel`] found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Cancelled {
-    /// It was never sent: the server will not hear of it.
-    Unsent,
-    /// It was sent: it may or may not happen.
-    Sent,
-    /// There is no such request: it was answered already.
-    Unknown,
-}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
