@@ -450,3 +450,24 @@ fn special_files_keep_their_device() {
     assert_eq!(rig.make(ROOT, b"x", 0o644), Err(Status::Invalid), "no type");
     rig.assert_sound();
 }
+
+#[test]
+fn an_open_whose_reply_was_lost_in_a_crash_counts_when_asked_again() {
+    let mut rig = Rig::new();
+    let how = MakeHow { mode: FILE, rdev: 0, exclusive: true, open: true };
+    let wanted = MetaRequest::Make { parent: ROOT, name: b"f", how, target: b"" };
+    let caller = Caller { uid: 0, gid: 0, slot: 9, sequence: 1 };
+    rig.submit_as(ALICE, caller, &wanted);
+    rig.settle();
+    rig.crash(|_, _| ()).unwrap();
+    for _ in 0..2 {
+        let again = rig.submit_as(ALICE, caller, &wanted);
+        assert!(matches!(rig.answer(again, &wanted), Ok(MetaReply::Made(_, true, _))));
+    }
+    rig.volume().grace_over();
+    let ino = lookup(&mut rig, ROOT, b"f").unwrap();
+    rig.done(&MetaRequest::Unlink { parent: ROOT, name: b"f" }).unwrap();
+    assert_eq!(rig.attr(ino).unwrap().nlink, 0, "it is open");
+    rig.done(&MetaRequest::Release { ino, count: 1 }).unwrap();
+    assert_eq!(rig.attr(ino), Err(Status::Stale), "it was open once");
+}
