@@ -446,5 +446,5 @@ pub(crate) fn at(link: LinkId) -> usize {
 
 /// The id of the link at this index.
 pub(crate) fn link_id(at: usize) -> LinkId {
-    LinkId(u32::try_from(at).expect("at most LIST_COUNT_MAX squared would be u32 still"))
+    LinkId(u32::try_from(at).expect("the map names at most twice LIST_COUNT_MAX places"))
 }

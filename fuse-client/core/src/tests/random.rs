@@ -17,6 +17,8 @@ struct Program {
     steps_left: u32,
     /// A server may lose what was not synced: sync before closing.
     sync_before_close: bool,
+    /// Interrupted with one chance in so many, each step, while nothing is being changed.
+    interrupts: u64,
 }
 
 enum Doing {
@@ -24,14 +26,23 @@ enum Doing {
     Asked(OpId, Check),
 }
 
+/// What the answer must be.
 enum Check {
     Done,
     Written(u32),
     Read(Vec<u8>),
     Size(u64),
+    Cut(u64),
     Closing,
     Closed,
     Opened,
+}
+
+impl Check {
+    /// Whether nothing is different when the operation does not happen, or happens and nobody hears of it.
+    fn may_be_interrupted(&self) -> bool {
+        matches!(self, Check::Done | Check::Read(_) | Check::Size(_) | Check::Closing)
+    }
 }
 
 impl Program {
@@ -54,7 +65,7 @@ impl Program {
                 let size = self.random.below(FILE_BYTES_MAX);
                 self.model.resize(to_usize(size), 0);
                 let set = SetAttr { size: Some(size), ..SetAttr::default() };
-                (FsOp::SetAttr { ino: self.ino, set, handle: None }, Check::Size(size))
+                (FsOp::SetAttr { ino: self.ino, set, handle: None }, Check::Cut(size))
             }
             17 | 18 => (FsOp::GetAttr { ino: self.ino, handle: None }, Check::Size(size)),
             _ if self.sync_before_close => (settled(handle), Check::Closing),
@@ -91,8 +102,15 @@ impl Program {
             Doing::Nothing if self.steps_left > 0 => self.doing = self.next(world),
             Doing::Nothing => {}
             Doing::Asked(id, check) => match world.replies.remove(&id) {
+                Some(Err(EINTR)) if self.interrupts > 0 => assert!(check.may_be_interrupted()),
                 Some(result) => self.check(world, check, result),
-                None => self.doing = Doing::Asked(id, check),
+                None => {
+                    if check.may_be_interrupted() && self.random.one_in(self.interrupts) {
+                        world.core.interrupt(id, world.now);
+                        world.drain();
+                    }
+                    self.doing = Doing::Asked(id, check);
+                }
             },
         }
     }
@@ -108,7 +126,9 @@ impl Program {
                 let differs = found.iter().zip(&expected).position(|(a, b)| a != b);
                 assert_eq!(differs, None, "a wrong byte of {}", expected.len());
             }
-            (Check::Size(size), FsReply::Attr(attr, _)) => assert_eq!(attr.size, size),
+            (Check::Size(size) | Check::Cut(size), FsReply::Attr(attr, _)) => {
+                assert_eq!(attr.size, size)
+            }
             (Check::Closing, FsReply::Done) => {
                 assert!(world.fake.content(self.ino) == self.model, "a closed file is whole");
                 let id = world.ask(FsOp::Release { handle: self.handle });
@@ -125,6 +145,10 @@ impl Program {
 }
 
 fn run_programs(seed: u64, faults: Faults, config: ClientConfig) {
+    run_interrupted(seed, faults, config, 0);
+}
+
+fn run_interrupted(seed: u64, faults: Faults, config: ClientConfig, interrupts: u64) {
     println!("seed {seed}");
     let mut world = World::ready(config, seed);
     let mut programs: Vec<Program> = (0..3)
@@ -138,6 +162,7 @@ fn run_programs(seed: u64, faults: Faults, config: ClientConfig) {
                 doing: Doing::Nothing,
                 steps_left: 60,
                 sync_before_close: faults.crash > 0,
+                interrupts,
             }
         })
         .collect();
@@ -192,6 +217,12 @@ fn connections_break() {
 fn servers_crash_and_forget() {
     let faults = Faults { busy: 10, disconnect: 100, crash: 60, reorder: true };
     seeds(3, 30).for_each(|seed| run_programs(seed, faults, config()));
+}
+
+#[test]
+fn operations_are_interrupted() {
+    let faults = Faults { busy: 5, disconnect: 30, crash: 80, reorder: true };
+    seeds(5, 20).for_each(|seed| run_interrupted(seed, faults, config(), 10));
 }
 
 #[test]
