@@ -107,7 +107,7 @@ impl ClientCore {
         self.wall_offset_nanos = wall_nanos - now_nanos;
     }
 
-    /// The kernel asks.
+    /// The kernel asks. Before [`Output::Ready`], or beyond `limits::OPS_MAX` at once, the answer is EAGAIN.
     pub fn op(&mut self, id: OpId, caller: Caller, op: FsOp, now: Duration) {
         self.now = now;
         if let FsOp::Forget { .. } = op {
