@@ -31,15 +31,15 @@ use translate::{Shape, Translated};
 
 /// What the transport's operations carry in the ring; the links' tokens are below.
 const TRANSPORT_TOKEN: u64 = u64::MAX;
-/// Requests of the kernel that are read ahead of being served.
-const READ_COUNT: usize = 16;
+/// Requests of the kernel taken in one turn, so that the servers' answers get theirs.
+const REQUESTS_PER_TURN: usize = 64;
 /// Memory for requests, write-behind and replies.
 const POOL_BYTES: usize = 256 << 20;
 /// Longest turn without a look at the clock.
 const TICK: Duration = Duration::from_millis(50);
 /// How often the core is told the time of day, which others may set.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
-/// Time for the goodbye after an unmount.
+/// Time for the rest of the writes and the goodbye after an unmount.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// One mount being served.
@@ -161,7 +161,6 @@ impl Mount {
         let (device, mount_point) = mounted.into_parts();
         let config = ClassicConfig {
             token: TRANSPORT_TOKEN,
-            read_count: READ_COUNT,
             max_write_bytes: options.max_write_bytes(),
         };
         let transport = Classic::new(&mut self.ring, device, self.pool.clone(), config)
@@ -188,6 +187,10 @@ impl Mount {
         while !self.core.is_clean() && clock::mono() < end {
             self.turn()?;
         }
+        self.core.goodbye(clock::mono());
+        while !self.core.is_gone() && clock::mono() < end {
+            self.turn()?;
+        }
         tracing::info!("unmounted");
         Ok(())
     }
@@ -203,15 +206,21 @@ impl Mount {
         }
         let now = clock::mono();
         let timer = self.core.next_timer().map_or(TICK, |at| at.saturating_sub(now).min(TICK));
-        let patience = if self.links.any_stalled() { Duration::from_millis(1) } else { timer };
+        let patience = match self.transport.as_ref().is_some_and(Transport::has_more) {
+            true => Duration::ZERO,
+            false if self.links.any_stalled() => Duration::from_millis(1),
+            false => timer,
+        };
         self.ring.wait(Some(patience)).map_err(|error| error.to_string())?;
         while let Some(completion) = self.ring.next_completion() {
-            if completion.token == TRANSPORT_TOKEN {
-                self.kernel_completed(completion);
-            } else {
-                self.link_completed(completion);
+            match &mut self.transport {
+                Some(transport) if completion.token == TRANSPORT_TOKEN => {
+                    transport.on_completion(completion);
+                }
+                _ => self.link_completed(completion),
             }
         }
+        self.take_requests();
         self.retry_stalled();
         let now = clock::mono();
         if now >= self.clock_due {
@@ -251,18 +260,20 @@ impl Mount {
         self.send_queued();
     }
 
-    fn kernel_completed(&mut self, completion: Completion) {
-        let Some(transport) = &mut self.transport else { return };
-        match transport.on_completion(completion) {
-            Event::Request(incoming) => self.request(incoming),
-            Event::Nothing => {}
-            Event::Unmounted => self.unmounted = true,
-            Event::ReplyRefused(errno) => {
-                tracing::error!(%errno, "the kernel refused a reply: its caller waits; a bug");
-            }
-            Event::Failed(errno) => {
-                tracing::error!(%errno, "/dev/fuse does not work any more");
-                self.unmounted = true;
+    fn take_requests(&mut self) {
+        for _ in 0..REQUESTS_PER_TURN {
+            let Some(transport) = &mut self.transport else { return };
+            match transport.next(&self.ring) {
+                Event::Request(incoming) => self.request(incoming),
+                Event::Nothing => return,
+                Event::Unmounted => self.unmounted = true,
+                Event::ReplyRefused(errno) => {
+                    tracing::error!(%errno, "the kernel refused a reply: its caller waits; a bug");
+                }
+                Event::Failed(errno) => {
+                    tracing::error!(%errno, "/dev/fuse does not work any more");
+                    self.unmounted = true;
+                }
             }
         }
     }
@@ -370,7 +381,7 @@ impl Mount {
         let Some(transport) = &mut self.transport else { return };
         let mut reply = Reply::new(transport.spare(), head);
         payload(&mut reply);
-        transport.reply(&mut self.ring, reply);
+        transport.reply(&self.ring, reply);
     }
 }
 

@@ -1,8 +1,8 @@
 //! How requests come from the kernel and replies go back: one interface, two ways.
 //!
-//! [`Classic`] reads and writes /dev/fuse through the event loop's ring. FUSE over io_uring will be
-//! the other. A transport owns no thread and never waits: the loop gives it the completions that
-//! carry its token, and calls [`Transport::pump`] once per round.
+//! [`Classic`] reads and writes /dev/fuse. FUSE over io_uring will be the other. A transport owns no thread and never
+//! waits: the loop gives it the completions that carry its token, takes what came, and calls [`Transport::pump`] once
+//! per turn.
 
 mod classic;
 
@@ -12,35 +12,38 @@ use rustix::io::Errno;
 use weft_iobuf::BufSlot;
 use weft_ring::{Completion, Ring, SendData};
 
-pub use classic::{Classic, ClassicConfig};
+pub use classic::{Classic, ClassicConfig, ClassicError};
 
 use crate::reply::ReplyHead;
 use crate::request::{DecodeError, Request};
 
 /// Moves requests and replies. Both implementations serve one mount.
 pub trait Transport {
-    /// Asks the kernel for as many requests as there is room for, and sends replies that found the
-    /// ring full. Once at the start, then once per round of the loop, after the completions were
-    /// handled (which is when slots are free again).
+    /// Keeps in the ring what must be there for requests to come. Once per turn of the loop, before it waits.
     fn pump(&mut self, ring: &mut Ring);
 
-    /// Handles one completion that carries this transport's token.
-    fn on_completion(&mut self, completion: Completion) -> Event;
+    /// Takes one completion that carries this transport's token.
+    fn on_completion(&mut self, completion: Completion);
+
+    /// What came: a request, or the end. `Nothing` when there is no more now.
+    fn next(&mut self, ring: &Ring) -> Event;
+
+    /// Whether [`Transport::next`] may have more at once: the loop must not sleep.
+    fn has_more(&self) -> bool;
 
     /// An empty list for the next reply's parts, with memory of an earlier one.
     fn spare(&mut self) -> SendData;
 
-    /// Sends a reply or a notification. Never fails here: what the kernel says about it comes as
-    /// an [`Event`].
-    fn reply(&mut self, ring: &mut Ring, reply: Reply);
+    /// Sends a reply or a notification. Never fails here: what the kernel says about it comes as an [`Event`].
+    fn reply(&mut self, ring: &Ring, reply: Reply);
 }
 
-/// What a completion was.
+/// What came from the kernel.
 #[derive(Debug)]
 pub enum Event {
     /// A request.
     Request(Incoming),
-    /// Nothing to act on: a reply went out, or the request it answered was given up meanwhile.
+    /// Nothing now.
     Nothing,
     /// The file system was unmounted; no request will come.
     Unmounted,

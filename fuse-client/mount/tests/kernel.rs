@@ -213,20 +213,23 @@ fn serve(device: std::os::fd::OwnedFd) -> Tree {
     let pool = Pool::new(64 << 20, 2 << 20).unwrap();
     let mut ring = Ring::new(RingConfig::default()).unwrap();
     let max_write_bytes = Limits::default().max_write_bytes;
-    let config = ClassicConfig { token: TOKEN, read_count: 4, max_write_bytes };
+    let config = ClassicConfig { token: TOKEN, max_write_bytes };
     let mut transport = Classic::new(&mut ring, device, pool.clone(), config).unwrap();
     let mut tree = Tree { features: None, pool, sink: (0, 0, true) };
     loop {
         transport.pump(&mut ring);
         ring.wait(Some(Duration::from_secs(60))).unwrap();
         while let Some(completion) = ring.next_completion() {
-            match transport.on_completion(completion) {
+            transport.on_completion(completion);
+        }
+        loop {
+            match transport.next(&ring) {
                 Event::Request(incoming) => {
                     if let Some(reply) = tree.answer(incoming, transport.spare()) {
-                        transport.reply(&mut ring, reply);
+                        transport.reply(&ring, reply);
                     }
                 }
-                Event::Nothing => {}
+                Event::Nothing => break,
                 Event::Unmounted => return tree,
                 event => panic!("{event:?}"),
             }

@@ -1,32 +1,29 @@
-//! /dev/fuse through the ring: a few reads always waiting, one gathered write per reply.
+//! /dev/fuse the classic way: a poll in the ring says that there are requests, `read(2)` takes them, `writev(2)`
+//! answers.
 //!
-//! A request is read to 80 bytes before the second page of its slot, so that the data of a WRITE
-//! (behind a 40-byte header and a 40-byte struct) is page-aligned, and the slot is `max_write` and
-//! one page long.
+//! Reads do not go through the ring: on this device it carries them out blocking once a poll said "readable", and
+//! when another read (or the death of the caller) took the request meanwhile, the whole loop slept until the next
+//! one; seen within seconds of `cp -a`. The descriptor is non-blocking instead, and a read that finds nothing says
+//! so. A reply never waits, so writing it at once costs the same system call and holds nothing.
 //!
-//! The descriptor stays in blocking mode: the ring waits by polling it. There is one known gap: a
-//! request that is killed between the poll and the read leaves a read that blocks this thread
-//! until the next request comes. Both happen within one call of the same thread, so it takes a
-//! SIGKILL of the only caller within a microsecond.
+//! A request is read to 80 bytes before the second page of its slot, so that the data of a WRITE (behind a 40-byte
+//! header and a 40-byte struct) is page-aligned, and the slot is `max_write` and one page long.
 
-use std::collections::VecDeque;
+use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
-use weft_iobuf::{BufSlot, Pool};
-use weft_ring::{Completion, FileId, Op, Reject, Ring, RingError, SendData};
+use weft_iobuf::Pool;
+use weft_ring::{Completion, FileId, Op, PollFlags, Ring, RingError, SendData};
 
 use super::{Event, Incoming, Reply, Transport};
 use crate::abi::READ_BUFFER_BYTES_MIN;
 use crate::abi::input::{InHeader, WriteIn};
 use crate::negotiate::PAGE_BYTES;
 
-/// The most reads that wait at once.
-const READS_MAX: usize = 64;
 /// Empty lists that are kept for the next replies.
 const SPARES_MAX: usize = 64;
-/// As many replies may wait for room in the ring before no more requests are taken.
-const REPLIES_WAITING_MAX: usize = 1024;
 /// What precedes the data of a WRITE.
 const WRITE_HEAD_BYTES: usize = size_of::<InHeader>() + size_of::<WriteIn>();
 const _: () = assert!(WRITE_HEAD_BYTES == 80);
@@ -36,8 +33,6 @@ const _: () = assert!(WRITE_HEAD_BYTES == 80);
 pub struct ClassicConfig {
     /// What its operations carry in the ring.
     pub token: u64,
-    /// How many reads wait at once: 1 to 64.
-    pub read_count: usize,
     /// The longest WRITE, as given to `negotiate`.
     pub max_write_bytes: u32,
 }
@@ -48,12 +43,15 @@ pub struct Classic {
     file: FileId,
     pool: Pool,
     token: u64,
-    read_count: usize,
     slot_bytes: usize,
-    reads_waiting: usize,
+    /// The multishot poll is in the ring.
+    armed: bool,
+    /// A read may find a request.
+    readable: bool,
     /// The kernel gives no more requests.
     closed: bool,
-    replies_waiting: VecDeque<SendData>,
+    /// What a reply met, to be told with the next event.
+    trouble: Option<Event>,
     spares: Vec<SendData>,
 }
 
@@ -61,26 +59,27 @@ impl Classic {
     /// Registers the device with the ring. Slots of [`Classic::slot_bytes`] come from `pool`.
     ///
     /// # Errors
-    /// The ring has no room for another file.
+    /// The ring has no room for another file, or the device cannot be made non-blocking.
     pub fn new(
         ring: &mut Ring,
         device: OwnedFd,
         pool: Pool,
         config: ClassicConfig,
-    ) -> Result<Self, RingError> {
-        let ClassicConfig { token, read_count, max_write_bytes } = config;
-        assert!((1..=READS_MAX).contains(&read_count), "1 to 64 reads");
+    ) -> Result<Self, ClassicError> {
+        let ClassicConfig { token, max_write_bytes } = config;
         let slot_bytes = Self::slot_bytes(max_write_bytes);
         assert!(slot_bytes <= pool.class_bytes_max(), "the pool's slots hold a request");
+        let flags = rustix::fs::fcntl_getfl(&device)?;
+        rustix::fs::fcntl_setfl(&device, flags | OFlags::NONBLOCK)?;
         Ok(Self {
             file: ring.register_file(device)?,
             pool,
             token,
-            read_count,
             slot_bytes,
-            reads_waiting: 0,
+            armed: false,
+            readable: false,
             closed: false,
-            replies_waiting: VecDeque::new(),
+            trouble: None,
             spares: Vec::new(),
         })
     }
@@ -100,46 +99,32 @@ impl Classic {
         self.file
     }
 
-    /// Reads that wait in the ring now.
-    #[must_use]
-    pub const fn reads_waiting(&self) -> usize {
-        self.reads_waiting
-    }
-
-    /// Whether the read started.
-    fn submit_read(&mut self, ring: &mut Ring, buf: BufSlot) -> bool {
-        let range = page_bytes() - WRITE_HEAD_BYTES..self.slot_bytes;
-        let started = ring.submit(self.token, Op::ReadStream { file: self.file, buf, range });
-        match &started {
-            Ok(_) => self.reads_waiting += 1,
-            // Full or Busy: tried again in the next round. File: someone closed the device.
-            Err(rejected) => self.closed |= rejected.reason == Reject::File,
-        }
-        started.is_ok()
-    }
-
-    /// Gives the reply back when the ring has no room: it waits.
-    fn submit_reply(&mut self, ring: &mut Ring, data: SendData) -> Result<(), SendData> {
-        match ring.submit(self.token, Op::WriteStream { file: self.file, data }) {
-            Ok(_) => Ok(()),
-            Err(rejected) => {
-                let Op::WriteStream { data, .. } = rejected.op else {
-                    unreachable!("the ring gives back the operation it was given")
-                };
-                match rejected.reason {
-                    Reject::Full | Reject::Busy => Err(data),
-                    // Closed: nobody is left to answer.
-                    Reject::File => {
-                        self.closed = true;
-                        self.keep_spare(data);
-                        Ok(())
-                    }
-                    Reject::Range | Reject::Parts => {
-                        panic!("a reply of {} parts cannot be sent", data.part_count())
-                    }
+    fn read(&mut self, ring: &Ring) -> Event {
+        // Without a free slot the requests wait in the kernel.
+        let Some(mut slot) = self.pool.alloc(self.slot_bytes) else { return Event::Nothing };
+        let Some(device) = ring.file(self.file) else { return self.close() };
+        let start = page_bytes() - WRITE_HEAD_BYTES;
+        loop {
+            match rustix::io::read(device, &mut slot.as_mut_slice()[start..self.slot_bytes]) {
+                Ok(len) => return Event::Request(Incoming::new(slot, start..start + len)),
+                // ENOENT: the request was given up before it could be read.
+                Err(Errno::INTR | Errno::NOENT) => {}
+                Err(Errno::AGAIN) => {
+                    self.readable = false;
+                    return Event::Nothing;
+                }
+                Err(Errno::NODEV | Errno::CONNABORTED) => return self.close(),
+                Err(errno) => {
+                    self.closed = true;
+                    return Event::Failed(errno);
                 }
             }
         }
+    }
+
+    fn close(&mut self) -> Event {
+        self.closed = true;
+        Event::Unmounted
     }
 
     fn keep_spare(&mut self, mut data: SendData) {
@@ -148,91 +133,73 @@ impl Classic {
             self.spares.push(data);
         }
     }
+}
 
-    fn on_read(&mut self, result: Result<u32, Errno>, buf: BufSlot) -> Event {
-        self.reads_waiting -= 1;
-        match result {
-            Ok(len) => {
-                let start = page_bytes() - WRITE_HEAD_BYTES;
-                let len = usize::try_from(len).expect("Weft runs on 64-bit machines");
-                Event::Request(Incoming::new(buf, start..start + len))
-            }
-            // ENOENT: the request was given up before it could be read.
-            Err(Errno::INTR | Errno::AGAIN | Errno::NOENT) => Event::Nothing,
-            Err(Errno::NODEV | Errno::CONNABORTED) => {
-                self.closed = true;
-                Event::Unmounted
-            }
-            Err(Errno::CANCELED) => {
-                self.closed = true;
-                Event::Nothing
-            }
-            Err(errno) => {
-                self.closed = true;
-                Event::Failed(errno)
-            }
-        }
-    }
-
-    fn on_reply(&mut self, result: Result<u32, Errno>, data: SendData) -> Event {
-        self.keep_spare(data);
-        match result {
-            // ENOENT: the caller was killed meanwhile, or the kernel holds nothing to invalidate.
-            Ok(_) | Err(Errno::NOENT | Errno::CANCELED) => Event::Nothing,
-            Err(Errno::NODEV | Errno::PERM | Errno::CONNABORTED | Errno::NOTCONN) => {
-                self.closed = true;
-                Event::Unmounted
-            }
-            Err(errno) => Event::ReplyRefused(errno),
-        }
-    }
+/// Why the classic transport cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ClassicError {
+    /// The ring refused the device.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The kernel refused a flag.
+    #[error("/dev/fuse cannot be made non-blocking: {0}")]
+    Flags(#[from] Errno),
 }
 
 impl Transport for Classic {
     fn pump(&mut self, ring: &mut Ring) {
-        while let Some(data) = self.replies_waiting.pop_front() {
-            if let Err(data) = self.submit_reply(ring, data) {
-                self.replies_waiting.push_front(data);
-                return;
-            }
+        if self.armed || self.closed {
+            return;
         }
-        for _ in self.reads_waiting..self.read_count {
-            if self.closed || self.replies_waiting.len() >= REPLIES_WAITING_MAX {
-                return;
-            }
-            // Without a free slot the requests wait in the kernel.
-            let Some(buf) = self.pool.alloc(self.slot_bytes) else { return };
-            if !self.submit_read(ring, buf) {
-                return;
-            }
-        }
+        let poll = Op::PollAdd { file: self.file, events: PollFlags::IN, multishot: true };
+        // Full or busy: tried again in the next round.
+        self.armed = ring.submit(self.token, poll).is_ok();
     }
 
-    fn on_completion(&mut self, completion: Completion) -> Event {
-        let Completion { token, result, op, .. } = completion;
-        assert_eq!(token, self.token, "the loop hands completions to their owner");
-        match op {
-            Op::ReadStream { buf, .. } => self.on_read(result, buf),
-            Op::WriteStream { data, .. } => self.on_reply(result, data),
-            Op::Close { .. } => {
-                self.closed = true;
-                Event::Unmounted
-            }
-            op => unreachable!("{op:?} was not submitted with this token"),
+    fn on_completion(&mut self, completion: Completion) {
+        assert_eq!(completion.token, self.token, "the loop hands completions to their owner");
+        self.armed &= completion.more;
+        // Whatever the poll says, the next read says it better.
+        self.readable = true;
+    }
+
+    fn next(&mut self, ring: &Ring) -> Event {
+        if let Some(event) = self.trouble.take() {
+            return event;
         }
+        if self.closed || !self.readable {
+            return Event::Nothing;
+        }
+        self.read(ring)
+    }
+
+    fn has_more(&self) -> bool {
+        !self.closed && (self.readable || self.trouble.is_some())
     }
 
     fn spare(&mut self) -> SendData {
         self.spares.pop().unwrap_or_default()
     }
 
-    fn reply(&mut self, ring: &mut Ring, reply: Reply) {
+    fn reply(&mut self, ring: &Ring, reply: Reply) {
         let data = reply.into_parts();
-        // Those that wait go first: a reply never overtakes another.
-        if !self.replies_waiting.is_empty() {
-            self.replies_waiting.push_back(data);
-        } else if let Err(data) = self.submit_reply(ring, data) {
-            self.replies_waiting.push_back(data);
+        let Some(device) = ring.file(self.file) else { return };
+        let parts: Vec<IoSlice<'_>> = data.slices().map(IoSlice::new).collect();
+        let result = loop {
+            match rustix::io::writev(device, &parts) {
+                Err(Errno::INTR) => {}
+                result => break result,
+            }
+        };
+        drop(parts);
+        self.keep_spare(data);
+        match result {
+            // ENOENT: the caller was killed meanwhile, or the kernel holds nothing to invalidate.
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(Errno::NODEV | Errno::PERM | Errno::CONNABORTED | Errno::NOTCONN) => {
+                self.trouble = Some(self.close());
+            }
+            Err(errno) => self.trouble = Some(Event::ReplyRefused(errno)),
         }
     }
 }
