@@ -120,7 +120,7 @@ impl ClientCore {
         link: LinkId,
         welcome: &Welcome,
         again: bool,
-        epoch_changed: bool,
+        data_lost: bool,
     ) {
         let of_link = |(id, volume): (&VolumeId, &Volume)| (volume.link == link).then_some(*id);
         let volumes: Vec<VolumeId> = self.volumes.iter().filter_map(of_link).collect();
@@ -132,8 +132,8 @@ impl ClientCore {
         if !again {
             return;
         }
-        if epoch_changed {
-            tracing::info!(link = link.0, epoch = welcome.epoch, "the server was restarted");
+        tracing::info!(link = link.0, epoch = welcome.epoch, data_lost, "connected again");
+        if data_lost {
             self.rewrite_lost(link);
         }
         // Also for the same server: it may have ended the session, or counted what will be replayed.
@@ -180,7 +180,7 @@ impl ClientCore {
         }
     }
 
-    /// The server behind `link` was restarted: what it had acknowledged and not made durable is written again, in
+    /// The machine behind `link` was restarted: what it had acknowledged and not made durable is written again, in
     /// order with what it had not acknowledged. The link is still held.
     fn rewrite_lost(&mut self, link: LinkId) {
         let targets: BTreeSet<TargetId> =

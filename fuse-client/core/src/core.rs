@@ -325,8 +325,8 @@ impl ClientCore {
                     self.push(Output::Send { link: id, head, payload });
                 }
                 LinkOutput::Close => self.push(Output::Close { link: id }),
-                LinkOutput::Up { welcome, again, epoch_changed } => {
-                    self.link_up(id, &welcome, again, epoch_changed);
+                LinkOutput::Up { welcome, again, data_lost } => {
+                    self.link_up(id, &welcome, again, data_lost);
                 }
                 LinkOutput::Refused { status } => self.link_refused(id, status),
                 LinkOutput::Reply { tag, status, body, payload } => {

@@ -160,7 +160,10 @@ pub fn unmount(mount_point: &Path) -> Result<(), MountError> {
 }
 
 /// Resolves the mount point and finds what would be in the way, before anything is changed.
-fn check_mount_point(path: &Path) -> Result<PathBuf, MountError> {
+///
+/// # Errors
+/// What is in the way, and what to do about it.
+pub fn check_mount_point(path: &Path) -> Result<PathBuf, MountError> {
     let what = "mount on";
     // First without touching it: a stat of a mount whose client hangs would hang, too.
     let absolute = std::path::absolute(path)

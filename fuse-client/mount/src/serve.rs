@@ -16,7 +16,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use weft_client_core::{Caller, ClientConfig, ClientCore, FsOp, FsReply, OnTimeout, OpId, Output};
 use weft_iobuf::Pool;
-use weft_ring::{Completion, Op, Ring, RingConfig};
+use weft_ring::{Op, Ring, RingConfig};
 use weft_wire::SessionId;
 
 use crate::clock;
@@ -69,6 +69,8 @@ pub(crate) struct Mount {
 /// # Errors
 /// A sentence for the person who mounts. Before `ready` was called: nothing is mounted.
 pub fn run(options: &Options, ready: impl FnOnce() -> std::io::Result<()>) -> Result<(), String> {
+    // Before anything that takes time: a wrong mount point is the commonest mistake.
+    kernel_mount::check_mount_point(&options.mount_point).map_err(|error| error.to_string())?;
     let mut mount = Mount::new(options)?;
     mount.connect(options)?;
     let mount_point = mount.mount(options)?;
@@ -159,10 +161,8 @@ impl Mount {
             tracing::warn!(%error, "read-ahead");
         }
         let (device, mount_point) = mounted.into_parts();
-        let config = ClassicConfig {
-            token: TRANSPORT_TOKEN,
-            max_write_bytes: options.max_write_bytes(),
-        };
+        let config =
+            ClassicConfig { token: TRANSPORT_TOKEN, max_write_bytes: options.max_write_bytes() };
         let transport = Classic::new(&mut self.ring, device, self.pool.clone(), config)
             .map_err(|error| error.to_string())?;
         self.transport = Some(transport);

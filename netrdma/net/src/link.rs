@@ -392,13 +392,16 @@ impl Link {
         if self.config.cluster != welcome.cluster {
             return self.refused(Status::WrongCluster);
         }
-        let epoch_changed = self.welcome.is_some_and(|before| before.epoch != welcome.epoch);
+        let data_lost = self.welcome.is_some_and(|before| {
+            let same_boot = before.boot == welcome.boot && welcome.boot != 0;
+            before.epoch != welcome.epoch && !same_boot
+        });
         self.state = State::Up;
         let again = self.welcome.is_some();
         self.held |= again;
         self.credits = welcome.credits;
         self.welcome = Some(welcome);
-        self.outputs.push_back(LinkOutput::Up { welcome, again, epoch_changed });
+        self.outputs.push_back(LinkOutput::Up { welcome, again, data_lost });
         self.pump(now);
     }
 

@@ -59,6 +59,9 @@ pub struct Welcome {
     pub shard_count: u16,
     /// The server's start, as a number that differs at each start: a client that sees a new one re-registers.
     pub epoch: u64,
+    /// Which boot of the machine the server runs in, as a number; 0 when unknown. What was acknowledged within one
+    /// boot is still there after the server's process died; after another boot, only what was synced.
+    pub boot: u64,
     /// Requests the connection may have in flight.
     pub credits: u32,
     /// Payload bytes of writes the connection may have in flight.
@@ -72,7 +75,8 @@ impl Welcome {
     pub fn encode(&self, body: &mut Vec<u8>) {
         let out = &mut Writer::new(body);
         out.u16(self.version).u64(self.features).raw(&self.cluster.0).u16(self.shard_count);
-        out.u64(self.epoch).u32(self.credits).u64(self.payload_bytes_max).u16(self.slot_count);
+        out.u64(self.epoch).u64(self.boot).u32(self.credits).u64(self.payload_bytes_max);
+        out.u16(self.slot_count);
     }
 
     /// Reads the body.
@@ -87,6 +91,7 @@ impl Welcome {
             cluster: ClusterId(from.uuid()?),
             shard_count: from.u16()?,
             epoch: from.u64()?,
+            boot: from.u64()?,
             credits: from.u32()?,
             payload_bytes_max: from.u64()?,
             slot_count: from.u16()?,

@@ -151,6 +151,7 @@ fn welcome(shard: ShardId) -> Welcome {
         epoch: 77,
         credits: 128,
         payload_bytes_max: 1 << 24,
+        boot: 0,
         slot_count: if shard == ShardId(0) { 16 } else { 0 },
     }
 }

@@ -33,6 +33,8 @@ pub struct ShardParams {
     pub cluster: ClusterId,
     /// A number that differs at each start of the server.
     pub epoch: u64,
+    /// The machine's boot, as a number; 0 when unknown.
+    pub boot: u64,
     /// Requests one connection may have in flight.
     pub credits: u32,
     /// Payload bytes of writes one connection may have in flight.
@@ -85,6 +87,7 @@ pub struct Shard {
     id: ShardId,
     cluster: ClusterId,
     epoch: u64,
+    boot: u64,
     credits: u32,
     payload_bytes_max: u64,
     session_timeout: Duration,
@@ -123,6 +126,7 @@ impl Shard {
             id: params.id,
             cluster: params.cluster,
             epoch: params.epoch,
+            boot: params.boot,
             credits: params.credits,
             payload_bytes_max: params.payload_bytes_max,
             session_timeout: params.session_timeout,

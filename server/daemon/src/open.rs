@@ -17,6 +17,11 @@ use weft_wire::{ShardId, TargetId};
 
 use crate::shard::TargetFiles;
 
+/// Tries to get the lock of a state folder whose last owner is gone: 30 seconds in all.
+const LOCK_TRIES: u32 = 1500;
+/// Pause between them.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
 /// A target before its shard opens it.
 #[derive(Clone, Debug)]
 pub(crate) struct TargetPlace {
@@ -26,19 +31,37 @@ pub(crate) struct TargetPlace {
     superblock: Superblock,
 }
 
-/// Takes the state folder for this process; released when the file is dropped.
+/// Takes the state folder for this process.
+///
+/// Each shard's ring holds a duplicate of the file (see `start.rs`), so the lock outlives a killed process by exactly
+/// as long as its rings may still carry out what they had begun: a new server waits for that before it looks at a
+/// target. Seen: 10 to 100 ms after `kill -9` under load.
 pub(crate) fn lock_state(dir: &Path) -> Result<File, String> {
     let path = dir.join("lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|error| format!("cannot open {}: {error}", path.display()))?;
-    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        format!("{} is in use: another weft-server runs on this state_dir", dir.display())
-    })?;
-    Ok(file)
+    let wrong = |error: io::Error| format!("cannot open {}: {error}", path.display());
+    let mut file =
+        OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+    let file = file.as_mut().map_err(|error| wrong(io::Error::from(error.kind())))?;
+    for _ in 0..LOCK_TRIES {
+        if rustix::fs::flock(&*file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            let pid = std::process::id().to_string();
+            file.set_len(0).and_then(|()| file.write_all_at(pid.as_bytes(), 0)).map_err(wrong)?;
+            return file.try_clone().map_err(wrong);
+        }
+        let holder = std::fs::read_to_string(&path).unwrap_or_default();
+        if !holder.is_empty() && Path::new("/proc").join(holder.trim()).exists() {
+            return Err(format!(
+                "{} is in use by process {holder}: another weft-server (or `weft fs`) runs on it",
+                dir.display()
+            ));
+        }
+        std::thread::park_timeout(LOCK_PAUSE);
+    }
+    Err(format!(
+        "{} is still in use by a process that ended: its last writes do not come to an end; does \
+         the disk answer? See `dmesg`",
+        dir.display()
+    ))
 }
 
 /// Reads every target's superblock and deals the targets out to the shards, in order of their ids.

@@ -30,6 +30,11 @@ const POOL_PERCENT: u64 = 60;
 /// How long a shard may take to write everything down after a signal.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
 
+/// Tries to listen on an address in use: one second in all.
+const BIND_TRIES: u32 = 50;
+/// Pause between them.
+const BIND_PAUSE: Duration = Duration::from_millis(20);
+
 /// What threads tell the main one.
 enum Report {
     /// A shard's ring is there; here is its mailbox.
@@ -50,13 +55,15 @@ struct Seed {
     map: ClusterMap,
     epoch: u64,
     listener: Option<TcpListener>,
+    /// Of the state folder; goes into the ring, see [`open::lock_state`].
+    lock: std::fs::File,
     peers: mpsc::Receiver<Vec<Option<Sender<Mail>>>>,
 }
 
 /// Serves until a signal says stop.
 pub(crate) fn serve(config: &Config) -> Result<(), String> {
+    let lock = open::lock_state(&config.state_dir)?;
     let listener = listen(&config.listen)?;
-    let _lock = open::lock_state(&config.state_dir)?;
     let targets = open::locate_targets(config)?;
     let map = cluster_map(config, &targets);
     let epoch = clock::epoch();
@@ -75,7 +82,8 @@ pub(crate) fn serve(config: &Config) -> Result<(), String> {
         let id = ShardId(u16::try_from(index).expect("the configuration bounds the cores"));
         let (config, targets, map) = (config.clone(), targets.clone(), map.clone());
         let listener = listener.take();
-        let seed = Seed { id, config, targets, map, epoch, listener, peers };
+        let lock = lock.try_clone().map_err(|error| error.to_string())?;
+        let seed = Seed { id, config, targets, map, epoch, listener, lock, peers };
         threads.push(spawn(seed, reports.clone())?);
     }
     drop(reports);
@@ -201,13 +209,35 @@ fn listen(address: &str) -> Result<TcpListener, String> {
         .to_socket_addrs()
         .map_err(|error| format!("listen = {address:?} does not resolve: {error}"))?
         .collect();
-    TcpListener::bind(&addresses[..]).map_err(|error| {
-        format!("cannot listen on {address}: {error}; is another weft-server running there?")
-    })
+    let mut tries = 0..BIND_TRIES;
+    loop {
+        match TcpListener::bind(&addresses[..]) {
+            // The ring of a killed predecessor lets its socket go a moment after its lock.
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrInUse && tries.next().is_some() =>
+            {
+                std::thread::park_timeout(BIND_PAUSE);
+            }
+            bound => {
+                return bound.map_err(|error| {
+                    format!("cannot listen on {address}: {error}; does another server run there?")
+                });
+            }
+        }
+    }
+}
+
+/// The machine's boot as a number.
+fn boot() -> u64 {
+    let id = open::boot_id();
+    let (low, high) = id.split_at(8);
+    let half = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("half of 16 bytes"));
+    half(low) ^ half(high)
 }
 
 fn cluster_map(config: &Config, targets: &[TargetPlace]) -> ClusterMap {
-    let shard_count = u16::try_from(config.cores.len()).expect("the configuration bounds the cores");
+    let shard_count =
+        u16::try_from(config.cores.len()).expect("the configuration bounds the cores");
     let place = |shard| Place { node: 0, shard };
     ClusterMap {
         nodes: vec![NodeEntry { name: config.node.clone(), address: String::new(), shard_count }],
@@ -237,6 +267,7 @@ fn build_shard(
     mailbox: Mailbox<Mail>,
     peers: Vec<Option<Sender<Mail>>>,
 ) -> Result<ShardSetup, String> {
+    ring.register_file(seed.lock.into()).map_err(|error| error.to_string())?;
     let config = &seed.config;
     let memory_bytes = config.shard_memory_bytes();
     let pool = Pool::new(to_usize(memory_bytes / 100 * POOL_PERCENT), SLOT_BYTES_MAX)
@@ -266,6 +297,7 @@ fn build_shard(
         id: seed.id,
         cluster: config.cluster,
         epoch: seed.epoch,
+        boot: boot(),
         credits: config.credits,
         payload_bytes_max: to_u64(pool.capacity_bytes()) / 4,
         session_timeout: Duration::from_secs(u64::from(config.session_timeout_s)),

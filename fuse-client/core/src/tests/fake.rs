@@ -197,6 +197,7 @@ impl Fake {
             epoch: self.epochs[usize::from(hello.shard.0)],
             credits: self.credits,
             payload_bytes_max: 1 << 20,
+            boot: 0,
             slot_count: if hello.shard.0 == 0 { self.slot_count } else { 0 },
         };
         welcome.encode(&mut body);

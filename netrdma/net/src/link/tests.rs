@@ -31,6 +31,7 @@ fn welcome(epoch: u64, credits: u32) -> Welcome {
         epoch,
         credits,
         payload_bytes_max: 10_000,
+        boot: 0,
         slot_count: 0,
     }
 }
@@ -73,11 +74,11 @@ fn bring_up(link: &mut Link, welcome: Welcome, now: Duration) -> bool {
     welcome.encode(&mut body);
     link.frame(reply_to(&hello, Status::Ok, body), now);
     match link.poll() {
-        Some(LinkOutput::Up { epoch_changed, again, .. }) => {
-            if again && !epoch_changed {
+        Some(LinkOutput::Up { data_lost, again, .. }) => {
+            if again && !data_lost {
                 link.resume(now);
             }
-            epoch_changed
+            data_lost
         }
         other => panic!("up expected, not {other:?}"),
     }

@@ -66,8 +66,8 @@ pub enum LinkOutput {
         welcome: Welcome,
         /// It is not the first time: the link is held until [`Link::resume`](super::Link::resume).
         again: bool,
-        /// The server was restarted in between.
-        epoch_changed: bool,
+        /// What it acknowledged before and was not asked to sync may be gone: its machine was started anew.
+        data_lost: bool,
     },
     /// The server will never take the hello (another cluster, another version, no such shard). The link is dead:
     /// every request gets this status.

@@ -106,6 +106,7 @@ fn session_samples(all: &mut Vec<Sample>) {
         cluster,
         shard_count: 2,
         epoch: 99,
+        boot: 77,
         credits: 128,
         payload_bytes_max: 1 << 24,
         slot_count: 256,

@@ -96,6 +96,7 @@ impl Shard {
             cluster: self.cluster,
             shard_count: self.shard_count(),
             epoch: self.epoch,
+            boot: self.boot,
             credits: self.credits,
             payload_bytes_max: self.payload_bytes_max,
             slot_count: match &self.volume {

@@ -159,7 +159,8 @@ impl ShardLoop {
     pub(super) fn queue_send(&mut self, conn: ConnId, head: Vec<u8>, pieces: Vec<ReadPiece>) {
         let Some(state) = self.conns.get_mut(&conn) else { return };
         self.to_send.push(conn);
-        let full = state.queue.back().is_none_or(|data| data.part_count() + pieces.len() > PARTS_MAX);
+        let full =
+            state.queue.back().is_none_or(|data| data.part_count() + pieces.len() > PARTS_MAX);
         if full {
             state.queue.push_back(state.spare.take().unwrap_or_default());
         }
@@ -181,7 +182,8 @@ impl ShardLoop {
         for conn in std::mem::take(&mut self.to_send) {
             let Some(state) = self.conns.get_mut(&conn) else { continue };
             if !state.sending
-                && let Some(data) = state.queue.pop_front() {
+                && let Some(data) = state.queue.pop_front()
+            {
                 state.sending = true;
                 let file = state.file;
                 self.submit(Token::Send(conn), Op::Send { file, data });
