@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -75,6 +76,7 @@ class Cluster:
         self.server = None
         self.mounts = {}
         self.path = None
+        self.points = None
 
     def weft(self, *args, ok=(0,), timeout_s=60.0):
         """Runs the command `weft`."""
@@ -150,8 +152,14 @@ class Cluster:
         return time.monotonic() - begin
 
     def mount(self, name="mnt", options=(), timeout_s=START_S):
-        """Mounts the file system as `NAME` beside the node's files and waits until it answers."""
-        path = self.dir / name
+        """Mounts the file system as `/tmp/weft-XXXX/NAME` and waits until it answers.
+
+        The path is short because programs bind sockets below it, and the name of a socket holds 107 bytes.
+        """
+        if self.points is None:
+            self.points = Path(tempfile.mkdtemp(prefix="weft-", dir="/tmp"))
+            self.points.chmod(0o755)
+        path = self.points / name
         path.mkdir(exist_ok=True)
         log = self.dir / (name + ".log")
         remember(self.ctx.work, "mount", path)

@@ -60,10 +60,22 @@ def abort_mount(path):
                 pass
 
 
+def _remove_points(points):
+    """Removes the empty mount points made under /tmp; only ever empty folders."""
+    for path in map(Path, points):
+        if path.parent.parent == Path("/tmp") and path.parent.name.startswith("weft-"):
+            for folder in (path, path.parent):
+                try:
+                    folder.rmdir()
+                except OSError:
+                    pass  # something is in it still: better left than emptied
+
+
 def clean(work, session):
     """Ends and unmounts what is left of a case. Returns complaints about what would not go."""
     complaints = []
-    mounts = [path for path in _cleanup_list(work, "mount") if is_mounted(path)]
+    points = sorted(set(_cleanup_list(work, "mount")))
+    mounts = [path for path in points if is_mounted(path)]
     end_all(in_session(session), 0.5)
     pids = recorded_pids(work)
     for path in mounts:
@@ -71,6 +83,7 @@ def clean(work, session):
         run(["umount", "-l", path], timeout_s=20, ok=None)
         if is_mounted(path):
             complaints.append("still mounted: " + path)
+    _remove_points(points)
     left = end_all(sorted(set(pids + in_session(session))))
     if left:
         complaints.append("will not die:\n" + describe(left))
