@@ -7,6 +7,7 @@ Which files there are is found by looking, so this holds whatever the formats ar
 """
 
 import errno
+import mmap
 import os
 import random
 import shutil
@@ -245,6 +246,35 @@ def _find_blocks(path, name):
             base += len(piece)
 
 
+def _read_up_to(descriptor, offset, length):
+    """What can be read of a range, and the errno at its end. A read that meets an error later on is a short one."""
+    found = b""
+    while len(found) < length:
+        try:
+            piece = os.pread(descriptor, length - len(found), offset + len(found))
+        except OSError as error:
+            return found, error.errno
+        if not piece:
+            break
+        found += piece
+    return found, None
+
+
+def _blocks_lost(path, want, flags):
+    """Offsets of the blocks that give EIO when each is read alone; all others must be right."""
+    lost, page = [], mmap.mmap(-1, BLOCK)
+    descriptor = os.open(path, os.O_RDONLY | flags)
+    for offset in range(0, len(want), BLOCK):
+        try:
+            count = os.preadv(descriptor, [page], offset)
+            check(page[:count] == want[offset : offset + BLOCK], "wrong data in the block at", offset)
+        except OSError as error:
+            check(error.errno == errno.EIO, "read gives", error)
+            lost.append(offset)
+    os.close(descriptor)
+    return lost
+
+
 @case(timeout_s=300)
 def damaged_data(ctx):
     """One bit flipped in the middle of stored data: that file gives EIO there, the rest of it and all others read."""
@@ -269,14 +299,17 @@ def damaged_data(ctx):
         good = bad = 0
         with open(node.fs.path / name, "rb", buffering=0) as source:
             for offset in range(0, len(node.want[name]), MIB):
-                try:
-                    found = os.pread(source.fileno(), MIB, offset)
-                    check(found == node.want[name][offset : offset + MIB], "wrong data at", offset)
-                    good += 1
-                except OSError as error:
-                    check(error.errno == errno.EIO, "read gives", error)
-                    bad += 1
+                want = node.want[name][offset : offset + MIB]
+                found, error = _read_up_to(source.fileno(), offset, len(want))
+                check(found == want[: len(found)], "wrong data at", offset)
+                check(error in (None, errno.EIO), "read gives errno", error)
+                check(error or len(found) == len(want), "only", len(found), "bytes at", offset, "and no error")
+                good += not error
+                bad += bool(error)
         check(good >= 1 and bad >= 1, "pieces of file6 that read:", good, "that give EIO:", bad)
+        for flags in (0, os.O_DIRECT):
+            lost = _blocks_lost(node.fs.path / name, node.want[name], flags)
+            check(len(lost) == 1, "one block is damaged; those that cannot be read with flags", flags, "are", lost)
         node.fs.unmount()
         node.fs.kill()
         hit += 1
