@@ -1,11 +1,12 @@
 # The entry commands. Settings: see the heads of packaging/up.sh, down.sh and wipe.sh.
-.PHONY: help up down wipe test system-test bench check
+.PHONY: help up down wipe install uninstall test system-test bench check
 
 help:
 	@echo "make up      build, make a file system under ./var, start the server, mount at ./mnt"
 	@echo "             PORT=7811  SIZE=4G (each of 4 target files)  TARGETS=\"/dev/nvme0n1 ...\""
 	@echo "make down    unmount and stop; make up finds everything again"
 	@echo "make wipe    erase the file system (asks; YES=1 does not)"
+	@echo "make install programs under /usr/local (PREFIX=) and /sbin/mount.weft; make uninstall"
 	@echo "make test    install what the tests need, build, run every test"
 	@echo "make system-test  only the tests on a real mount (ARGS=\"--quick trees\"; see tests/run.py --list)"
 	@echo "make bench   figures of fio, metadata and tree loads, on a mount and on a local directory"
@@ -19,6 +20,9 @@ down:
 
 wipe:
 	@./packaging/wipe.sh
+
+install uninstall:
+	@./packaging/install.sh $@
 
 test:
 	@./packaging/test-deps.sh
