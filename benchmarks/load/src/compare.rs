@@ -94,6 +94,8 @@ struct Run<'a> {
     plan: &'a Plan,
     daemons: Daemons,
     scratches: Vec<Scratch>,
+    /// Places whose file system hangs.
+    stuck: BTreeSet<usize>,
     fio: fio::Settings,
     archive: Option<Archive>,
     outcome: Outcome,
@@ -147,17 +149,21 @@ impl<'a> Run<'a> {
         if plan.loads.contains(&Load::Fio) {
             fio.engine = pick_engine(&scratches, plan.limit_s, &mut outcome.notes)?;
             outcome.engine = fio.engine;
-            lay_out(&scratches, &fio, &mut outcome);
+            lay_out(&mut scratches, &fio, &mut outcome);
         }
         let archive = if plan.loads.contains(&Load::Tree) {
             Some(Archive::make(scratches[LOCAL].path(), plan.limit_s)?)
         } else {
             None
         };
-        Ok(Self { plan, daemons, scratches, fio, archive, outcome })
+        let stuck = BTreeSet::new();
+        Ok(Self { plan, daemons, scratches, stuck, fio, archive, outcome })
     }
 
     fn step(&mut self, step: &Step, place: usize, round: u32) {
+        if self.stuck.contains(&place) {
+            return;
+        }
         if step.rows.iter().any(|row| self.outcome.failures.contains_key(&(row.id, place))) {
             return;
         }
@@ -168,6 +174,7 @@ impl<'a> Run<'a> {
         let mut recorder = Recorder::new((place == MOUNT).then_some(&self.daemons));
         let result = self.load(step, place, &mut recorder);
         let measured = recorder.samples;
+        let is_stuck = result.as_ref().is_err_and(|error| error.kind == Kind::Stuck);
         if let Err(error) = result {
             eprintln!("FAILED: {label}: {error}");
             let done: BTreeSet<_> = measured.iter().map(|(id, _)| *id).collect();
@@ -183,6 +190,25 @@ impl<'a> Run<'a> {
         for (row_id, sample) in measured {
             self.outcome.samples.entry((row_id, place)).or_default().push(sample);
         }
+        if is_stuck {
+            self.give_up(place, step, round);
+        }
+    }
+
+    /// Nothing more is tried where the file system hangs: each attempt would leave another process stuck. What was
+    /// measured before stays; a note says that there are fewer rounds.
+    fn give_up(&mut self, place: usize, step: &Step, round: u32) {
+        self.scratches[place].leave_behind();
+        self.stuck.insert(place);
+        let outcome = &mut self.outcome;
+        let (label, at) = (&outcome.places[place].label, step.rows[0].id);
+        let why = format!("{label} hung in round {}, at {at} or in its load", round + 1);
+        for row in ROWS.iter().filter(|row| self.plan.loads.contains(&row.load)) {
+            if !outcome.samples.contains_key(&(row.id, place)) {
+                outcome.failures.entry((row.id, place)).or_insert_with(|| why.clone());
+            }
+        }
+        outcome.notes.push(why);
     }
 
     fn load(&self, step: &Step, place: usize, recorder: &mut Recorder<'_>) -> Result<()> {
@@ -246,13 +272,17 @@ fn pick_engine(
 }
 
 /// Where the files cannot be laid out there are no fio rows, but there may be others.
-fn lay_out(scratches: &[Scratch], settings: &fio::Settings, outcome: &mut Outcome) {
-    for (place, scratch) in scratches.iter().enumerate() {
+fn lay_out(scratches: &mut [Scratch], settings: &fio::Settings, outcome: &mut Outcome) {
+    for (place, scratch) in scratches.iter_mut().enumerate() {
         let label = &outcome.places[place].label;
         eprintln!("laying out files, {label}");
         if let Err(error) = fio::lay_out(scratch.path(), settings) {
             eprintln!("FAILED: {label}: {error}");
-            for row in crate::rows::of_load(Load::Fio) {
+            let stuck = error.kind == Kind::Stuck;
+            if stuck {
+                scratch.leave_behind();
+            }
+            for row in ROWS.iter().filter(|row| stuck || row.load == Load::Fio) {
                 outcome.failures.insert((row.id, place), error.to_string());
             }
         }

@@ -4,7 +4,7 @@ use crate::error::{At, Error, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Which side of the mount a process is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,9 +38,9 @@ impl Daemons {
         let pids = (!pids.is_empty()).then(|| pids.to_vec());
         let daemons = Self { pids, ticks_per_s };
         for &pid in daemons.pids.iter().flatten() {
-            let path = PathBuf::from(format!("/proc/{pid}/stat"));
-            let stat = fs::read_to_string(&path).at("read", &path)?;
-            if parse_stat(&stat).is_none() {
+            let path = PathBuf::from(format!("/proc/{pid}"));
+            fs::metadata(&path).at("look at", &path)?;
+            if look(pid).is_none() {
                 return Err(Error::usage("--daemon-pid", format!("{pid} is no Weft process")));
             }
         }
@@ -50,9 +50,7 @@ impl Daemons {
     /// What they have used; empty when none runs.
     pub(crate) fn read(&self) -> Reading {
         let pids = self.pids.clone().unwrap_or_else(all_pids);
-        let stat = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stat")).ok();
-        let read = |pid| stat(pid).and_then(|text| parse_stat(&text)).map(|found| (pid, found));
-        Reading(pids.into_iter().filter_map(read).collect())
+        Reading(pids.into_iter().filter_map(|pid| Some((pid, look(pid)?))).collect())
     }
 
     /// None when nothing runs, or a process came or went in between: a part of the sum would mislead.
@@ -77,19 +75,34 @@ fn all_pids() -> Vec<u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// The side of a process and its user and system ticks, if it is one of ours. Field 2, the name, is in parentheses
-/// and may hold anything, so the fields count from the last one.
-fn parse_stat(stat: &str) -> Option<(Side, u64)> {
+/// The side of a process and its user and system ticks, if it is one of ours. The program's file tells; the name of a
+/// process that started itself anew through `/proc/self/exe`, as the mount does, is `exe`.
+fn look(pid: u32) -> Option<(Side, u64)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (name, ticks) = parse_stat(&stat)?;
+    let program = fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let program = program.as_deref().and_then(Path::file_name).and_then(|file| file.to_str());
+    Some((side(program.unwrap_or(name))?, ticks))
+}
+
+fn side(program: &str) -> Option<Side> {
+    // The kernel's mark on a file that a newer build has replaced.
+    match program.strip_suffix(" (deleted)").unwrap_or(program) {
+        "weft-server" => Some(Side::Server),
+        "mount-weft" | "mount.weft" => Some(Side::Client),
+        _ => None,
+    }
+}
+
+/// Name and user and system ticks. Field 2, the name, is in parentheses and may hold anything, so the fields count
+/// from the last one.
+fn parse_stat(stat: &str) -> Option<(&str, u64)> {
     let (head, tail) = stat.rsplit_once(')')?;
-    let side = match head.split_once('(')?.1 {
-        "weft-server" => Side::Server,
-        "mount-weft" | "mount.weft" => Side::Client,
-        _ => return None,
-    };
+    let name = head.split_once('(')?.1;
     let mut fields = tail.split_ascii_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
-    Some((side, user + system))
+    Some((name, user + system))
 }
 
 #[cfg(test)]
@@ -105,12 +118,17 @@ mod tests {
 
     #[test]
     fn stat_line() {
-        assert_eq!(parse_stat(STAT), Some((Side::Server, 200)));
-        let mount = STAT.replace("weft-server", "mount-weft");
-        assert_eq!(parse_stat(&mount), Some((Side::Client, 200)));
-        assert_eq!(parse_stat(&STAT.replace("weft-server", "a) b (c")), None);
+        assert_eq!(parse_stat(STAT), Some(("weft-server", 200)));
+        assert_eq!(parse_stat(&STAT.replace("weft-server", "a) b (c")), Some(("a) b (c", 200)));
         assert_eq!(parse_stat("42 (weft-server) S 1"), None);
         assert_eq!(parse_stat(""), None);
+    }
+
+    #[test]
+    fn whose_program() {
+        assert_eq!(side("weft-server"), Some(Side::Server));
+        assert_eq!(side("mount-weft (deleted)"), Some(Side::Client));
+        assert_eq!(side("exe"), None);
     }
 
     #[test]

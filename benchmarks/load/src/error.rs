@@ -12,6 +12,10 @@ pub(crate) enum Kind {
     Wrong,
     /// A program we started failed, or ended too early.
     Program,
+    /// A program reached its time limit and was killed.
+    Late,
+    /// A program reached its time limit and cannot even be killed: the file system under it does not answer.
+    Stuck,
     /// The command line or a data file asks for something that cannot be.
     Usage,
 }
@@ -35,6 +39,18 @@ impl Error {
 
     pub(crate) fn program(op: &'static str, on: impl Into<String>) -> Self {
         Self { kind: Kind::Program, op, on: on.into(), source: None }
+    }
+
+    pub(crate) fn late(op: &'static str) -> Self {
+        let on = "did not end within its time limit (--limit-s)".into();
+        Self { kind: Kind::Late, op, on, source: None }
+    }
+
+    pub(crate) fn stuck(op: &'static str) -> Self {
+        let on =
+            "did not end within its time limit (--limit-s), nor when killed: the file system hangs"
+                .into();
+        Self { kind: Kind::Stuck, op, on, source: None }
     }
 
     pub(crate) fn usage(op: &'static str, on: impl Into<String>) -> Self {

@@ -99,7 +99,7 @@ fn run(recipe: &'static str, dir: &Path, settings: &Settings) -> Result<Report> 
     command.env("DIR", dir).env("ENGINE", settings.engine);
     command.env("SIZE", settings.file_bytes.to_string());
     command.env("RUNTIME", settings.runtime_s.to_string());
-    let done = program::run("fio", &mut command, recipe.as_bytes())?;
+    let done = program::run("fio", settings.limit_s, &mut command, recipe.as_bytes())?;
     Report::parse(&String::from_utf8_lossy(&done.stdout))
 }
 

@@ -2,7 +2,7 @@
 //! start to the last end, by the workers' own readings of the clock they share.
 
 use crate::clock;
-use crate::error::{At, Error, Result};
+use crate::error::{At, Error, Kind, Result};
 use crate::limits::READDIR_PASS_COUNT;
 use crate::program;
 use crate::rows::{Load, of_load};
@@ -56,6 +56,7 @@ struct Member {
     child: Child,
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
+    limit_s: u32,
 }
 
 impl Team {
@@ -81,14 +82,19 @@ impl Team {
         for member in &mut self.0 {
             member.orders.write_all(format!("{id}\n").as_bytes()).at(id, Path::new("a worker"))?;
         }
-        let answers: Vec<_> = self.0.iter_mut().map(|member| member.answer(id)).collect();
+        let mut answers: Vec<_> = self.0.iter_mut().map(|member| member.answer(id)).collect();
+        // That the file system hangs matters more than what its other workers said.
+        let stuck = answers.iter().position(|a| a.as_ref().is_err_and(|e| e.kind == Kind::Stuck));
+        if let Some(index) = stuck {
+            return answers.swap_remove(index).map(|done| vec![done]);
+        }
         answers.into_iter().collect()
     }
 
     fn dismiss(mut self) -> Result<()> {
         for mut member in self.0.drain(..) {
             drop(member.orders);
-            let status = member.child.wait().at("wait", Path::new("a worker"))?;
+            let status = program::wait("a worker", member.limit_s, &mut member.child)?;
             if !status.success() {
                 return Err(Error::program("a worker ended badly", status.to_string()));
             }
@@ -102,7 +108,7 @@ impl Drop for Team {
     fn drop(&mut self) {
         for mut member in self.0.drain(..) {
             drop(member.orders);
-            member.child.wait().ok();
+            program::wait("a worker", member.limit_s, &mut member.child).ok();
         }
     }
 }
@@ -123,11 +129,13 @@ impl Member {
         let mut child = command.spawn().at("start a worker", &settings.program)?;
         let orders = child.stdin.take().expect("piped above");
         let answers = BufReader::new(child.stdout.take().expect("piped by `limited`"));
-        Ok(Self { child, orders, answers })
+        Ok(Self { child, orders, answers, limit_s: settings.limit_s })
     }
 
     fn answer(&mut self, id: &'static str) -> Result<Done> {
         let mut line = String::new();
+        // One line an answer, so nothing waits in the reader's own buffer.
+        program::readable(id, self.limit_s, self.answers.get_ref())?;
         self.answers.read_line(&mut line).at(id, Path::new("a worker"))?;
         if line.is_empty() {
             return Err(Error::program(id, "a worker died or reached its time limit (--limit-s)"));

@@ -1,7 +1,7 @@
 //! The folder a run works in, inside each directory it compares: `weft-load.HOST.PID`, removed at the end. What a
 //! killed run of this host left is removed at the next start.
 
-use crate::error::{At, Result};
+use crate::error::{At, Error, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(crate) struct Scratch {
     path: PathBuf,
+    left_behind: bool,
 }
 
 impl Scratch {
@@ -19,15 +20,23 @@ impl Scratch {
         sweep(parent, &prefix)?;
         let path = parent.join(format!("{prefix}{}", std::process::id()));
         fs::create_dir(&path).at("create the working folder", &path)?;
-        Ok(Self { path })
+        Ok(Self { path, left_behind: false })
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
+    /// Leaves the folder where it is: its file system hangs, and removing would as well.
+    pub(crate) fn leave_behind(&mut self) {
+        self.left_behind = true;
+    }
+
     /// Removes the folder and says whether that worked.
     pub(crate) fn remove(self) -> Result<()> {
+        if self.left_behind {
+            return Err(Error::wrong("left behind", self.path.display().to_string()));
+        }
         fs::remove_dir_all(&self.path).at("remove the working folder", &self.path)
     }
 }
@@ -35,7 +44,9 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         // After `remove` it is gone; after an error the run has its own message.
-        fs::remove_dir_all(&self.path).ok();
+        if !self.left_behind {
+            fs::remove_dir_all(&self.path).ok();
+        }
     }
 }
 
@@ -72,6 +83,16 @@ mod tests {
         assert!(Scratch::new(parent.path()).is_err(), "one run at a time in one process");
         scratch.remove().expect("removed");
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn left_behind_is_said() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let mut scratch = Scratch::new(parent.path()).expect("made");
+        let path = scratch.path().to_owned();
+        scratch.leave_behind();
+        assert!(scratch.remove().is_err());
+        assert!(path.is_dir());
     }
 
     #[test]

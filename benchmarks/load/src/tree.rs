@@ -32,7 +32,7 @@ impl Archive {
         let path = dir.join("tree.tar");
         let mut tar = limited(limit_s, "tar");
         tar.arg("-cf").arg(&path).arg("-C").arg(&stage).arg("tree");
-        program::run("tar -c", &mut tar, b"")?;
+        program::run("tar -c", limit_s, &mut tar, b"")?;
         fs::remove_dir_all(&stage).at("remove", &stage)?;
         Ok(Self { path, limit_s })
     }
@@ -44,20 +44,20 @@ impl Archive {
         recorder.row("untar", || {
             let mut tar = limited(self.limit_s, "tar");
             tar.arg("-xf").arg(&self.path).arg("-C").arg(dir);
-            let done = program::run("tar -x", &mut tar, b"")?;
+            let done = program::run("tar -x", self.limit_s, &mut tar, b"")?;
             Sample::time(files, done.seconds)
         })?;
         recorder.row("find", || {
             let mut find = limited(self.limit_s, "find");
             find.arg(&tree).args(["-type", "f", "-printf", "%s\n"]);
-            let done = program::run("find", &mut find, b"")?;
+            let done = program::run("find", self.limit_s, &mut find, b"")?;
             check_sizes(&String::from_utf8_lossy(&done.stdout))?;
             Sample::time(files, done.seconds)
         })?;
         recorder.row("grep", || {
             let mut grep = limited(self.limit_s, "grep");
             grep.args(["-rl", NEEDLE]).arg(&tree);
-            let done = program::run("grep -r", &mut grep, b"")?;
+            let done = program::run("grep -r", self.limit_s, &mut grep, b"")?;
             let found = done.stdout.iter().filter(|byte| **byte == b'\n').count();
             check_count("grep -r", u64::try_from(found).expect("u64 holds a count"))?;
             Sample::time(files, done.seconds)
@@ -66,7 +66,7 @@ impl Archive {
         recorder.row("rm-rf", || {
             let mut rm = limited(self.limit_s, "rm");
             rm.arg("-rf").arg(&tree);
-            let done = program::run("rm -rf", &mut rm, b"")?;
+            let done = program::run("rm -rf", self.limit_s, &mut rm, b"")?;
             if fs::symlink_metadata(&tree).is_ok() {
                 return Err(Error::wrong("rm -rf", format!("{} is still there", tree.display())));
             }
