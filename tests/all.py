@@ -3,7 +3,7 @@
 
     tests/all.py [--quick] [--only STEP...]
 
-Steps: format, lints, unit (cargo test: the dev profile, so that debug assertions are on), build (release), system
+Steps: format, docs (what they name is there), lints, unit (cargo test: the dev profile, so that debug assertions are on), build (release), system
 (tests/run.py). Formatting, lints and the build count as one test each. A step that fails does not keep the others
 from running, except that nothing runs on a build that failed. The last line is `N passed, N failed, N skipped`;
 exit code 0 when nothing failed.
@@ -60,6 +60,7 @@ def main():
     quick = ["--quick"] if args.quick else []
     steps = {
         "format": lambda: single(["cargo", "fmt", "--check"]),
+        "docs": lambda: counted([sys.executable, os.path.join("tests", "docs.py")], SYSTEM_RESULT),
         "lints": lambda: single(["cargo", "clippy", "-q", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
         "unit": lambda: counted(["cargo", "test", "-q", "--workspace", "--locked", "--no-fail-fast"], CARGO_RESULT),
         "build": lambda: single(["cargo", "build", "-q", "--release", "--locked"]),
