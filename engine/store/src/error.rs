@@ -7,10 +7,14 @@ use std::error::Error as StdError;
 pub enum Kind {
     /// No superblock of ours: another file system, or nothing.
     Foreign,
+    /// A target that something else was written over: only its last block is still ours.
+    Overwritten,
     /// A superblock of a format version this program does not know.
     Version,
     /// A checksum or a value in a superblock, the journal or the index is wrong.
     Damaged,
+    /// The index is not where it should be.
+    Missing,
     /// Device, index, cluster or target id do not belong together.
     Mismatch,
     /// The device is too small, or smaller than when it was formatted.
@@ -43,13 +47,16 @@ pub struct StoreError {
 impl Kind {
     fn explain(self) -> &'static str {
         match self {
-            Kind::Foreign => "this is not a weft target; format it first, or name another device",
-            Kind::Version => {
-                "the target has a format version this program does not know; update weft"
+            Kind::Foreign => "this is not a weft target",
+            Kind::Overwritten => {
+                "something else was written over this weft target, perhaps another file system; \
+                 nothing was changed"
             }
-            Kind::Damaged => "stored data is damaged; do not write to the target, run its check",
+            Kind::Version => "the target has a format version this program does not know",
+            Kind::Damaged => "stored data is damaged; nothing was changed",
+            Kind::Missing => "the index is not there; nothing was changed",
             Kind::Mismatch => "device, index and cluster do not belong together; check the paths",
-            Kind::TooSmall => "the device is too small",
+            Kind::TooSmall => "the device is too small, or smaller than when it was formatted",
             Kind::Invalid => "an argument is out of its range",
             Kind::Busy => "the index is open in another process; stop that one first",
             Kind::Device => "the device reported an error; see the cause",
@@ -71,6 +78,7 @@ impl StoreError {
         let kind = match source.kind {
             weft_lmdb::Kind::Damaged => Kind::Damaged,
             weft_lmdb::Kind::Busy => Kind::Busy,
+            weft_lmdb::Kind::NotFound => Kind::Missing,
             _ => Kind::Index,
         };
         StoreError { kind, op, offset: 0, source: Some(Box::new(source)) }

@@ -1,12 +1,15 @@
 //! The superblock: what a device says about itself, twice.
 //!
 //! Copy A is the first block of the device, copy B its last. A copy is used after its magic, its
-//! checksum and its version are right, in that order; one damaged copy is told and survived.
+//! checksum and its version are right, in that order; one damaged copy is told and survived. Copy B
+//! alone is trusted only while the first block is ours, damaged: another file system made over a
+//! target seldom reaches the last block, and a server must not write into it.
 
 use std::fmt;
 use std::io;
 
 use weft_wire::blocks::{BLOCK_BYTES, BLOCK_LEN, crc32c};
+use weft_wire::units::to_usize;
 use weft_wire::{ClusterId, TargetId};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -236,12 +239,17 @@ impl Superblock {
     }
 }
 
+/// A first block that differs from what the last one says in no more bytes than this is ours,
+/// damaged, even when the damage hit the magic. Ours has more than 40 bytes that are not zero, so
+/// nobody else's block comes near it.
+const WRONG_BYTES_MAX: usize = 16;
+
 /// Which copies of the superblock were good.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Copies {
     /// Both, and they agree.
     Both,
-    /// The first is damaged: the target works, and should be looked at.
+    /// The first is damaged, unreadable or zero: the target works, and should be looked at.
     OnlySecond,
     /// The second is damaged: the target works, and should be looked at.
     OnlyFirst,
@@ -251,8 +259,9 @@ pub enum Copies {
 /// device that is in use.
 ///
 /// # Errors
-/// `Foreign` when neither copy has our magic, `Version`, `Damaged` when no copy is whole,
-/// `TooSmall` when the device is shorter than it was, `Device`.
+/// `Foreign` when neither copy has our magic, `Overwritten` when only the last block is still ours,
+/// `Version`, `Damaged` when no copy is whole, `TooSmall` when the device is shorter than it was,
+/// `Device`.
 pub fn inspect(device: &mut dyn Device) -> Result<Superblock, StoreError> {
     inspect_copies(device).map(|(superblock, _)| superblock)
 }
@@ -272,7 +281,10 @@ pub fn inspect_copies(device: &mut dyn Device) -> Result<(Superblock, Copies), S
     let (superblock, copies) = match (first, second) {
         (Ok(first), Ok(second)) if first == second => (first, Copies::Both),
         (Ok(first), _) => (first, Copies::OnlyFirst),
-        (Err(_), Ok(second)) => (second, Copies::OnlySecond),
+        (Err(first), Ok(second)) => {
+            check_first_is_ours(device, first, &second)?;
+            (second, Copies::OnlySecond)
+        }
         // A copy that has our magic tells more than one that has not.
         (Err(first), Err(second)) if first.kind == Kind::Foreign => return Err(second),
         (Err(first), Err(_)) => return Err(first),
@@ -281,6 +293,31 @@ pub fn inspect_copies(device: &mut dyn Device) -> Result<(Superblock, Copies), S
         return Err(StoreError::new(Kind::TooSmall, "comparison with the superblock", len_bytes));
     }
     Ok((superblock, copies))
+}
+
+/// Whether the first block, which is no good superblock, is damage to ours and not somebody else's.
+fn check_first_is_ours(
+    device: &mut dyn Device,
+    first: StoreError,
+    second: &Superblock,
+) -> Result<(), StoreError> {
+    match first.kind {
+        // With our magic, or no longer readable.
+        Kind::Damaged | Kind::Device => return Ok(()),
+        Kind::Foreign => {}
+        _ => return Err(first),
+    }
+    let mut head = vec![0u8; to_usize(JOURNAL_OFFSET)];
+    device
+        .read_at(0, &mut head)
+        .map_err(|source| StoreError::device("superblock check", 0, source))?;
+    let block = &head[..BLOCK_LEN];
+    let wrong_bytes = block.iter().zip(second.encode()).filter(|(is, was)| **is != *was).count();
+    // Zeros are nobody's, unless somebody keeps his superblock further on.
+    if wrong_bytes <= WRONG_BYTES_MAX || head.iter().all(|byte| *byte == 0) {
+        return Ok(());
+    }
+    Err(StoreError::new(Kind::Overwritten, "superblock check", 0))
 }
 
 fn read_copy(device: &mut dyn Device, offset: u64) -> Result<Superblock, StoreError> {

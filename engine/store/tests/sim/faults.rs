@@ -125,6 +125,34 @@ fn a_damaged_superblock_is_told_and_the_other_used() {
 }
 
 #[test]
+fn another_file_system_over_a_target_is_not_opened() {
+    let zeros = [0; 4096];
+    // Whether the program zeroed the first block, and what it wrote where.
+    let cases: [(&str, bool, u64, &[u8]); 6] = [
+        ("XFS", false, 0, &[b'X'; 512]),
+        ("ext4 after mke2fs zapped the boot block", true, 1024, &[0x53; 200]),
+        ("a partition table", true, 446, &[0x55; 66]),
+        ("btrfs", true, 64 << 10, b"_BHRfS_M"),
+        ("RAID", true, 4096, &[0xfc, 0x4e, 0x2b, 0xa9]),
+        ("noise", false, 0, &[0xa5; 4096]),
+    ];
+    for (name, zeroed, at, bytes) in cases {
+        let mut rig = rig(6);
+        rig.shutdown();
+        if zeroed {
+            rig.disk.write(0, &zeros);
+        }
+        rig.disk.write(at, bytes);
+        assert_eq!(inspect(&mut rig.disk).unwrap_err().kind, Kind::Overwritten, "{name}");
+        assert_eq!(rig.open(BOOT).unwrap_err().kind, Kind::Overwritten, "{name}");
+    }
+    let mut rig = rig(6);
+    rig.shutdown();
+    rig.disk.write(0, &zeros);
+    assert_eq!(rig.open(BOOT).unwrap().copies, Copies::OnlySecond, "zeros are nobody's");
+}
+
+#[test]
 fn what_does_not_belong_together_is_refused() {
     let mut rig = rig(7);
     let open = |rig: &mut Rig, cluster, dir| {
@@ -144,7 +172,7 @@ fn what_does_not_belong_together_is_refused() {
     Store::create_index(&other, &format_plan(&params).unwrap().superblock).unwrap();
     assert_eq!(open(&mut rig, CLUSTER, other), Kind::Mismatch);
     let none = rig.dir.path().join("none");
-    assert_eq!(open(&mut rig, CLUSTER, none), Kind::Index);
+    assert_eq!(open(&mut rig, CLUSTER, none), Kind::Missing);
     params.capacity_bytes = 5 << 20;
     assert_eq!(format_plan(&params).unwrap_err().kind, Kind::TooSmall);
     params.cluster = ClusterId([0; 16]);

@@ -104,6 +104,11 @@ pub(crate) fn survey_target(path: &Path) -> Result<Content, AdminError> {
                 .map_err(|error| failed("read", path, error));
         }
         Err(error) if error.kind == Kind::Foreign => None,
+        Err(error) if error.kind == Kind::Overwritten => {
+            let other = foreign(&device).map_err(|error| failed("read", path, error))?;
+            let other = other.unwrap_or_else(|| "something".to_owned());
+            Some(format!("{other}, made over a Weft target"))
+        }
         Err(error) if error.kind == Kind::Device => {
             return Err(failed("read", path, chain(&error)));
         }
