@@ -7,7 +7,7 @@ use weft_wire::Status;
 pub enum Kind {
     /// The database answered with an error; see the source.
     Database,
-    /// A record of the database is not one this build can have written.
+    /// The database's file, or a record in it, is not what was written.
     Damaged,
     /// The log is damaged before commands that are still there: acknowledged changes would be lost.
     LogDamaged,
@@ -48,7 +48,7 @@ impl Kind {
     fn explain(self) -> &'static str {
         match self {
             Kind::Database => "the database failed",
-            Kind::Damaged => "a record is damaged; run `weft fs check`, restore from a backup",
+            Kind::Damaged => "the database or a record in it is damaged; restore it from a backup",
             Kind::LogDamaged => {
                 "the log is damaged before later commands; nothing was changed, restore the log file"
             }
@@ -63,7 +63,7 @@ impl Kind {
             }
             Kind::WrongCluster => "the volume belongs to another cluster",
             Kind::Exists => "there is a volume here already",
-            Kind::NotFound => "there is no volume here; make one with `weft format`",
+            Kind::NotFound => "there is no volume here; make one with `weft fs create`",
             Kind::Version => "the volume was written by a newer build; upgrade this one",
             Kind::Invalid => "a parameter is out of its limits",
         }
@@ -80,7 +80,11 @@ impl MetaError {
     }
 
     pub(crate) fn database(op: &'static str, source: weft_lmdb::Error) -> MetaError {
-        MetaError { kind: Kind::Database, op, detail: 0, source: Some(source) }
+        let kind = match source.kind {
+            weft_lmdb::Kind::Damaged => Kind::Damaged,
+            _ => Kind::Database,
+        };
+        MetaError { kind, op, detail: 0, source: Some(source) }
     }
 
     /// What an operation gets that meets this error.

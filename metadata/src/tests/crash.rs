@@ -118,6 +118,26 @@ fn a_database_that_went_back_in_time_is_refused() {
 }
 
 #[test]
+fn a_damaged_database_file_is_named_damage() {
+    let mut rig = Rig::new();
+    let path = rig.dir.path().join("index/data.mdb");
+    rig.make(ROOT, b"a", FILE).unwrap();
+    rig.volume = None;
+    let good = std::fs::read(&path).unwrap();
+    let mut flipped = good.clone();
+    flipped[30] ^= 1;
+    let noise = vec![0x5a; good.len()];
+    for bad in [&good[..good.len() / 2], &good[..0], &flipped, &noise] {
+        std::fs::write(&path, bad).unwrap();
+        let error = rig.open().unwrap_err();
+        assert_eq!(error.kind, Kind::Damaged);
+        assert_eq!(error.status(), weft_wire::Status::Damaged);
+    }
+    std::fs::write(&path, good).unwrap();
+    rig.open().unwrap();
+}
+
+#[test]
 fn strange_logs_are_refused() {
     let mut rig = Rig::new();
     rig.volume = None;
