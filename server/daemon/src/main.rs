@@ -4,6 +4,7 @@
 //! opens its targets (and shard 0 the volume), replays what a crash left, and says it is ready; then the node serves.
 //! SIGTERM and SIGINT stop it: requests in flight are finished, everything is written down, exit code 0.
 
+mod advice;
 mod clock;
 mod open;
 mod shard;

@@ -15,7 +15,8 @@ use weft_server_core::config::Config;
 use weft_store::{Device, OpenParams, Store, Superblock};
 use weft_wire::{ShardId, TargetId};
 
-use crate::shard::TargetFiles;
+use crate::advice;
+use crate::shard::{LogFiles, TargetFiles};
 
 /// Tries to get the lock of a state folder whose last owner is gone: 30 seconds in all.
 const LOCK_TRIES: u32 = 1500;
@@ -70,9 +71,10 @@ pub(crate) fn locate_targets(config: &Config) -> Result<Vec<TargetPlace>, String
     for path in &config.targets {
         let mut device = BlockingDevice::open(path)?;
         let superblock = weft_store::inspect(&mut device).map_err(|error| {
-            format!(
-                "target {}: {error}; `weft target show` tells more, `weft fs create` makes targets",
-                path.display()
+            advice::sentence(
+                &format!("target {}", path.display()),
+                &error,
+                advice::target(error.kind),
             )
         })?;
         if superblock.cluster != config.cluster {
@@ -115,14 +117,17 @@ pub(crate) fn open_target(
     let path = place.path.display();
     let mut device = BlockingDevice::open(&place.path)?;
     let uuid = place.superblock.target_uuid;
+    let index = config.index_dir(uuid.0);
     let params = OpenParams {
         boot_id: boot_id(),
         cache_bytes_max,
         checkpoint_interval: Duration::from_secs(u64::from(config.checkpoint_s)),
-        ..OpenParams::new(index_dir(config, place), config.cluster)
+        ..OpenParams::new(index.clone(), config.cluster)
     };
-    let (store, report) = Store::open(params, &mut device)
-        .map_err(|error| format!("target {} ({path}): {error}", place.id))?;
+    let (store, report) = Store::open(params, &mut device).map_err(|error| {
+        let what = format!("target {} ({path}, index {})", place.id, index.display());
+        advice::sentence(&what, &error, advice::target(error.kind))
+    })?;
     tracing::info!(target = place.id.0, %path, ?report, "target open");
     let direct = open_device(&place.path, OFlags::DIRECT).map_err(|error| {
         format!("target {path}: {error}; its file system or device must allow O_DIRECT")
@@ -143,30 +148,39 @@ pub(crate) fn boot_id() -> [u8; 16] {
     text.trim().parse().map_or([0; 16], |id: weft_wire::SessionId| id.0)
 }
 
-fn index_dir(config: &Config, place: &TargetPlace) -> PathBuf {
-    config.state_dir.join("targets").join(place.superblock.target_uuid.to_string())
-}
-
 /// Recovers the volume and registers its log with the ring.
 pub(crate) fn open_volume(
     config: &Config,
     targets: Vec<TargetId>,
     ring: &mut Ring,
-) -> Result<(Volume, FileId), String> {
+) -> Result<(Volume, LogFiles), String> {
     let dir = config.volume_dir();
-    let log_path = dir.join("log");
+    let log_path = config.volume_log();
+    let what = format!(
+        "metadata volume {0} (database {0}/index, log {1})",
+        dir.display(),
+        log_path.display()
+    );
     let mut log = open_device(&log_path, OFlags::empty()).map_err(|error| {
-        format!("metadata log {}: {error}; `weft fs create` makes it", log_path.display())
+        let kind = match dir.exists() {
+            true => weft_metadata::Kind::LogShort,
+            false => weft_metadata::Kind::NotFound,
+        };
+        advice::sentence(&format!("{what}: cannot open the log"), &error, advice::volume(kind))
     })?;
     let params = VolumeParams {
         checkpoint_interval: Duration::from_secs(u64::from(config.checkpoint_s)),
         ..VolumeParams::new(config.cluster, targets)
     };
     let (volume, report) = Volume::open(&dir, &params, &mut log)
-        .map_err(|error| format!("metadata volume {}: {error}", dir.display()))?;
+        .map_err(|error| advice::sentence(&what, &error, advice::volume(error.kind)))?;
     tracing::info!(dir = %dir.display(), ?report, "volume open");
-    let file = register(ring, log.into())?;
-    Ok((volume, file))
+    let direct = open_device(&log_path, OFlags::DIRECT | OFlags::DSYNC).map_err(|error| {
+        format!("{what}: {error}; the file system of state_dir must allow O_DIRECT")
+    })?;
+    let files =
+        LogFiles { direct: register(ring, direct.into())?, buffered: register(ring, log.into())? };
+    Ok((volume, files))
 }
 
 fn register(ring: &mut Ring, fd: OwnedFd) -> Result<FileId, String> {
