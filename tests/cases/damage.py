@@ -67,8 +67,12 @@ class Node:
         code, words = self.fs.server.returncode, self.fs.log_since(offset)
         check(0 < code < 128 and code != 101, part, "the server died with", code, "\n" + words[-3000:])
         check("panicked" not in words, part, "panic:\n" + words[-3000:])
-        named = os.path.basename(part) in words or os.path.basename(os.path.dirname(part)) in words
-        check(named, part, "is not named by the error:\n" + words[-1500:])
+        last = [line for line in words.splitlines() if line.startswith("weft-server: ")][-1:]
+        check(last, part, "no sentence at the end:\n" + words[-1500:])
+        path = self.fs.dir / part
+        names = [str(path)] if part.startswith("targets") else [str(path), str(path.parent)]
+        check(any(name in last[0] for name in names), part, "is not named by the error:\n" + last[0])
+        self.ctx.note(last[0])
 
     def start(self, part):
         """Starts the server on damaged files; False when it refused, properly."""
@@ -336,7 +340,7 @@ def wrong_cluster(ctx):
     node.undamaged()
     config = node.fs.config.read_text()
     node.fs.config.write_text(config.replace(str(node.fs.targets[3]), str(node.fs.targets[2])))
-    check(not node.start("target2"), "the same target twice was taken")
+    check(not node.start("targets/target2"), "the same target twice was taken")
     node.fs.config.write_text(config)
     eventually("the node is stopped", lambda: node.fs.server.poll() is not None, 5)
     node.undamaged()

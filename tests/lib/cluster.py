@@ -5,6 +5,7 @@ lands in `server.log` and `NAME.log`. Every pid and mount point is written down 
 runner cleans up whatever happens to the case.
 """
 
+import fcntl
 import os
 import re
 import shutil
@@ -49,6 +50,16 @@ def is_mounted(path):
     want = str(path).replace("\\", "\\134").replace(" ", "\\040")
     with open("/proc/self/mountinfo") as table:
         return any(line.split()[4] == want for line in table)
+
+
+def _try_lock(file):
+    """Whether nobody has the file locked."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return True
 
 
 class Mount:
@@ -207,8 +218,18 @@ class Cluster:
             goal.parent.mkdir(exist_ok=True)
             run(["cp", "-a", "--sparse=always", "--reflink=auto", self.dir / part, goal], timeout_s=300)
 
+    def _wait_for_last_writes(self):
+        """Until a killed server's rings are gone: they hold the lock of its state folder, and with it the port.
+
+        A new server waits for that too, but by the lock file that `load` exchanges.
+        """
+        for path in self.state.rglob("lock"):
+            with open(path, "rb") as lock:
+                eventually("last writes of a killed server", lambda: _try_lock(lock), STOP_S, 0.01)
+
     def load(self, name):
         """Puts back what `save` copied."""
+        self._wait_for_last_writes()
         for part in ("state", "targets"):
             shutil.rmtree(self.dir / part, ignore_errors=True)
             run(
