@@ -13,13 +13,13 @@ use std::time::Duration;
 use slab::Slab;
 use weft_iobuf::Pool;
 use weft_net::Frame;
-use weft_ring::{Completion, FileId, Mailbox, Op, Ring, Sender};
+use weft_ring::{Completion, Mailbox, Op, Ring, Sender};
 use weft_server_core::{Action, ConnId, Message, Shard};
 use weft_wire::{Header, ShardId};
 
 use crate::clock;
 use conn::ConnIo;
-use disk::Disks;
+use disk::{DiskWork, Disks};
 
 /// How often the core is told that time passes.
 const TICK: Duration = Duration::from_millis(20);
@@ -82,13 +82,13 @@ pub(crate) struct ShardSetup {
     pub(crate) ring: Ring,
     pub(crate) pool: Pool,
     pub(crate) disks: Vec<disk::TargetFiles>,
-    pub(crate) log: Option<FileId>,
+    pub(crate) log: Option<LogFiles>,
     pub(crate) mailbox: Mailbox<Mail>,
     pub(crate) peers: Vec<Option<Sender<Mail>>>,
     pub(crate) listener: Option<TcpListener>,
 }
 
-pub(crate) use disk::TargetFiles;
+pub(crate) use disk::{LogFiles, TargetFiles};
 
 impl ShardLoop {
     pub(crate) fn new(setup: ShardSetup) -> ShardLoop {
@@ -223,15 +223,25 @@ impl ShardLoop {
             Action::Close { conn } => self.close_when_sent(conn),
             Action::HandOver { conn, shard, hello } => self.hand_over(conn, shard, hello),
             Action::Target { index, action } => {
-                let (io, op) = self.disks.target_op(index, action);
-                self.submit(Token::Target(index, io), op);
+                self.target_action(index, action);
             }
             Action::Volume(action) => {
-                let (io, op) = self.disks.log_op(action);
+                let (io, op) = self.disks.log_op(action, &self.pool);
                 self.submit(Token::Log(io), op);
             }
             Action::ToShard { shard, message } => self.mail(shard, Mail::Message(message)),
             Action::Stopped => self.stopped = true,
+        }
+    }
+
+    fn target_action(&mut self, index: usize, action: weft_store::Action) {
+        match self.disks.target_work(index, action) {
+            DiskWork::Ring(io, op) => self.submit(Token::Target(index, io), op),
+            DiskWork::Append { io, file, offset, bytes } => {
+                let device = self.ring.file(file).expect("a target's files stay registered");
+                let result = disk::append(device, offset, &bytes);
+                self.core.target_io_done(index, io, result, clock::now());
+            }
         }
     }
 
