@@ -107,6 +107,11 @@ impl FrameReader {
         self.payload_bytes_max = PAYLOAD_BYTES_MAX;
     }
 
+    /// The peer owes the rest of something: of a frame, or its hello.
+    pub fn is_owed(&self) -> bool {
+        self.partial.is_some() || !self.unread.is_empty() || self.payload_bytes_max == 0
+    }
+
     /// Where the next bytes of the stream go. `None` while a slot is out, or when [`FrameReader::next`] must be
     /// called first because bytes wait to be taken.
     pub fn recv(&mut self) -> Option<Recv> {

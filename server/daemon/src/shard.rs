@@ -134,6 +134,7 @@ impl ShardLoop {
             if now.mono.saturating_sub(last_tick) >= TICK {
                 last_tick = now.mono;
                 self.core.tick(now);
+                self.drop_silent(now);
             }
             self.retry();
         }

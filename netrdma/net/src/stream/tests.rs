@@ -108,3 +108,15 @@ fn a_payload_waits_for_memory_and_goes_on() {
     drop(held);
     assert!(matches!(reader.next(&pool), Ok(Next::Frame(_))));
 }
+
+#[test]
+fn what_a_peer_owes_is_told() {
+    let pool = Pool::new(1 << 20, 1 << 16).unwrap();
+    let mut reader = FrameReader::new(pool.alloc(INBOX_BYTES).unwrap());
+    assert!(reader.is_owed(), "the hello");
+    reader.open_up();
+    assert!(!reader.is_owed(), "between frames");
+    let recv = reader.recv().unwrap();
+    reader.received(recv.slot, 1);
+    assert!(reader.is_owed(), "the rest of a header");
+}

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use weft_net::stream::INBOX_BYTES;
 use weft_net::{Frame, FrameReader, Next, Recv};
@@ -12,23 +13,39 @@ use weft_wire::ShardId;
 use weft_wire::units::to_usize;
 
 use super::{Mail, ShardLoop, Token};
+use crate::clock;
 
 /// Parts of one gathered send: below the ring's limit, with room for one more frame.
 const PARTS_MAX: usize = weft_ring::SEND_PARTS_MAX - 16;
 /// An idle peer is probed by TCP after this long.
-const KEEPALIVE_S: std::time::Duration = std::time::Duration::from_secs(30);
+const KEEPALIVE_S: Duration = Duration::from_secs(30);
+/// So long a peer may take to finish a frame it began, or to read what it asked for: meanwhile it holds buffers that
+/// others wait for. A client that was only slow comes back and sends again what was not answered.
+const PEER_PATIENCE: Duration = Duration::from_secs(15);
+/// The same for the kernel, in milliseconds: unread replies.
+const PATIENCE_MS: u32 = 15_000;
+const _: () = assert!(PEER_PATIENCE.as_millis() == PATIENCE_MS as u128);
+/// Replies that may wait for a peer to read them before no more of its requests are taken.
+const UNSENT_FRAMES_MAX: u32 = 64;
 
 pub(super) struct ConnIo {
     file: FileId,
     pub(super) reader: FrameReader,
-    /// Frames not yet sent, each entry one send.
-    queue: VecDeque<SendData>,
+    /// Frames not yet sent, each entry one send, and how many frames it has.
+    queue: VecDeque<(SendData, u32)>,
     /// An emptied one, kept for its memory.
     spare: Option<SendData>,
-    sending: bool,
+    /// Frames in the send under way; 0 when there is none.
+    sending: u32,
+    /// Frames queued and in the send under way.
+    unsent: u32,
     receiving: bool,
     /// A payload waits for a slot.
     stalled: bool,
+    /// Frames wait until the peer has read some replies.
+    choked: bool,
+    /// Since when the peer owes us the rest of a frame, or its hello.
+    owing_since: Option<Duration>,
     /// Close once the queue is empty.
     closing: bool,
 }
@@ -63,7 +80,8 @@ impl ShardLoop {
     pub(super) fn add_conn(&mut self, socket: OwnedFd) -> Option<ConnId> {
         let tuned = rustix::net::sockopt::set_tcp_nodelay(&socket, true)
             .and_then(|()| rustix::net::sockopt::set_socket_keepalive(&socket, true))
-            .and_then(|()| rustix::net::sockopt::set_tcp_keepidle(&socket, KEEPALIVE_S));
+            .and_then(|()| rustix::net::sockopt::set_tcp_keepidle(&socket, KEEPALIVE_S))
+            .and_then(|()| rustix::net::sockopt::set_tcp_user_timeout(&socket, PATIENCE_MS));
         if let Err(errno) = tuned {
             tracing::debug!(%errno, "socket options");
         }
@@ -85,9 +103,12 @@ impl ShardLoop {
             reader: FrameReader::new(inbox),
             queue: VecDeque::new(),
             spare: None,
-            sending: false,
+            sending: 0,
+            unsent: 0,
             receiving: false,
             stalled: false,
+            choked: false,
+            owing_since: None,
             closing: false,
         };
         self.conns.insert(conn, state);
@@ -100,6 +121,10 @@ impl ShardLoop {
         let Some(state) = self.conns.get_mut(&conn) else { return };
         if state.receiving || state.closing {
             return;
+        }
+        match state.reader.is_owed() {
+            true => drop(state.owing_since.get_or_insert_with(|| clock::now().mono)),
+            false => state.owing_since = None,
         }
         if let Some(Recv { slot: buf, range, whole: all }) = state.reader.recv() {
             state.receiving = true;
@@ -132,9 +157,14 @@ impl ShardLoop {
             if state.closing {
                 return;
             }
-            state.stalled = false;
+            (state.stalled, state.choked) = (false, state.unsent >= UNSENT_FRAMES_MAX);
+            if state.choked {
+                state.owing_since = None;
+                return;
+            }
             match state.reader.next(&self.pool) {
                 Ok(Next::Frame(frame)) => {
+                    state.owing_since = None;
                     let hello = frame.header.kind == weft_wire::Kind::Hello;
                     self.core.frame(conn, frame, now);
                     if hello {
@@ -145,7 +175,8 @@ impl ShardLoop {
                 Ok(Next::More) => break,
                 Ok(Next::NoSlot(_)) => {
                     state.stalled = true;
-                    break;
+                    state.owing_since = None;
+                    return;
                 }
                 Err(error) => {
                     tracing::warn!(conn = conn.0, %error, "closing a connection");
@@ -160,11 +191,13 @@ impl ShardLoop {
         let Some(state) = self.conns.get_mut(&conn) else { return };
         self.to_send.push(conn);
         let full =
-            state.queue.back().is_none_or(|data| data.part_count() + pieces.len() > PARTS_MAX);
+            state.queue.back().is_none_or(|(data, _)| data.part_count() + pieces.len() > PARTS_MAX);
         if full {
-            state.queue.push_back(state.spare.take().unwrap_or_default());
+            state.queue.push_back((state.spare.take().unwrap_or_default(), 0));
         }
-        let data = state.queue.back_mut().expect("pushed when there was none");
+        let (data, frames) = state.queue.back_mut().expect("pushed when there was none");
+        *frames += 1;
+        state.unsent += 1;
         data.push_bytes(&head);
         for piece in pieces {
             match piece {
@@ -181,10 +214,10 @@ impl ShardLoop {
     pub(super) fn send_queued(&mut self) {
         for conn in std::mem::take(&mut self.to_send) {
             let Some(state) = self.conns.get_mut(&conn) else { continue };
-            if !state.sending
-                && let Some(data) = state.queue.pop_front()
+            if state.sending == 0
+                && let Some((data, frames)) = state.queue.pop_front()
             {
-                state.sending = true;
+                state.sending = frames;
                 let file = state.file;
                 self.submit(Token::Send(conn), Op::Send { file, data });
             }
@@ -193,7 +226,7 @@ impl ShardLoop {
 
     pub(super) fn sent(&mut self, conn: ConnId, completion: Completion, now: Now) {
         let Some(state) = self.conns.get_mut(&conn) else { return };
-        state.sending = false;
+        state.unsent -= std::mem::take(&mut state.sending);
         if let Err(errno) = completion.result {
             tracing::debug!(conn = conn.0, %errno, "cannot send");
             return self.drop_conn(conn, now);
@@ -205,14 +238,31 @@ impl ShardLoop {
         if !state.queue.is_empty() {
             self.to_send.push(conn);
         } else if state.closing {
-            self.close(conn);
+            return self.close(conn);
+        }
+        if state.choked && state.unsent < UNSENT_FRAMES_MAX {
+            self.take_frames(conn, now);
+        }
+    }
+
+    /// Closes the connections whose peers began a frame and do not go on with it.
+    pub(super) fn drop_silent(&mut self, now: Now) {
+        let silent = |since: Duration| now.mono.saturating_sub(since) > PEER_PATIENCE;
+        let all = self.conns.iter();
+        let late = all.filter(|(_, state)| state.owing_since.is_some_and(silent));
+        for conn in late.map(|(conn, _)| *conn).collect::<Vec<_>>() {
+            tracing::warn!(
+                conn = conn.0,
+                "closing a connection: no hello, or half a frame and then nothing"
+            );
+            self.drop_conn(conn, now);
         }
     }
 
     pub(super) fn close_when_sent(&mut self, conn: ConnId) {
         let Some(state) = self.conns.get_mut(&conn) else { return };
         state.closing = true;
-        if state.queue.is_empty() && !state.sending {
+        if state.queue.is_empty() && state.sending == 0 {
             self.close(conn);
         }
     }
