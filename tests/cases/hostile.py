@@ -12,13 +12,15 @@ import threading
 import time
 
 from lib.base import ROOT, case, check, eventually
-from lib.frames import HELLO, Fuzz, frame, golden, greet
+from lib.frames import HELLO, PING, Fuzz, frame, golden, greet
 from lib.procs import fork_worker, join_workers
 from lib.trees import file_hash
 
 GOLDEN = ROOT / "netrdma" / "wire" / "tests" / "golden" / "v1.txt"
 SENDERS = 6
 IDLE_CONNECTIONS = 100
+HOARDERS = 70
+PATIENCE_S = 15
 MEMORY_MIB_DEFAULT = 1024
 ALLOWANCE_MIB = 192
 
@@ -170,4 +172,49 @@ def hostile_idle(ctx):
         link.close()
     eventually("the connections are given back", lambda: descriptors(pid) <= before + 4, 30, 0.2)
     fs.check_server()
+    fs.close()
+
+
+def _never_reads(port, session, limit):
+    """Sends pings and reads no answer; bytes sent until the server takes no more, `limit` at most."""
+    link = greet(port, session)[0]
+    link.settimeout(3)
+    ping, sent = frame(PING, b"e" * 60_000), 0
+    try:
+        while sent < limit:
+            sent += link.send(ping)
+    except socket.timeout:
+        pass
+    return link, sent
+
+
+@case(timeout_s=180)
+def hostile_hoard(ctx):
+    """Peers that announce more payload than there is memory, and peers that read no answer: bounded, dropped, and others are served."""
+    fs = ctx.fs()
+    pid, limit = fs.server_pid(), fs.config_number("memory_mib", MEMORY_MIB_DEFAULT) + ALLOWANCE_MIB
+    before, links = descriptors(pid), []
+    for _ in range(4):
+        link, sent = _never_reads(fs.port, ctx.random.randbytes(16), 256 << 20)
+        check(sent < 256 << 20, "the server took", sent, "bytes of a peer that reads nothing")
+        ctx.note("took", sent, "bytes of a peer that reads nothing")
+        links.append(link)
+    for _ in range(HOARDERS):
+        link = greet(fs.port, ctx.random.randbytes(16))[0]
+        link.sendall(frame(0x201, b"z" * 30, payload_bytes=4 << 20) + b"p" * 1000)
+        links.append(link)
+    data = ctx.random.randbytes(32 << 20)
+    begin = time.monotonic()
+    (fs.path / "more").write_bytes(data)
+    fs.remount()
+    check((fs.path / "more").read_bytes() == data, "the file reads back wrong")
+    took = time.monotonic() - begin
+    ctx.figure("hoard.others", took, "s")
+    ctx.figure("hoard.memory", own_memory_mib(pid), "MiB")
+    check(took < 3 * PATIENCE_S, "another client waited", took, "s")
+    check(own_memory_mib(pid) <= limit, "the server uses", own_memory_mib(pid), "MiB, the bound is", limit)
+    eventually("the hoarders are dropped", lambda: descriptors(pid) <= before + 4, 5 * PATIENCE_S, 0.2)
+    fs.check_server()
+    for link in links:
+        link.close()
     fs.close()
