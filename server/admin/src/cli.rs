@@ -94,7 +94,7 @@ pub(crate) struct GenArgs {
     /// Cores to run on, one shard each
     #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
     pub(crate) cores: Vec<u16>,
-    /// Buffer memory of the node, in MiB
+    /// Memory of the node for buffers and tables, in MiB
     #[arg(long, value_name = "N")]
     pub(crate) memory_mib: Option<u32>,
     /// An existing cluster's id; else a fresh one
