@@ -12,7 +12,7 @@ use weft_metadata::{Volume, VolumeParams};
 use weft_ring::{FileId, Ring};
 use weft_server_core::TargetParams;
 use weft_server_core::config::Config;
-use weft_store::{Device, OpenParams, Store, Superblock};
+use weft_store::{Copies, Device, OpenParams, Store, Superblock};
 use weft_wire::{ShardId, TargetId};
 
 use crate::advice;
@@ -129,6 +129,13 @@ pub(crate) fn open_target(
         advice::sentence(&what, &error, advice::target(error.kind))
     })?;
     tracing::info!(target = place.id.0, %path, ?report, "target open");
+    if report.copies != Copies::Both {
+        tracing::warn!(target = place.id.0, %path, copies = ?report.copies, "a superblock is damaged: look at the device");
+    }
+    if report.damaged_blocks > 0 {
+        let blocks = report.damaged_blocks;
+        tracing::warn!(target = place.id.0, %path, blocks, "damaged blocks: reading them gives EIO");
+    }
     let direct = open_device(&place.path, OFlags::DIRECT).map_err(|error| {
         format!("target {path}: {error}; its file system or device must allow O_DIRECT")
     })?;
@@ -175,6 +182,9 @@ pub(crate) fn open_volume(
     let (volume, report) = Volume::open(&dir, &params, &mut log)
         .map_err(|error| advice::sentence(&what, &error, advice::volume(error.kind)))?;
     tracing::info!(dir = %dir.display(), ?report, "volume open");
+    if report.damaged_commands + report.damaged_rows > 0 {
+        tracing::warn!(dir = %dir.display(), "damaged records: changes are lost; stop the server, see `weft fs check`");
+    }
     let direct = open_device(&log_path, OFlags::DIRECT | OFlags::DSYNC).map_err(|error| {
         format!("{what}: {error}; the file system of state_dir must allow O_DIRECT")
     })?;
