@@ -34,7 +34,7 @@ system-test:
 
 bench:
 	@cargo build --release --quiet
-	@python3 tests/bench.py $(ARGS)
+	@python3 benchmarks/bench.py $(ARGS)
 
 check:
 	cargo fmt --check

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """make bench: a cluster of its own, a local directory beside it, and `weft-load compare` over both.
 
-    tests/bench.py [ARGUMENTS OF weft-load compare]      e.g. --quick, --rounds 1, --only fio
+    benchmarks/bench.py [ARGUMENTS OF weft-load compare]      e.g. --quick, --rounds 1, --only fio
 
 The cluster (one node, 4 target files) and the local directory are under var/ on the same disk, and go away at the
 end. The loads, the table and the verdict are those of benchmarks/load; its exit code is this program's. The figures
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests"))
 
 from lib.base import ROOT, VAR, Context  # noqa: E402
 from lib.cluster import MIB, Cluster, program  # noqa: E402
@@ -26,7 +26,7 @@ TARGET_BYTES = 3072 * MIB
 def main():
     """Makes the cluster, runs the loads, cleans up."""
     if os.geteuid() != 0:
-        sys.exit("tests/bench.py mounts a file system: run it as root")
+        sys.exit("make bench mounts a file system: run it as root")
     VAR.mkdir(exist_ok=True)
     work = tempfile.mkdtemp(prefix="bench-", dir=VAR)
     ctx = Context(work, False, 1, None)

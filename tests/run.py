@@ -37,6 +37,7 @@ MODULES = [
     "damage",
     "full",
     "updown",
+    "figures",
 ]
 
 
