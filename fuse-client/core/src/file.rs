@@ -71,6 +71,8 @@ pub(crate) struct File {
     pub(crate) writer: Caller,
     pub(crate) writes: WriteSet,
     pub(crate) unsynced: Unsynced,
+    /// Before the last open here, others (or we, and closed it) may have written what is not durable.
+    pub(crate) written_before: bool,
     /// Everything below this write is to be made durable.
     pub(crate) sync_wanted: u64,
     pub(crate) run: Option<Run>,
@@ -102,6 +104,7 @@ impl File {
             writer: Caller::default(),
             writes: WriteSet::default(),
             unsynced: Unsynced::default(),
+            written_before: false,
             sync_wanted: 0,
             run: None,
             last_run_bytes: 0,
@@ -149,6 +152,16 @@ impl File {
     pub(crate) fn fail(&mut self, errno: i32) {
         self.error_count += 1;
         self.errno = errno;
+    }
+
+    /// Has the targets make durable what was written before the last open, once for each open.
+    pub(crate) fn ask_for_older_writes(&mut self) {
+        let Some(layout) = self.layout.as_ref().filter(|_| self.written_before) else { return };
+        self.written_before = false;
+        let chunk_count = self.size().div_ceil(u64::from(layout.chunk_bytes()));
+        let width = layout.targets().len();
+        let count = usize::try_from(chunk_count).map_or(width, |count| count.min(width));
+        self.unsynced.ask(layout.targets()[..count].iter().copied());
     }
 
     /// Whether everything written is acknowledged and told.

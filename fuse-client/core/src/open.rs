@@ -22,6 +22,7 @@ impl ClientCore {
         };
         let (flags, created) = (*flags, *created);
         let file = self.counted(&attr, layout);
+        file.written_before |= !made;
         if flags.truncate && !made && (attr.size > 0 || file.size() > 0) {
             let set = SetAttr { size: Some(0), ..SetAttr::default() };
             let then = AfterSetAttr::Opened { flags, created };

@@ -3,7 +3,8 @@
 //! A flush or fsync has a barrier, the id that the next write will have: it ends when every write below it is
 //! acknowledged, the volume has been told, and for fsync, the targets have made it durable. These are conditions
 //! looked at again whenever the file changes, so a restarted server that makes writes unacknowledged again makes
-//! the operation wait again.
+//! the operation wait again. What was written before the file was opened here counts for fsync as well: it is not
+//! known by its writes any more, so each target the file reaches is asked once for each open.
 
 use weft_net::link::Request;
 use weft_wire::data::DataRequest;
@@ -26,14 +27,14 @@ impl ClientCore {
         let ino = self.handle(handle, false)?.ino;
         self.push_run_out(ino);
         let barrier = self.files[&ino].writes.next_id();
-        self.set_kind(id, OpKind::Settle { handle, barrier, durable, tell: None });
+        self.set_kind(id, OpKind::Settle { handle, barrier, durable, tell: None, ask: None });
         self.try_settle(id);
         Ok(())
     }
 
     fn try_settle(&mut self, id: OpId) {
         let Some(op) = self.ops.get_mut(&id) else { return };
-        let OpKind::Settle { handle, barrier, durable, tell } = &mut op.kind else { return };
+        let OpKind::Settle { handle, barrier, durable, tell, ask } = &mut op.kind else { return };
         let (handle, barrier, durable) = (*handle, *barrier, *durable);
         let Some(ino) = self.handles.get(&handle).map(|state| state.ino) else {
             return self.finish(id, Ok(FsReply::Done));
@@ -46,9 +47,15 @@ impl ClientCore {
                 file.telling.urgent = file.telling.urgent.max(wanted);
                 over = false;
             }
-            if durable && !file.unsynced.passed(barrier) {
-                file.sync_wanted = file.sync_wanted.max(barrier);
-                over = false;
+            if durable {
+                let ask = *ask.get_or_insert_with(|| {
+                    file.ask_for_older_writes();
+                    file.unsynced.last_ask()
+                });
+                if !file.unsynced.passed(barrier, ask) {
+                    file.sync_wanted = file.sync_wanted.max(barrier);
+                    over = false;
+                }
             }
         }
         if over {
@@ -168,6 +175,7 @@ impl ClientCore {
         if status != Status::Ok {
             tracing::warn!(%ino, %target, %status, "data could not be made durable");
             file.fail(status.errno());
+            file.written_before = true;
         }
         self.unsynced_bytes -= file.unsynced.synced(target);
     }
@@ -175,7 +183,8 @@ impl ClientCore {
     /// Forgets a file that nobody has open and that is at rest.
     fn collect(&mut self, ino: Ino) {
         let Some(file) = self.files.get_mut(&ino) else { return };
-        if file.open_count > 0 || file.exclusive > 0 || !file.waiting.is_empty() {
+        let busy = file.exclusive > 0 || !file.waiting.is_empty() || file.unsynced.is_syncing();
+        if file.open_count > 0 || busy {
             return;
         }
         if !file.is_settled() {

@@ -159,7 +159,7 @@ pub(crate) enum OpKind {
     /// Its pieces are out.
     Reading { asked: ReadAsked, ino: Ino, pieces: Vec<ReadPiece>, left: usize, errno: i32 },
     /// Flush and fsync: everything below `barrier` is to be acknowledged, told, and durable.
-    Settle { handle: Handle, barrier: u64, durable: bool, tell: Option<u64> },
+    Settle { handle: Handle, barrier: u64, durable: bool, tell: Option<u64>, ask: Option<u64> },
     /// Everything below `barrier` first, then the change.
     /// `held`: it counts in [`crate::file::File::exclusive`].
     SetAttr {

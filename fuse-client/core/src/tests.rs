@@ -276,6 +276,29 @@ fn a_restarted_target_gets_again_what_it_forgot() {
 }
 
 #[test]
+fn an_fsync_covers_what_was_written_before_the_file_was_opened() {
+    let mut world = World::ready(config(), 21);
+    let (ino, handle) = world.create(b"a");
+    let bytes = pattern(21, 3 * CHUNK);
+    world.write(handle, 0, &bytes, false).unwrap();
+    world.done(FsOp::Flush { handle }).unwrap();
+    world.done(FsOp::Release { handle }).unwrap();
+    world.rest(ms(10));
+    assert!(world.core.files.is_empty(), "closed and forgotten");
+    assert_eq!(world.count(Kind::Sync), 0);
+    let again = world.open(ino, OpenFlags::default()).handle;
+    world.done(settled(again)).unwrap();
+    let syncs = world.count(Kind::Sync);
+    assert!(syncs > 0);
+    world.done(settled(again)).unwrap();
+    assert_eq!(world.count(Kind::Sync), syncs, "once for each open");
+    world.crash(0);
+    world.crash(1);
+    world.rest(ms(100));
+    assert!(world.fake.content(ino) == bytes, "durable");
+}
+
+#[test]
 fn what_memory_does_not_keep_is_an_error_after_a_restart_and_synced_in_time_without() {
     let tiny = ClientConfig { unsynced_bytes_max: CHUNK, ..config() };
     let mut world = World::ready(tiny, 9);

@@ -167,14 +167,22 @@ struct TargetLog {
     kept: BTreeMap<u64, (u64, Write)>,
     /// Smallest id and last acknowledgement of what is not kept any more.
     let_go: Option<(u64, u64)>,
-    /// The acknowledgement up to which a sync in flight reaches.
-    syncing: Option<u64>,
+    /// The acknowledgement and the ask up to which a sync in flight reaches.
+    syncing: Option<(u64, u64)>,
+    /// The last ask to make durable what others wrote here, and the last that was answered.
+    asked: u64,
+    answered: u64,
 }
 
 impl TargetLog {
     fn first_id(&self) -> Option<u64> {
         let kept = self.kept.first_key_value().map(|(id, _)| *id);
         kept.into_iter().chain(self.let_go.map(|(id, _)| id)).min()
+    }
+
+    /// The asks alone: the writes are gone.
+    fn without_writes(&self) -> TargetLog {
+        TargetLog { asked: self.asked, answered: self.answered, ..TargetLog::default() }
     }
 }
 
@@ -183,6 +191,7 @@ impl TargetLog {
 pub(crate) struct Unsynced {
     targets: BTreeMap<TargetId, TargetLog>,
     last_ack: u64,
+    last_ask: u64,
 }
 
 impl Unsynced {
@@ -197,25 +206,49 @@ impl Unsynced {
         log.kept.insert(id, (self.last_ack, write));
     }
 
-    /// Whether everything below `barrier` is durable.
-    pub(crate) fn passed(&self, barrier: u64) -> bool {
-        self.targets.values().all(|log| log.first_id().is_none_or(|id| id >= barrier))
+    /// Asks these targets to make durable also what is not known here: written before the file was opened.
+    pub(crate) fn ask(&mut self, targets: impl Iterator<Item = TargetId>) {
+        self.last_ask += 1;
+        for target in targets {
+            self.targets.entry(target).or_default().asked = self.last_ask;
+        }
     }
 
-    /// A target that has something below `barrier` and is not being synced; it counts as being synced from now on.
+    /// The last ask.
+    pub(crate) fn last_ask(&self) -> u64 {
+        self.last_ask
+    }
+
+    /// Whether everything below `barrier` is durable, and the asks up to `ask` are answered.
+    pub(crate) fn passed(&self, barrier: u64, ask: u64) -> bool {
+        self.targets.values().all(|log| {
+            let own = log.first_id().is_none_or(|id| id >= barrier);
+            own && log.answered >= log.asked.min(ask)
+        })
+    }
+
+    /// Whether an answer is on its way that must not be taken for that to a later sync.
+    pub(crate) fn is_syncing(&self) -> bool {
+        self.targets.values().any(|log| log.syncing.is_some())
+    }
+
+    /// A target that has something below `barrier`, or was asked, and is not being synced; it counts as being synced
+    /// from now on.
     pub(crate) fn next_to_sync(&mut self, barrier: u64) -> Option<TargetId> {
         let due = |log: &TargetLog| {
-            log.syncing.is_none() && log.first_id().is_some_and(|id| id < barrier)
+            let own = log.first_id().is_some_and(|id| id < barrier);
+            log.syncing.is_none() && (own || log.answered < log.asked)
         };
         let (target, log) = self.targets.iter_mut().find(|(_, log)| due(log))?;
-        log.syncing = Some(self.last_ack);
+        log.syncing = Some((self.last_ack, self.last_ask));
         Some(*target)
     }
 
     /// The sync of `target` was answered; returns the kept bytes that are free.
     pub(crate) fn synced(&mut self, target: TargetId) -> usize {
         let Some(log) = self.targets.get_mut(&target) else { return 0 };
-        let Some(upto) = log.syncing.take() else { return 0 };
+        let Some((upto, ask)) = log.syncing.take() else { return 0 };
+        log.answered = log.asked.min(ask);
         let mut bytes = 0;
         log.kept.retain(|_, (ack, write)| {
             let stays = *ack > upto;
@@ -223,7 +256,7 @@ impl Unsynced {
             stays
         });
         log.let_go = log.let_go.filter(|(_, ack)| *ack > upto);
-        if log.first_id().is_none() {
+        if log.first_id().is_none() && log.asked == 0 {
             self.targets.remove(&target);
         }
         bytes
@@ -262,8 +295,9 @@ impl Unsynced {
         lost: impl Fn(TargetId) -> bool,
     ) -> (BTreeMap<u64, Write>, bool) {
         let (mut kept, mut incomplete) = (BTreeMap::new(), false);
-        let ids: Vec<TargetId> = self.targets.keys().copied().filter(|id| lost(*id)).collect();
-        for log in ids.iter().filter_map(|id| self.targets.remove(id)) {
+        for (_, log) in self.targets.iter_mut().filter(|(id, _)| lost(**id)) {
+            let asks = log.without_writes();
+            let log = std::mem::replace(log, asks);
             incomplete |= log.let_go.is_some();
             kept.extend(log.kept.into_iter().map(|(id, (_, write))| (id, write)));
         }

@@ -101,7 +101,7 @@ proptest! {
                     while unsynced.next_to_sync(barrier).is_some() {}
                     unsynced.synced(TargetId(target));
                     unsynced.synced(TargetId(1 - target));
-                    prop_assert!(unsynced.passed(barrier));
+                    prop_assert!(unsynced.passed(barrier, 0));
                 }
             }
             model.send(&mut set);
@@ -132,9 +132,9 @@ fn a_sync_covers_what_was_acknowledged_before_it() {
     assert_eq!(unsynced.next_to_sync(9), None, "one at a time");
     unsynced.add(1, write(&pool, 0, 0, 50));
     assert_eq!(unsynced.synced(TargetId(0)), 100);
-    assert!(unsynced.passed(1) && !unsynced.passed(2));
+    assert!(unsynced.passed(1, 0) && !unsynced.passed(2, 0));
     assert_eq!(unsynced.let_oldest_go(), Some(50));
-    assert!(!unsynced.passed(2), "let go is not durable");
+    assert!(!unsynced.passed(2, 0), "let go is not durable");
     assert!(unsynced.take_lost(|_| true).1, "and is missing after a restart");
 }
 
@@ -148,4 +148,20 @@ fn a_cut_shortens_and_removes() {
     let (kept, _) = unsynced.take_lost(|_| true);
     let left: Vec<_> = kept.values().map(|w| (w.bytes, w.payload.1.len(), w.file_end)).collect();
     assert_eq!(left, [(1000, 1000, 1000)]);
+}
+
+#[test]
+fn an_ask_is_answered_by_a_sync_that_began_after_it() {
+    let mut unsynced = Unsynced::default();
+    unsynced.ask([TargetId(3)].into_iter());
+    assert_eq!(unsynced.next_to_sync(0), Some(TargetId(3)));
+    unsynced.ask([TargetId(3)].into_iter());
+    unsynced.synced(TargetId(3));
+    assert!(unsynced.passed(0, 1) && !unsynced.passed(0, 2));
+    unsynced.take_lost(|_| true);
+    assert!(!unsynced.passed(0, 2), "a restart answers nothing");
+    assert_eq!(unsynced.next_to_sync(0), Some(TargetId(3)));
+    unsynced.synced(TargetId(3));
+    assert!(unsynced.passed(0, 2) && !unsynced.is_syncing());
+    assert_eq!(unsynced.next_to_sync(9), None);
 }
