@@ -9,7 +9,7 @@ import time
 
 from lib.base import Skip, case, check, eventually, remember
 from lib.cluster import Cluster, free_port, is_mounted, program
-from lib.procs import alive, fork_worker, join_workers, run, send, start_time
+from lib.procs import fork_worker, join_workers, mount_pids, run, send, start_time
 
 BLOCK = 96 * 1024
 
@@ -215,23 +215,8 @@ def mount_command(ctx):
     try:
         found = run(args, timeout_s=60, quiet=False)
     finally:
-        for pid in _serving(point):
+        for pid in mount_pids(point, "mount"):
             remember(ctx.work, "pid", "%d %d" % (pid, start_time(pid)))
     check(re.search(r"fuse\.weft", found.out), "mountinfo does not say fuse.weft:", found.out)
-    eventually("the mount's process ends", lambda: not _serving(point), 20)
+    eventually("the mount's process ends", lambda: not mount_pids(point, "mount"), 20)
     fs.close()
-
-
-def _serving(point):
-    """Pids of mount processes of this mount point."""
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and alive(int(entry)):
-            try:
-                with open("/proc/%s/cmdline" % entry, "rb") as source:
-                    words = source.read().decode(errors="replace").split("\0")
-            except OSError:
-                continue
-            if str(point) in words and "mount" in os.path.basename(words[0]):
-                found.append(int(entry))
-    return found

@@ -6,7 +6,7 @@ import subprocess
 
 from lib.base import ROOT, case, check, eventually, remember
 from lib.cluster import binaries, free_port, is_mounted
-from lib.procs import alive, run, send, start_time
+from lib.procs import alive, mount_pids, run, send, start_time
 
 
 def _checkout(ctx):
@@ -47,17 +47,7 @@ class Commands:
 
     def mount_pids(self):
         """The processes that serve the copy's mount point."""
-        found = []
-        for entry in os.listdir("/proc"):
-            if entry.isdigit() and alive(int(entry)):
-                try:
-                    with open("/proc/%s/cmdline" % entry, "rb") as source:
-                        words = source.read().decode(errors="replace").split("\0")
-                except OSError:
-                    continue
-                if "mount-weft" in words[0] and str(self.top / "mnt") in words:
-                    found.append(int(entry))
-        return found
+        return mount_pids(self.top / "mnt", "mount-weft")
 
     def note_processes(self):
         """Writes down what make started, for the clean-up."""

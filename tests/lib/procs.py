@@ -205,3 +205,18 @@ def join_workers(pids, timeout_s, what):
         time.sleep(0.002)
     if bad:
         raise Failed("%s: %d of %d workers failed (status %d)" % (what, len(bad), len(pids), bad[0][1]))
+
+
+def mount_pids(point, program):
+    """Pids of the processes that serve the mount point; `program` is in the name they were started by."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and alive(int(entry)):
+            try:
+                with open("/proc/%s/cmdline" % entry, "rb") as source:
+                    words = source.read().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            if str(point) in words and program in os.path.basename(words[0]):
+                found.append(int(entry))
+    return found
