@@ -17,6 +17,8 @@ pub struct RingConfig {
     pub spin_us_max: u32,
     /// How long dropping the ring waits for operations to end, in milliseconds.
     pub drain_ms_max: u32,
+    /// Entries wide enough for [`crate::Op::Command`]: 128 bytes to submit, 32 to complete.
+    pub sqe128: bool,
 }
 
 impl Default for RingConfig {
@@ -27,6 +29,7 @@ impl Default for RingConfig {
             files_max: 4096,
             spin_us_max: 0,
             drain_ms_max: 2_000,
+            sqe128: false,
         }
     }
 }

@@ -1,10 +1,11 @@
 //! What this machine offers: the daemons' check before they start, and their place on a core.
 
-use io_uring::{IoUring, Probe, opcode};
+use io_uring::{Probe, opcode};
 use rustix::thread::CpuSet;
 
+use crate::config::RingConfig;
 use crate::error::{Kind, RingError};
-use crate::ring::build_uring;
+use crate::queue::Queue;
 
 /// What the kernel's io_uring can do for this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,9 +54,10 @@ const OPS_NEEDED: [(u8, &str); 17] = [
 /// # Errors
 /// io_uring cannot be used here; the error says which kernel or sysctl to look at.
 pub fn probe() -> Result<KernelSupport, RingError> {
-    let uring: IoUring = build_uring(8, 16)?;
+    let small = RingConfig { sq_entries: 8, ops_max: 8, ..RingConfig::default() };
+    let queue = Queue::new(&small)?;
     let mut probe = Probe::new();
-    uring
+    queue
         .submitter()
         .register_probe(&mut probe)
         .map_err(|source| RingError::setup("register_probe", source))?;

@@ -143,6 +143,15 @@ pub enum Op {
         /// How much, in bytes.
         bytes: u64,
     },
+    /// A command to a driver (`uring_cmd`), never continued. Needs [`crate::RingConfig::sqe128`].
+    /// Result: what the driver says. A cancellation reaches only drivers that know of it: FUSE
+    /// ends its commands when the connection ends, not before.
+    Command {
+        /// A device or socket whose driver takes commands.
+        file: FileId,
+        /// What to do; boxed, because it is large and lives long. Use it again: it comes back.
+        command: Box<Command>,
+    },
     /// Wait for readiness. Result: the ready events' bits.
     PollAdd {
         /// A pollable file.
@@ -172,6 +181,21 @@ pub enum Op {
     },
 }
 
+/// What a driver gets with [`Op::Command`], and the memory it may touch until the completion.
+#[derive(Debug)]
+pub struct Command {
+    /// Which of the driver's commands (`sqe.cmd_op`).
+    pub cmd_op: u32,
+    /// The command area (`sqe.cmd`): the driver's own structure.
+    pub data: [u8; COMMAND_BYTES],
+    /// Memory the driver reads and writes: `sqe.addr` points to it as an array of iovecs,
+    /// `sqe.len` is how many. Empty: both are zero. At most [`crate::SEND_PARTS_MAX`].
+    pub parts: Vec<(BufSlot, Range<usize>)>,
+}
+
+/// Bytes of a command's own structure.
+pub const COMMAND_BYTES: usize = 80;
+
 /// The end of an operation (or, with `more`, one of its results).
 #[derive(Debug)]
 pub struct Completion {
@@ -198,6 +222,8 @@ pub enum Reject {
     Busy,
     /// No such file, or it is being closed.
     File,
+    /// A command, and the ring was made without [`crate::RingConfig::sqe128`].
+    Narrow,
     /// A range reaches past its slot, the transfer is longer than 2 GiB, or there is no room.
     Range,
     /// More than [`crate::SEND_PARTS_MAX`] parts.
@@ -246,6 +272,7 @@ impl Op {
             | Op::WriteVec { file, .. }
             | Op::Fsync { file, .. }
             | Op::Fallocate { file, .. }
+            | Op::Command { file, .. }
             | Op::PollAdd { file, .. }
             | Op::Shutdown { file, .. }
             | Op::Close { file } => Some(file),

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::{cqueue, opcode};
 use rustix::io::Errno;
 use weft_iobuf::Pool;
 
@@ -17,6 +17,7 @@ use crate::files::FileTable;
 use crate::limits::DRAIN_ROUND_MS;
 use crate::mailbox::Bell;
 use crate::op::{Completion, FileId, Op, OpId, Reject, Rejected};
+use crate::queue::{Cqe, Queue, Sqe};
 use crate::spin::Spin;
 use crate::sqe;
 use crate::table::{InFlight, Table};
@@ -31,12 +32,12 @@ const CANCEL_TAG: u64 = u64::MAX - 1;
 /// One thread's io_uring with the table of what is in flight on it.
 pub struct Ring {
     // Dropped first: closes the ring, after which the kernel completes nothing into it.
-    uring: IoUring,
+    queue: Queue,
     table: Table,
     files: FileTable,
     pool: Option<Pool>,
     /// Entries that found the submission queue full, in order.
-    backlog: VecDeque<squeue::Entry>,
+    backlog: VecDeque<Sqe>,
     /// Completions that the kernel has no part in, or taken while draining.
     ready: VecDeque<Completion>,
     bell: Bell,
@@ -56,19 +57,17 @@ impl Ring {
     /// [`Kind::Config`] for a setting out of range; otherwise io_uring cannot be used here, and
     /// the error says what to look at.
     pub fn new(config: RingConfig) -> Result<Ring, RingError> {
-        let RingConfig { sq_entries, ops_max, files_max, spin_us_max, drain_ms_max } = config;
+        let RingConfig { ops_max, files_max, spin_us_max, drain_ms_max, .. } = config;
         if !config.is_within_limits() {
             return Err(RingError::refused(Kind::Config, "configuration"));
         }
-        let sq_entries = sq_entries.next_power_of_two();
-        let cq_entries = (2 * ops_max.next_power_of_two()).max(2 * sq_entries);
-        let uring = build_uring(sq_entries, cq_entries)?;
-        uring
+        let queue = Queue::new(&config)?;
+        queue
             .submitter()
             .register_files_sparse(files_max)
             .map_err(|source| RingError::setup("register_files_sparse", source))?;
         Ok(Ring {
-            uring,
+            queue,
             table: Table::new(ops_max),
             files: FileTable::new(files_max),
             pool: None,
@@ -105,7 +104,7 @@ impl Ring {
         // SAFETY: alive - `self.pool` keeps the mapping as long as the ring; until - the ring is
         // closed, before `self.pool` is dropped; alone - registering reads and writes nothing, and
         // each transfer owns its slot.
-        match unsafe { self.uring.submitter().register_buffers(&iov) } {
+        match unsafe { self.queue.submitter().register_buffers(&iov) } {
             Ok(()) => {
                 self.pool = Some(pool.clone());
                 Ok(Registration::Fixed)
@@ -197,7 +196,8 @@ impl Ring {
         }
         entry.cancelled = true;
         let target = CancelBuilder::user_data(id.user_data());
-        self.push(opcode::AsyncCancel2::new(target).build().user_data(CANCEL_TAG));
+        let cancel = opcode::AsyncCancel2::new(target).build();
+        self.push(Sqe::Plain(cancel.user_data(CANCEL_TAG)));
     }
 
     /// Submits all that is pending, and waits until there is a completion, the bell rings, or
@@ -232,8 +232,8 @@ impl Ring {
             if let Some(completion) = self.ready.pop_front() {
                 return Some(completion);
             }
-            let cqe = self.uring.completion().next()?;
-            if let Some(completion) = self.take(&cqe) {
+            let cqe = self.queue.pop()?;
+            if let Some(completion) = self.take(cqe) {
                 return Some(completion);
             }
         }
@@ -263,6 +263,9 @@ impl Ring {
     /// Checks that an operation can start; gives its length.
     fn admit(&mut self, op: &Op) -> Result<u32, Reject> {
         let total_bytes = transfer::total_bytes(op)?;
+        if matches!(op, Op::Command { .. }) && !self.queue.is_wide() {
+            return Err(Reject::Narrow);
+        }
         if op.file().is_some_and(|file| self.files.get(file).is_none()) {
             return Err(Reject::File);
         }
@@ -283,7 +286,7 @@ impl Ring {
 
     /// Queues an entry; behind those that wait already, so that a cancellation stays behind what
     /// it cancels.
-    fn push(&mut self, sqe: squeue::Entry) {
+    fn push(&mut self, sqe: Sqe) {
         if !self.backlog.is_empty() || !self.try_push(&sqe) {
             self.backlog.push_back(sqe);
         }
@@ -299,15 +302,15 @@ impl Ring {
     }
 
     /// Puts an entry into the queue, handing the queue to the kernel first when it is full.
-    fn try_push(&mut self, sqe: &squeue::Entry) -> bool {
-        if self.uring.submission().is_full() && self.enter_now().is_err() {
+    fn try_push(&mut self, sqe: &Sqe) -> bool {
+        if self.queue.is_full() && self.enter_now().is_err() {
             return false; // the next wait meets the same error and reports it
         }
         // SAFETY: alive - the entry points into its operation's entry and scratch in the table
         // only (the bell's poll and cancellations point nowhere); until - the table gives them up
         // with the completion, and leaks them when there is none; alone - the table hands out no
         // reference to what it owns.
-        unsafe { self.uring.submission().push(sqe) }.is_ok()
+        unsafe { self.queue.push(sqe) }
     }
 
     /// Closing needs no kernel operation: cancel what is left, close after the last of it.
@@ -339,7 +342,7 @@ impl Ring {
     }
 
     fn update_file(&self, file: FileId, raw: RawFd) -> std::io::Result<()> {
-        self.uring.submitter().register_files_update(file.index, &[raw]).map(drop)
+        self.queue.submitter().register_files_update(file.index, &[raw]).map(drop)
     }
 }
 
@@ -351,18 +354,16 @@ impl Ring {
         if rung {
             self.bell.wake();
         }
-        rung || !self.ready.is_empty() || !self.uring.completion().is_empty()
+        rung || !self.ready.is_empty() || self.queue.has_completions()
     }
 
     /// Submits, and lets the kernel finish what it deferred; never sleeps.
     fn enter_now(&mut self) -> Result<(), RingError> {
-        let submission = self.uring.submission();
-        if submission.is_empty() && !submission.taskrun() && !submission.cq_overflow() {
+        if !self.queue.wants_enter() {
             return Ok(());
         }
-        drop(submission);
         self.stats.enter_count += 1;
-        settle(self.uring.submit())
+        settle(self.queue.submitter().submit())
     }
 
     /// True when something came within the budget.
@@ -402,10 +403,10 @@ impl Ring {
         self.stats.enter_count += 1;
         self.stats.sleep_count += 1;
         let entered = match timeout {
-            None => self.uring.submit_and_wait(1),
+            None => self.queue.submitter().submit_and_wait(1),
             Some(timeout) => {
                 let time = Timespec::new().sec(timeout.as_secs()).nsec(timeout.subsec_nanos());
-                self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time))
+                self.queue.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time))
             }
         };
         self.bell.wake();
@@ -416,7 +417,8 @@ impl Ring {
     fn arm_bell(&mut self) {
         let fd = Fd(self.bell.fd().as_raw_fd());
         let events = u32::from(rustix::event::PollFlags::IN.bits());
-        self.push(opcode::PollAdd::new(fd, events).multi(true).build().user_data(BELL_TAG));
+        let poll = opcode::PollAdd::new(fd, events).multi(true).build();
+        self.push(Sqe::Plain(poll.user_data(BELL_TAG)));
         self.bell_armed = true;
     }
 }
@@ -425,9 +427,9 @@ impl Ring {
 impl Ring {
     /// Turns a kernel completion into one for the caller, unless it is the ring's own business or
     /// there is more to transfer.
-    fn take(&mut self, cqe: &cqueue::Entry) -> Option<Completion> {
-        let more = cqueue::more(cqe.flags());
-        match cqe.user_data() {
+    fn take(&mut self, cqe: Cqe) -> Option<Completion> {
+        let more = cqueue::more(cqe.flags);
+        match cqe.user_data {
             BELL_TAG => {
                 self.bell_armed = more;
                 return None;
@@ -435,11 +437,11 @@ impl Ring {
             CANCEL_TAG => return None,
             _ => {}
         }
-        let id = OpId::from_user_data(cqe.user_data());
+        let id = OpId::from_user_data(cqe.user_data);
         let (entry, _) = self.table.get_mut(id).expect("an entry leaves with its last completion");
         entry.cancelled |= self.draining;
-        let accepted = accepted(&entry.op, cqe.result());
-        let result = match transfer::step(entry, cqe.result()) {
+        let accepted = accepted(&entry.op, cqe.result);
+        let result = match transfer::step(entry, cqe.result) {
             Verdict::Again => {
                 self.stats.continued_count += 1;
                 self.push_op(id);
@@ -473,7 +475,7 @@ impl Ring {
             self.push_backlog();
             if clock::now() >= cancel_at {
                 let all = opcode::AsyncCancel2::new(CancelBuilder::any()).build();
-                self.push(all.user_data(CANCEL_TAG));
+                self.push(Sqe::Plain(all.user_data(CANCEL_TAG)));
                 cancel_at = clock::now() + round;
             }
             self.bell_armed = true; // it is cancelled with the rest, and not wanted any more
@@ -498,7 +500,7 @@ impl Drop for Ring {
         }
         // Closing the ring lets go of its files some time later; this way a listener's port is
         // free when this returns. A failure leaves them to that.
-        let unregistered = self.uring.submitter().unregister_files();
+        let unregistered = self.queue.submitter().unregister_files();
         debug_assert!(unregistered.is_ok(), "the table was registered when the ring was made");
     }
 }
@@ -510,27 +512,6 @@ impl std::fmt::Debug for Ring {
             .field("stats", &self.stats)
             .finish_non_exhaustive()
     }
-}
-
-/// A ring as the loop wants it: one submitter, completions run when asked for.
-pub(crate) fn build_uring(sq_entries: u32, cq_entries: u32) -> Result<IoUring, RingError> {
-    let op = "io_uring_setup";
-    let uring = IoUring::builder()
-        .dontfork()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_coop_taskrun()
-        .setup_taskrun_flag()
-        .setup_submit_all()
-        .setup_cqsize(cq_entries)
-        .build(sq_entries)
-        .map_err(|source| RingError::setup(op, source))?;
-    let params = uring.params();
-    let complete = params.is_feature_nodrop()
-        && params.is_feature_submit_stable()
-        && params.is_feature_ext_arg()
-        && params.is_feature_fast_poll();
-    if complete { Ok(uring) } else { Err(RingError::refused(Kind::TooOld, op)) }
 }
 
 /// Sorts the answers of `io_uring_enter`: the ones that only mean "not now" are fine.

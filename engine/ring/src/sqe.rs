@@ -11,7 +11,8 @@ use rustix::net::SocketAddrAny;
 use weft_iobuf::{BufSlot, Pool, SharedSlot};
 
 use crate::limits::TRANSFER_BYTES_MAX;
-use crate::op::{Op, OpId};
+use crate::op::{Command, Op, OpId};
+use crate::queue::{Sqe, with_len};
 use crate::table::{InFlight, Scratch};
 
 /// "At the file's own position", for files that have no offsets.
@@ -26,7 +27,7 @@ pub(crate) fn build(
     entry: &mut InFlight,
     scratch: &mut Scratch,
     pool: Option<&Pool>,
-) -> Option<squeue::Entry> {
+) -> Option<Sqe> {
     let file = Fixed(entry.op.file().map_or(0, |file| file.index));
     let done_bytes = usize::try_from(entry.done_bytes).expect("u32 fits usize");
     let sqe = match &mut entry.op {
@@ -81,9 +82,33 @@ pub(crate) fn build(
             let len = u32::try_from(scratch.iov.len()).expect("at most SEND_PARTS_MAX");
             opcode::Writev::new(file, scratch.iov.as_ptr(), len).offset(OWN_POSITION).build()
         }
+        Op::Command { command, .. } => {
+            return Some(Sqe::Command(build_command(id, command, file, scratch)));
+        }
         other => build_plain(other, file, scratch)?,
     };
-    Some(sqe.user_data(id.user_data()))
+    Some(Sqe::Plain(sqe.user_data(id.user_data())))
+}
+
+fn build_command(
+    id: OpId,
+    command: &mut Command,
+    file: Fixed,
+    scratch: &mut Scratch,
+) -> squeue::Entry128 {
+    scratch.iov.clear();
+    for (buf, range) in &mut command.parts {
+        let iov_base = buf.as_mut_ptr().wrapping_add(range.start).cast();
+        scratch.iov.push(libc::iovec { iov_base, iov_len: range.len() });
+    }
+    let len = u32::try_from(scratch.iov.len()).expect("at most SEND_PARTS_MAX");
+    let addr = if len == 0 { 0 } else { scratch.iov.as_ptr().expose_provenance() };
+    let entry = opcode::UringCmd80::new(file, command.cmd_op)
+        .cmd(command.data)
+        .addr(u64::try_from(addr).ok())
+        .build()
+        .user_data(id.user_data());
+    with_len(entry, len)
 }
 
 /// Operations that transfer nothing.

@@ -51,6 +51,15 @@ pub(crate) fn total_bytes(op: &Op) -> Result<u32, Reject> {
         }
         Op::Send { data, .. } | Op::WriteStream { data, .. } => (0, gathered_bytes(data)?),
         Op::WriteVec { offset, data, .. } => (*offset, data.len()),
+        Op::Command { command, .. } => {
+            if command.parts.len() > SEND_PARTS_MAX {
+                return Err(Reject::Parts);
+            }
+            for (buf, range) in &command.parts {
+                within(range, buf.capacity_bytes())?;
+            }
+            (0, 0)
+        }
         Op::Fallocate { offset, bytes, .. } => {
             let end = offset.checked_add(*bytes).ok_or(Reject::Range)?;
             i64::try_from(end).map_err(|_| Reject::Range)?;

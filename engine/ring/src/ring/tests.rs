@@ -6,6 +6,7 @@ use std::time::Duration;
 use weft_iobuf::{BufSlot, Pool};
 
 use super::*;
+use crate::op::{COMMAND_BYTES, Command};
 
 mod files;
 mod lifecycle;

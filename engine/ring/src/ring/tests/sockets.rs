@@ -171,3 +171,45 @@ fn polling_reports_once_or_each_time() {
     ring.cancel(id);
     assert_eq!(next(&mut ring).result, Err(Errno::CANCELED));
 }
+
+/// The kernel's `SOCKET_URING_OP_SIOCINQ`: how many bytes wait to be received.
+const SIOCINQ: u32 = 0;
+
+fn waiting_bytes(file: FileId) -> Op {
+    let command = Command { cmd_op: SIOCINQ, data: [0; COMMAND_BYTES], parts: Vec::new() };
+    Op::Command { file, command: Box::new(command) }
+}
+
+#[test]
+fn a_wide_ring_takes_commands_and_everything_else() {
+    let mut ring = Ring::new(RingConfig { sqe128: true, ..RingConfig::default() }).unwrap();
+    let (file, mut theirs) = connection(&mut ring);
+    theirs.write_all(b"12345").unwrap();
+    let mut command = waiting_bytes(file);
+    for _ in 0..3 {
+        let completion = run(&mut ring, command);
+        assert_eq!(completion.result, Ok(5));
+        command = completion.op;
+    }
+    let completion = run(&mut ring, Op::RecvVec { file, buf: Vec::with_capacity(64) });
+    assert_eq!(completion.result, Ok(5));
+    let Op::RecvVec { buf, .. } = completion.op else { panic!() };
+    assert_eq!(buf, b"12345");
+    assert_eq!(run(&mut ring, waiting_bytes(file)).result, Ok(0));
+    let Op::Command { command, .. } = waiting_bytes(file) else { panic!() };
+    let unknown = Op::Command { file, command: Box::new(Command { cmd_op: 77, ..*command }) };
+    assert_eq!(run(&mut ring, unknown).result, Err(Errno::OPNOTSUPP));
+}
+
+#[test]
+fn a_command_needs_a_wide_ring_and_parts_within_their_slots() {
+    let mut ring = ring();
+    let (file, _theirs) = connection(&mut ring);
+    assert_eq!(ring.submit(0, waiting_bytes(file)).unwrap_err().reason, Reject::Narrow);
+    let mut ring = Ring::new(RingConfig { sqe128: true, ..RingConfig::default() }).unwrap();
+    let (file, _theirs) = connection(&mut ring);
+    let Op::Command { mut command, .. } = waiting_bytes(file) else { panic!() };
+    command.parts.push((pool().alloc(4096).unwrap(), 0..4097));
+    let rejected = ring.submit(0, Op::Command { file, command }).unwrap_err();
+    assert_eq!(rejected.reason, Reject::Range);
+}
