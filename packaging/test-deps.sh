@@ -17,6 +17,31 @@ tar tar tar
 ps procps procps-ng
 "
 
+# What the tests in virtual machines need. They skip with a sentence where it cannot be had, so its lack ends nothing.
+GUESTS="
+qemu-system-x86_64 qemu-system-x86
+mmdebstrap mmdebstrap
+xz xz-utils
+mke2fs e2fsprogs
+systemd-nspawn systemd-container
+"
+
+install_for_guests() {
+    local program debian
+    local -a deb=()
+    if ! command -v apt-get >/dev/null || [ "$(uname -m)" != x86_64 ]; then
+        say "Not Debian on x86_64: the tests in virtual machines will be skipped."
+        return 0
+    fi
+    while read -r program debian; do
+        if [ -n "$program" ] && ! command -v "$program" >/dev/null; then
+            deb+=("$debian")
+        fi
+    done <<<"$GUESTS"
+    [ "${#deb[@]}" -gt 0 ] || return 0
+    (install_packages "${deb[*]}" "") || warn "Without ${deb[*]} the tests in virtual machines will be skipped."
+}
+
 main() {
     local program debian fedora
     local -a deb=() rpm=()
@@ -35,6 +60,7 @@ main() {
     if [ "${#deb[@]}" -gt 0 ]; then
         install_packages "${deb[*]}" "${rpm[*]}"
     fi
+    install_for_guests
     need_rust
     need_cc
     local component

@@ -14,12 +14,13 @@ var/test-NAME-XXXX; it stays there when the case fails, or with --keep. Prints a
 import argparse
 import importlib
 import os
+import subprocess
 import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from lib.base import CASES  # noqa: E402
+from lib.base import CASES, ROOT  # noqa: E402
 from lib.runner import Runner  # noqa: E402
 from lib.trees import FSX, PJDFSTEST, crate_source, dependency_closure, tool  # noqa: E402
 
@@ -37,6 +38,7 @@ MODULES = [
     "damage",
     "full",
     "updown",
+    "guest",
     "figures",
 ]
 
@@ -56,7 +58,9 @@ def load(names):
 
 
 def prepare(chosen):
-    """Builds the published tools that some cases use, once, before any deadline runs."""
+    """Builds the guests' image and the published tools that some cases use, once, before any deadline runs."""
+    if any(case.name.startswith("vm_") for case in chosen):
+        subprocess.run([os.path.join(ROOT, "packaging", "vm", "build.sh")], stdout=subprocess.DEVNULL)
     if not {"trees", "git", "cargo_build", "fsx", "fsx_kill", "pjdfstest"} & {case.name for case in chosen}:
         return
     begin = time.monotonic()
