@@ -208,7 +208,8 @@ fn own(dir: &Path, create: bool) -> Result<File, Error> {
     }
 }
 
-/// Makes an empty data file: a crash leaves either none, or a whole one.
+/// Makes an empty data file: a crash leaves either none, or a whole one. When it returns, the
+/// file's name and the directory's own are durable.
 fn make(dir: &Path, options: &OpenOptions) -> Result<(), Error> {
     let io = |e: std::io::Error| Error::io(OPEN, &e);
     let new = dir.join(NEW_DIR);
@@ -225,7 +226,16 @@ fn make(dir: &Path, options: &OpenOptions) -> Result<(), Error> {
     check(OPEN, synced)?;
     std::fs::rename(new.join(DATA_FILE), dir.join(DATA_FILE)).map_err(io)?;
     std::fs::remove_dir_all(&new).map_err(io)?;
-    File::open(dir).and_then(|d| d.sync_all()).map_err(io)
+    sync_dir(dir)?;
+    sync_dir(match dir.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => return Ok(()),
+    })
+}
+
+fn sync_dir(dir: &Path) -> Result<(), Error> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::io(OPEN, &e))
 }
 
 fn remove_if_there(path: &Path) -> Result<(), Error> {
