@@ -78,6 +78,11 @@ impl Cache {
         entry.chunk.as_ref()
     }
 
+    /// The record in memory, which stays as likely to leave as it was.
+    pub(crate) fn peek(&self, id: ChunkId) -> Option<&Chunk> {
+        self.entries.get(&id)?.chunk.as_ref()
+    }
+
     /// Adds a record read from the index, and lets others leave for it.
     pub(crate) fn insert_clean(&mut self, id: ChunkId, chunk: Chunk) {
         self.clock += 1;
@@ -165,6 +170,11 @@ impl Cache {
     ) -> impl Iterator<Item = (ChunkId, Option<&Chunk>)> {
         let bounds = ChunkId { ino, index: from }..=ChunkId { ino, index: ChunkIndex(u64::MAX) };
         self.entries.range(bounds).map(|(id, entry)| (*id, entry.chunk.as_ref()))
+    }
+
+    /// What is known from `first` on, ascending.
+    pub(crate) fn from(&self, first: ChunkId) -> impl Iterator<Item = (ChunkId, Option<&Chunk>)> {
+        self.entries.range(first..).map(|(id, entry)| (*id, entry.chunk.as_ref()))
     }
 
     /// Everything that is known, ascending.

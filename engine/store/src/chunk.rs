@@ -175,6 +175,18 @@ impl Chunk {
         runs
     }
 
+    /// The first blocks from `block` on that were written and lie in a row, `count_max` at most.
+    pub(crate) fn run_at_or_after(&self, block: u32, count_max: u32) -> Option<Run> {
+        let first = (block..self.end()).find(|block| self.get(*block).is_some())?;
+        let device_block = self.devices[index(first)];
+        let follows = |at: &u32| {
+            let place = self.devices.get(index(first + at));
+            place.is_some_and(|place| *place == device_block.wrapping_add(u64::from(*at)))
+        };
+        let count = to_u32((0..count_max).take_while(follows).count());
+        Some(Run { first, count, device_block })
+    }
+
     /// Memory it takes, about.
     pub(crate) fn memory_bytes(&self) -> u64 {
         to_u64(size_of::<Chunk>() + self.devices.capacity() * 8 + self.sums.capacity() * 4)

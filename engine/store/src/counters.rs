@@ -31,6 +31,8 @@ pub struct Counters {
     pub payload_mismatches: u64,
     /// Blocks read that did not match their checksums, blocks: an alarm.
     pub damaged_blocks: u64,
+    /// Bytes the scrub read and compared, bytes.
+    pub scrub_bytes: u64,
     /// Device reads and writes that failed, calls: an alarm.
     pub io_errors: u64,
     /// Index records that could not be read, operations: an alarm.

@@ -7,6 +7,7 @@ use weft_wire::{ChunkId, ChunkIndex, ClusterId, Ino, TargetId};
 use zerocopy::IntoBytes;
 
 use crate::chunk::{Chunk, Placed, RawChunk, RawRun, Run};
+use crate::damage::{self, DamageKind, Damages, RawDamage, RawScrub, ScrubStatus};
 use crate::index::{Meta, RawMeta, raw_meta};
 use crate::record::{
     self, Cut, Placement, RawHeader, RawPlacement, RawTruncate, Record, Stamp, Truncate,
@@ -54,6 +55,10 @@ fn the_byte_tables_are_true() {
     check!("Chunk head", RawChunk, format run_count version);
     check!("Index meta", RawMeta,
         magic version reserved cluster target_uuid applied generation boot_id);
+    check!("Scrub head", RawScrub, magic flags damage_count bytes_per_second started_s finished_s
+        checked_bytes total_bytes checked_chunks position_ino position_chunk found_blocks
+        unlisted_blocks index_gaps superblocks_bad superblocks_repaired reserved);
+    check!("Damage", RawDamage, ino chunk_index first count kind reserved);
 }
 
 #[test]
@@ -133,4 +138,34 @@ fn the_bytes_are_those_of_version_1() {
         boot_id: counting(33),
     };
     golden("index_meta.v1.bin", raw_meta(&meta).as_bytes());
+}
+
+#[test]
+fn the_scrub_row_is_that_of_version_1() {
+    let chunk = ChunkId { ino: Ino(0x0001_0000_0000_0007), index: ChunkIndex(9) };
+    let mut damages = Damages::default();
+    for block in 5..8 {
+        damages.add(chunk, block, DamageKind::Mismatch);
+    }
+    damages.add(chunk, 8, DamageKind::Unreadable);
+    damages.add_gap(chunk);
+    let status = ScrubStatus {
+        running: true,
+        bytes_per_second: 64 << 20,
+        started_s: 0x1111,
+        finished_s: 0x2222,
+        checked_bytes: 0x3333,
+        total_bytes: 0x4444,
+        checked_chunks: 0x5555,
+        position: Some(chunk),
+        found_blocks: 4,
+        index_gaps: 1,
+        superblocks_bad: 2,
+        superblocks_repaired: 3,
+        listed_blocks: 4,
+        unlisted_blocks: 6,
+    };
+    let row = damage::encode(&status, &damages);
+    golden("scrub.v1.bin", &row);
+    assert_eq!(damage::decode(&row).unwrap().0, status);
 }

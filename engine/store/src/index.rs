@@ -12,12 +12,14 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::chunk::Chunk;
+use crate::damage::{self, Damages, ScrubStatus};
 use crate::error::{Kind, StoreError};
 use crate::superblock::TargetUuid;
 
 const TABLE_CHUNKS: &str = "chunks";
 const TABLE_META: &str = "meta";
 const META_KEY: &[u8] = b"target";
+const SCRUB_KEY: &[u8] = b"scrub";
 const META_MAGIC: [u8; 8] = *b"WEFTIDX1";
 /// Version of the index's rows.
 pub(crate) const INDEX_VERSION: u32 = 1;
@@ -125,6 +127,16 @@ impl Index {
         let raw = raw_meta(meta);
         txn.put(self.meta, META_KEY, raw.as_bytes())
             .map_err(|e| StoreError::index("index: meta row", e))
+    }
+
+    /// What the scrub keeps; `None` when there is nothing that can be read.
+    pub(crate) fn read_scrub(&self) -> Option<(ScrubStatus, Damages)> {
+        let txn = self.env.read().ok()?;
+        txn.get(self.meta, SCRUB_KEY).ok()?.and_then(damage::decode)
+    }
+
+    pub(crate) fn put_scrub(&self, txn: &mut WriteTxn, row: &[u8]) -> Result<(), StoreError> {
+        txn.put(self.meta, SCRUB_KEY, row).map_err(|e| StoreError::index("index: scrub row", e))
     }
 
     /// Puts a chunk's record, or removes it when the chunk is gone.

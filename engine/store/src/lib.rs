@@ -30,16 +30,19 @@
 //! - Operations whose blocks overlap run in order of arrival, unless all only read.
 //! - After a failed append, flush or commit nothing changes any more and nothing more is
 //!   acknowledged: the target is read-only until it is opened again.
+//! - A scrub (`store/scrub.rs`) reads every written block now and then; what is known to be damaged
+//!   (`damage.rs`) is listed across restarts.
 //! - Memory is bounded by the cache, the operations the caller lets in, and the journal's length.
 //!
 //! # What it does not do
-//! It does not scrub, discard, or repair; it does not notice that a device gave back an older,
+//! It does not discard; it repairs nothing but a superblock; it does not notice that a device gave back an older,
 //! valid version of its index pages. Byte tables: `doc/format.md`.
 
 mod action;
 mod cache;
 mod chunk;
 mod counters;
+mod damage;
 mod error;
 #[cfg(test)]
 mod format_tests;
@@ -58,6 +61,7 @@ mod superblock;
 
 pub use action::{Action, IoDone, IoError, IoId, Outcome, ReadPiece};
 pub use counters::{Counters, Space};
+pub use damage::{Damage, DamageKind, ScrubStatus};
 pub use error::{Kind, StoreError};
 pub use limits::CAPACITY_BYTES_MIN;
 pub use recover::RecoveryReport;

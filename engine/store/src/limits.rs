@@ -48,6 +48,11 @@ pub(crate) const GROWTH_BLOCKS_MAX: u32 = 256;
 /// Blocks kept for rewriting partly covered blocks elsewhere when the device is otherwise full.
 pub(crate) const RESERVE_BLOCKS_MAX: u64 = 64;
 
+/// Blocks of one step of the scrub (256 KiB): what a client's operation may have to wait behind.
+pub(crate) const SCRUB_READ_BLOCKS: u32 = 64;
+/// Damaged blocks that are listed by name; more are counted.
+pub(crate) const DAMAGES_MAX: usize = 4096;
+
 const _: () = assert!(JOURNAL_OFFSET.is_multiple_of(BLOCK));
 const _: () = assert!(CAPACITY_BYTES_MIN >= JOURNAL_OFFSET + JOURNAL_BYTES_MIN + 2 * BLOCK);
 const _: () = assert!(

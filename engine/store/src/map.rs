@@ -1,5 +1,6 @@
 //! From chunk to blocks: the index and what changed since, as one.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
@@ -11,6 +12,7 @@ use weft_wire::{ChunkId, ChunkIndex, Ino};
 
 use crate::cache::Cache;
 use crate::chunk::Chunk;
+use crate::damage::{Damages, ScrubStatus};
 use crate::error::StoreError;
 use crate::index::{Index, Meta};
 use crate::record::{Placement, Truncate};
@@ -55,6 +57,63 @@ impl Map {
             }
         }
         Ok(self.cache.get(id))
+    }
+
+    /// As [`Map::get`], leaving the memory as it is.
+    pub(crate) fn peek(&self, id: ChunkId) -> Result<Option<Cow<'_, Chunk>>, StoreError> {
+        if self.cache.knows(id) {
+            return Ok(self.cache.peek(id).map(Cow::Borrowed));
+        }
+        Ok(self.index.get(id)?.map(Cow::Owned))
+    }
+
+    /// The first chunk behind `after`.
+    pub(crate) fn next_after(&self, after: Option<ChunkId>) -> Result<Option<ChunkId>, StoreError> {
+        match after.map(number_of) {
+            None => self.next_from(0),
+            Some(u128::MAX) => Ok(None),
+            Some(number) => self.next_from(number + 1),
+        }
+    }
+
+    fn next_from(&self, number: u128) -> Result<Option<ChunkId>, StoreError> {
+        let from = id_of_number(number);
+        let cached = self.cache.from(from).find(|(_, chunk)| chunk.is_some()).map(|(id, _)| id);
+        let mut indexed = None;
+        self.index.scan(from, &mut |id, _| {
+            if self.cache.knows(id) && cached.is_none_or(|cached| id < cached) {
+                return ControlFlow::Continue(());
+            }
+            indexed = Some(id);
+            ControlFlow::Break(())
+        })?;
+        Ok(cached.into_iter().chain(indexed).min())
+    }
+
+    /// After `after` the index cannot be read: a chunk behind the gap. Ever longer steps find a
+    /// place that can be read, halving finds the first such place; of several gaps close together
+    /// the chunks between may be passed over.
+    pub(crate) fn next_behind_gap(&self, after: Option<ChunkId>) -> Option<ChunkId> {
+        let start = after.map_or(0, number_of);
+        let good = |number: u128| self.next_from(number).is_ok();
+        let mut step = (0..128).map(|bit| 1u128 << bit);
+        let step = step.find(|step| start.checked_add(*step).is_some_and(good))?;
+        let (mut bad, mut readable) = (start + step / 2, start + step);
+        while bad + 1 < readable {
+            let middle = bad + (readable - bad) / 2;
+            if good(middle) { readable = middle } else { bad = middle }
+        }
+        self.next_from(readable).ok().flatten()
+    }
+
+    /// What the scrub keeps in the index.
+    pub(crate) fn read_scrub(&self) -> Option<(ScrubStatus, Damages)> {
+        self.index.read_scrub()
+    }
+
+    /// Adds what the scrub keeps to a checkpoint.
+    pub(crate) fn put_scrub(&self, txn: &mut WriteTxn, row: &[u8]) -> Result<(), StoreError> {
+        self.index.put_scrub(txn, row)
     }
 
     /// Blocks have new places; gives the extents that are free once this is durable.
@@ -202,6 +261,17 @@ impl Map {
         self.cache.committed();
         Ok(())
     }
+}
+
+/// A chunk's place in the order of the index.
+fn number_of(id: ChunkId) -> u128 {
+    u128::from(id.ino.0) << 64 | u128::from(id.index.0)
+}
+
+fn id_of_number(number: u128) -> ChunkId {
+    let low = u64::try_from(number & u128::from(u64::MAX)).expect("masked");
+    let high = u64::try_from(number >> 64).expect("the upper half");
+    ChunkId { ino: Ino(high), index: ChunkIndex(low) }
 }
 
 fn info(id: ChunkId, chunk: &Chunk) -> ChunkInfo {

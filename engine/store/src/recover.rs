@@ -49,6 +49,8 @@ pub struct RecoveryReport {
     pub reverted_blocks: u64,
     /// Blocks that match nothing that was ever to be there: reading them fails.
     pub damaged_blocks: u64,
+    /// Those blocks.
+    pub damaged: Vec<(ChunkId, u32)>,
     /// Chunks with blocks that were being overwritten in place since the last checkpoint.
     pub uncertain: Vec<ChunkId>,
 }
@@ -101,6 +103,7 @@ pub(crate) fn recover(
         adopted_blocks: 0,
         reverted_blocks: 0,
         damaged_blocks: 0,
+        damaged: Vec::new(),
         uncertain: Vec::new(),
     };
     work.settle(device, superblock, &mut space, &mut report)?;
@@ -254,6 +257,7 @@ impl Work {
             };
             let Some(chosen) = chosen else {
                 report.damaged_blocks += 1;
+                report.damaged.push((id, block));
                 continue;
             };
             report.adopted_blocks += u64::from(adopted.is_some());

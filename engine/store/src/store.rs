@@ -15,6 +15,7 @@ use weft_wire::{ChunkId, ChunkIndex, ClusterId, Ino, Status};
 use crate::action::{Action, IoDone, IoError, IoId, Outcome};
 use crate::chunk::Run;
 use crate::counters::{Counters, Space as SpaceReport};
+use crate::damage::{DamageKind, Damages};
 use crate::error::{Kind, StoreError};
 use crate::index::{Index, Meta};
 use crate::journal::Journal;
@@ -28,11 +29,13 @@ use crate::superblock::{Device, Superblock, inspect_copies};
 
 mod checkpoint;
 mod read;
+mod scrub;
 mod truncate;
 mod write;
 
 use checkpoint::{Checkpoint, FlushStage};
 use read::ReadOp;
+use scrub::{Scrub, ScrubOp};
 use truncate::TruncateOp;
 use write::WriteOp;
 
@@ -87,6 +90,7 @@ enum Body {
     Read(ReadOp),
     Write(WriteOp),
     Truncate(TruncateOp),
+    Scrub(ScrubOp),
     /// Taken out while it is worked on.
     Taken,
 }
@@ -97,6 +101,8 @@ enum IoUse {
     Part { op: usize, part: usize },
     Append,
     Flush,
+    ScrubSuperblock,
+    ScrubRepair,
 }
 
 /// Why an operation does not go on.
@@ -159,6 +165,8 @@ pub struct Store {
     failed: bool,
     stopping: bool,
     stopped: bool,
+    scrub: Scrub,
+    damages: Damages,
     counters: Counters,
 }
 
@@ -203,6 +211,10 @@ impl Store {
         }
         let map = Map::new(index, params.cache_bytes_max)?;
         let done = recover::recover(device, &superblock, copies, map, &meta, params.boot_id)?;
+        let (scrub, mut damages) = scrub::restore(done.map.read_scrub());
+        for (chunk, block) in &done.report.damaged {
+            damages.add(*chunk, *block, DamageKind::Mismatch);
+        }
         let store = Store {
             superblock,
             map: done.map,
@@ -235,6 +247,8 @@ impl Store {
             failed: false,
             stopping: false,
             stopped: false,
+            scrub,
+            damages,
             counters: Counters::default(),
         };
         Ok((store, done.report))
@@ -355,10 +369,12 @@ impl Store {
         };
         self.counters.io_errors += u64::from(result.is_err());
         match used {
-            IoUse::Part { op, part } => self.part_done(op, part, result, out),
+            IoUse::Part { op, part } => self.part_done(op, part, result, pool, out),
             IoUse::Append if result.is_ok() => self.append_done(out),
             IoUse::Flush if result.is_ok() => self.flush_done(out),
             IoUse::Append | IoUse::Flush => self.fail(out),
+            IoUse::ScrubSuperblock => self.scrub_superblock_done(result, out),
+            IoUse::ScrubRepair => self.scrub_repair_done(&result),
         }
         self.run(pool, out);
     }
@@ -417,6 +433,7 @@ impl Store {
                     Body::Read(_) => self.start_read(op, pool, out),
                     Body::Write(_) => self.start_write(op, pool, out),
                     Body::Truncate(_) => self.start_truncate(op, pool, out),
+                    Body::Scrub(_) => self.start_scrub(op, pool, out),
                     Body::Taken => unreachable!("put back before the next operation"),
                 }
             }
@@ -432,6 +449,7 @@ impl Store {
         op: usize,
         part: usize,
         result: Result<IoDone, IoError>,
+        pool: &Pool,
         out: &mut Vec<Action>,
     ) {
         let entry = &mut self.ops[op];
@@ -447,6 +465,7 @@ impl Store {
             Body::Read(_) => self.read_done(op, part, buf, out),
             Body::Write(_) => self.write_part_done(op, part, buf, out),
             Body::Truncate(_) => self.truncate_part_done(op, buf, out),
+            Body::Scrub(_) => self.scrub_read_done(op, buf, pool, out),
             Body::Taken => unreachable!("put back before the next completion"),
         }
     }

@@ -311,13 +311,17 @@ fn check_first_is_ours(
     device
         .read_at(0, &mut head)
         .map_err(|source| StoreError::device("superblock check", 0, source))?;
-    let block = &head[..BLOCK_LEN];
-    let wrong_bytes = block.iter().zip(second.encode()).filter(|(is, was)| **is != *was).count();
     // Zeros are nobody's, unless somebody keeps his superblock further on.
-    if wrong_bytes <= WRONG_BYTES_MAX || head.iter().all(|byte| *byte == 0) {
+    if is_ours_damaged(&head[..BLOCK_LEN], &second.encode()) || head.iter().all(|byte| *byte == 0) {
         return Ok(());
     }
     Err(StoreError::new(Kind::Overwritten, "superblock check", 0))
+}
+
+/// Whether a block is what our superblock `right` became by damage, not what somebody else wrote.
+pub(crate) fn is_ours_damaged(block: &[u8], right: &[u8]) -> bool {
+    let wrong_bytes = block.iter().zip(right).filter(|(is, was)| is != was).count();
+    wrong_bytes <= WRONG_BYTES_MAX
 }
 
 fn read_copy(device: &mut dyn Device, offset: u64) -> Result<Superblock, StoreError> {

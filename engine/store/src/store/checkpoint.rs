@@ -125,6 +125,7 @@ impl Store {
             || (something && due)
             || (something && self.stopping && self.ops.is_empty())
             || (due && !self.parked.is_empty())
+            || ((due || (self.stopping && self.ops.is_empty())) && self.scrub_unsaved())
     }
 
     fn begin_checkpoint(&mut self, out: &mut Vec<Action>) {
@@ -136,7 +137,11 @@ impl Store {
             generation: self.journal.generation() + 1,
             boot_id: self.boot_id,
         };
-        let Ok(txn) = self.map.begin_commit(&meta) else {
+        let begun = self.map.begin_commit(&meta).and_then(|mut txn| {
+            let row = self.scrub_unsaved().then(|| self.save_scrub());
+            row.map_or(Ok(()), |row| self.map.put_scrub(&mut txn, &row)).map(|()| txn)
+        });
+        let Ok(txn) = begun else {
             self.fail(out);
             return;
         };

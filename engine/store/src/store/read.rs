@@ -8,6 +8,7 @@ use weft_wire::units::{to_u32, to_usize};
 
 use super::{Body, Store, block_matches};
 use crate::action::{Action, Outcome, ReadPiece};
+use crate::damage::DamageKind::Mismatch;
 
 /// A read under way.
 #[derive(Debug)]
@@ -122,6 +123,7 @@ impl Store {
                         let sum = read.sums[to_usize(u64::from(from + at))];
                         !block_matches(slot.as_slice(), to_usize(u64::from(*at)), sum)
                     })
+                    .map(|at| self.damages.add(read.range.chunk, piece.first + at, Mismatch))
                     .count(),
                 None => 0,
             };

@@ -117,7 +117,9 @@ impl Store {
     ) {
         let error = self.ops[op].error;
         let truncate = self.truncate_mut(op);
-        let kept = truncate.cut.map_or(0, |(_, bytes)| bytes % BLOCK_BYTES);
+        let ino = truncate.ino;
+        let (index, bytes) = truncate.cut.expect("a tail is of a cut chunk");
+        let kept = bytes % BLOCK_BYTES;
         let tail = truncate.tail.as_mut().expect("it is what the I/O was for");
         let writing = tail.new_sum.is_some();
         if let Some(status) = error {
@@ -127,6 +129,7 @@ impl Store {
         } else if let Some(mut slot) = buf {
             if !block_matches(slot.as_slice(), 0, tail.old.sum) {
                 self.counters.damaged_blocks += 1;
+                self.damage_met(ChunkId { ino, index }, bytes / BLOCK_BYTES);
                 self.abort_truncate(op, Status::Damaged, out);
                 return;
             }
@@ -173,6 +176,7 @@ impl Store {
                 self.abort_truncate(op, status, out);
             }
             Ok(freed) => {
+                self.damages.truncated(&record);
                 let sequence = self.journal.push(&Record::Truncate(record));
                 if let Some(tail) = tail {
                     self.recent.add(sequence, tail.device_block, 1);

@@ -223,7 +223,11 @@ impl Store {
         let merging = write.merged.is_none();
         if merging && !failed {
             let merged = merge_old(write, part, buf.as_ref());
-            self.counters.damaged_blocks += u64::from(merged == Err(Status::Damaged));
+            if merged == Err(Status::Damaged) {
+                let (chunk, block) = (write.range.chunk, write.olds[part].0.block);
+                self.counters.damaged_blocks += 1;
+                self.damage_met(chunk, block);
+            }
             self.ops[op].error = merged.err();
         }
         let entry = &self.ops[op];
@@ -326,6 +330,7 @@ impl Store {
                 self.abort_write(op, status, out);
             }
             Ok(freed) => {
+                self.damages.written(&placement);
                 let runs = placement.runs.clone();
                 let sequence = self.journal.push(&Record::Write(placement));
                 self.wrote(sequence, &runs);

@@ -5,4 +5,5 @@ mod disk;
 mod faults;
 mod model;
 mod rig;
+mod scrub;
 mod simulation;

@@ -65,6 +65,8 @@ pub(crate) struct Rig {
     next_op: u64,
     now: Duration,
     pub(crate) faults: Faults,
+    /// Device bytes where reads fail, each a block's first.
+    pub(crate) unreadable: Vec<u64>,
     pub(crate) dirty_chunks_max: u64,
     pub(crate) cache_bytes_max: u64,
 }
@@ -101,6 +103,7 @@ impl Rig {
             next_op: 1,
             now: Duration::from_secs(1),
             faults: Faults::default(),
+            unreadable: Vec::new(),
             dirty_chunks_max: 8,
             cache_bytes_max: 64 << 10,
         };
@@ -153,7 +156,9 @@ impl Rig {
             Action::ReadData { io, offset, buf, bytes } => {
                 let bytes = usize::try_from(bytes).unwrap();
                 assert!(offset.is_multiple_of(4096) && bytes.is_multiple_of(4096));
-                self.ios.push((io, Io::Read { offset, buf, bytes }, fails(faults.reads)));
+                let covered = offset..offset + u64::try_from(bytes).unwrap();
+                let lost = self.unreadable.iter().any(|byte| covered.contains(byte));
+                self.ios.push((io, Io::Read { offset, buf, bytes }, fails(faults.reads) || lost));
             }
             Action::WriteData { io, offset, buf, start, bytes } => {
                 let start = usize::try_from(start).unwrap();
@@ -227,6 +232,7 @@ impl Rig {
         self.now += Duration::from_millis(300);
         let now = self.now;
         self.act(|store, _, out| store.tick(now, out));
+        self.act(|store, pool, out| store.scrub_tick(now, now.as_secs(), pool, out));
     }
 
     pub(crate) fn begin_write(&mut self, chunk: ChunkId, offset: u32, bytes: &[u8]) -> u64 {
