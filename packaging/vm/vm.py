@@ -15,6 +15,7 @@ Tests use the classes `Guests`, `Machine` and `Drive` (tests/lib/guest.py).
 """
 
 import argparse
+import functools
 import os
 import shlex
 import shutil
@@ -42,6 +43,7 @@ class CannotRun(Exception):
     """This machine cannot have guests; the text says why."""
 
 
+@functools.cache
 def image():
     """The folder with the guests' image; builds it when it is not there yet."""
     if shutil.which(QEMU) is None:

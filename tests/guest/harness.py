@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """In each of two guests: they reach each other, wait for each other, see the shared folder and the shared disk."""
 
 import os

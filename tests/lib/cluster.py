@@ -74,13 +74,13 @@ class Cluster:
 
     is_peer = False
 
-    def __init__(self, ctx, name="a", target_count=4, target_bytes=1024 * MIB, gen=()):
+    def __init__(self, ctx, name="a", target_count=4, target_bytes=1024 * MIB, gen=(), devices=()):
         self.ctx = ctx
         self.dir = Path(ctx.work) / ("node-" + name)
         self.state = self.dir / "state"
         self.config = self.dir / "weft.toml"
         self.log = self.dir / "server.log"
-        self.targets = [self.dir / "targets" / ("target%d" % index) for index in range(target_count)]
+        self.targets = list(devices) or [self.dir / "targets" / ("target%d" % index) for index in range(target_count)]
         self.target_bytes = target_bytes
         self.gen = list(gen)
         self.port = free_port()
@@ -96,7 +96,7 @@ class Cluster:
     def create(self):
         """Generates the config and formats the file system."""
         self.state.mkdir(parents=True)
-        self.targets[0].parent.mkdir()
+        self.targets[0].parent.mkdir(exist_ok=True)
         args = ["gen", "--dir", self.state, "--listen", "127.0.0.1:%d" % self.port]
         for target in self.targets:
             args += ["--target", target]

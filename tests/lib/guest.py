@@ -1,8 +1,7 @@
 """Virtual machines for cases: a guest that has our programs and this test library, and runs a script of tests/guest.
 
-A script is a Python program that finds the folder `tests` of this checkout under /host/tests and the built programs
-under /host/bin (`WEFT_BIN` says so to `lib.cluster`). One boot serves many checks: it prints `ok NAME` for each, and
-ends with 0. See packaging/vm/README.md.
+A script is a Python program that finds this library and its own folder as modules, and the built programs under
+/host/bin (tests/guest/enter.sh). One boot serves many checks: it prints `ok NAME` for each, and ends with 0. See packaging/vm/README.md.
 """
 
 import shutil
@@ -48,9 +47,9 @@ def drive(ctx, name, kind="nvme", mib=512, **settings):
 
 
 def guests(ctx, script, args=(), **settings):
-    """The guests of one boot, to be used with `with`. `script` is a program of tests/guest, or a path."""
+    """The guests of one boot, to be used with `with`. `script` is a program of tests/guest."""
     machine = vm.Machine(share=share(ctx), **settings)
-    return vm.Guests(machine, ROOT / "tests" / "guest" / script, args, parent=ctx.work)
+    return vm.Guests(machine, ROOT / "tests" / "guest" / "enter.sh", [script, *args], parent=ctx.work)
 
 
 def finish(ctx, booted, timeout_s, want=0):

@@ -40,6 +40,8 @@ set_up() {
     mount -t configfs configfs /sys/kernel/config
     # shellcheck disable=SC3045
     ulimit -l unlimited
+    # As many as systemd would allow.
+    ulimit -n 524288
     sh /run/vm/net.sh
 }
 
