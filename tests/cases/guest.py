@@ -39,6 +39,15 @@ def vm_container(ctx):
     check(result.code == 7 and result.out.endswith("running\nshared\ntwo words\n"), "it said", result.out)
 
 
+@case(timeout_s=240)
+def vm_nvme(ctx):
+    """Two NVMe drives (512 and 4,096-byte sectors) near two NUMA nodes: format, files, kill -9, restart, verify."""
+    need_guests()
+    drives = [drive(ctx, "nvme0", sector_bytes=512), drive(ctx, "nvme1", sector_bytes=4096)]
+    expect = ["drives", "fs create", "target format", "write and read", "kill -9", "restart", "both drives"]
+    boot(ctx, "nvme.py", timeout_s=200, expect=expect, drives=[drives], numa=2)
+
+
 THREADS = 4
 
 
