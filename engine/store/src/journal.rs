@@ -166,6 +166,11 @@ impl Journal {
         self.applied = applied;
     }
 
+    /// Whether what is pushed now leaves with the next append, which can be had now.
+    pub(crate) fn is_tail_next(&self) -> bool {
+        self.in_flight.is_none() && self.sealed.is_empty()
+    }
+
     /// The next append, if there is one and none is under way.
     pub(crate) fn next_append(&mut self) -> Option<Append> {
         if self.in_flight.is_some() {

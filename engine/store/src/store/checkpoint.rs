@@ -93,7 +93,9 @@ impl Store {
         if self.checkpoint.is_none() && self.is_checkpoint_due() {
             self.begin_checkpoint(out);
         }
-        if self.flush == FlushStage::Idle && self.flush_wanted > self.durable {
+        // The mark is the last record of its append: whatever the flush covers comes before it.
+        let wanted = self.flush == FlushStage::Idle && self.flush_wanted > self.durable;
+        if wanted && self.journal.is_tail_next() {
             self.marked = self.durable;
             let mark = self.journal.push(&Record::Mark { durable: self.marked });
             self.flush = FlushStage::Marking(mark);
@@ -107,7 +109,8 @@ impl Store {
         if let FlushStage::Marking(mark) = self.flush
             && self.journal.appended() >= mark
         {
-            self.flush = FlushStage::Flushing(self.journal.appended());
+            assert!(self.journal.appended() == mark, "a mark ends its append");
+            self.flush = FlushStage::Flushing(mark);
             self.counters.flushes += 1;
             let io = self.new_io(IoUse::Flush);
             out.push(Action::Flush { io });
