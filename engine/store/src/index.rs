@@ -118,6 +118,14 @@ impl Index {
         }))
     }
 
+    /// Forgets the boot in the committed meta row, and commits that.
+    pub(crate) fn forget_boot(&self) -> Result<(), StoreError> {
+        let Some(meta) = self.read_meta()? else { return Err(damaged_row()) };
+        let mut txn = self.begin()?;
+        self.put_meta(&mut txn, &Meta { boot_id: [0; 16], ..meta })?;
+        txn.commit().map_err(|e| StoreError::index("index: boot forgotten", e))
+    }
+
     /// Begins the write transaction of a checkpoint. There is one at a time.
     pub(crate) fn begin(&self) -> Result<WriteTxn, StoreError> {
         self.env.write().map_err(|e| StoreError::index("index: begin of a checkpoint", e))

@@ -247,6 +247,9 @@ impl Store {
             return;
         }
         self.checkpoint = None;
+        // The kernel may have dropped what it could not write: the next open must not take for
+        // granted that everything written in this boot is there.
+        self.counters.index_errors += u64::from(self.map.forget_boot().is_err());
         for waiter in std::mem::take(&mut self.waiters).into_values() {
             match waiter {
                 Waiter::Sync { reply_to } => {
