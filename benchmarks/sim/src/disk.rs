@@ -112,6 +112,8 @@ pub struct Faults {
 pub struct Counts {
     /// I/Os completed.
     pub ios: u64,
+    /// Flushes that succeeded.
+    pub flushes: u64,
     /// I/Os that failed.
     pub errors: u64,
     /// Writes dropped or misdirected and bits flipped.
@@ -264,6 +266,16 @@ impl Disk {
         self.calls_left = Some(calls);
     }
 
+    /// Whether it did.
+    pub fn power_is_gone(&self) -> bool {
+        self.calls_left == Some(0)
+    }
+
+    /// Whether there are blocks that cannot be read.
+    pub fn has_bad_blocks(&self) -> bool {
+        !self.bad.is_empty()
+    }
+
     /// Writes at once, as a program does that formats the device.
     pub fn write_now(&mut self, offset: u64, bytes: &[u8]) {
         self.write_cached(index(offset), bytes.to_vec());
@@ -323,6 +335,7 @@ impl Disk {
                 Err(IoError { errno: EIO, buf: None })
             }
             Work::Flush => {
+                self.counts.flushes += 1;
                 self.harden(covers);
                 Ok(IoDone { buf: None })
             }

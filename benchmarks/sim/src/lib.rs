@@ -4,6 +4,7 @@
 //! answered, and chance. Playing a seed makes a world, lets clients, faults and crashes work on it,
 //! and panics when an answer is wrong. Everything is drawn from the seed, so a seed replays exactly.
 //!
+//! - [`store_world`]: the chunk store of one target.
 //! - [`disk`], [`random`]: what worlds are made of.
 //! - [`runner`]: many seeds on all cores.
 //!
@@ -13,3 +14,4 @@
 pub mod disk;
 pub mod random;
 pub mod runner;
+pub mod store_world;

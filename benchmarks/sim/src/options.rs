@@ -20,7 +20,7 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Seeds {
     /// Play this seed only, and tell its course.
-    #[arg(long, conflicts_with_all = ["seeds", "from", "fresh"])]
+    #[arg(long, conflicts_with_all = ["seeds", "from", "fresh", "kept"])]
     pub(crate) seed: Option<u64>,
 
     /// How many seeds to play.
@@ -34,6 +34,10 @@ pub(crate) struct Seeds {
     /// Begin at a random seed, which is printed.
     #[arg(long, conflicts_with = "from")]
     pub(crate) fresh: bool,
+
+    /// Play the kept seeds (seeds.txt) first.
+    #[arg(long)]
+    pub(crate) kept: bool,
 
     /// Tell every operation and every I/O of `--seed`.
     #[arg(short, long)]

@@ -1,0 +1,456 @@
+//! The chunk store of one target, with clients, faults and crashes: `regime.rs` says what must hold.
+//!
+//! A seed draws a regime and habits, then plays rounds: operations under way, a crash at any
+//! instant, recovery (which may be cut short by a power loss, more than once), and then every block
+//! is read and must be something it may be, every chunk must be counted, and space must add up.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use weft_store::{Copies, Kind};
+use weft_wire::{ChunkId, ChunkIndex, Ino, Status};
+
+use crate::disk::Faults;
+use crate::random::Random;
+use crate::runner::{Tally, Telling};
+
+pub mod model;
+pub mod regime;
+pub mod rig;
+
+mod verify;
+
+use model::{BLOCK_LEN, Change, Content, Crash, Model};
+use regime::{Habits, Regime};
+use rig::{Answer, BOOT, Params, Rig};
+
+const CAPACITY_BYTES: u64 = 8 << 20;
+/// Blocks of a chunk that clients touch.
+const CHUNK_BLOCKS: u32 = 64;
+const CHUNK_BYTES: u32 = CHUNK_BLOCKS * 4096;
+const ROUNDS: u64 = 4;
+/// Takes much of the device, so that the rest is full now and then.
+const FILLER: ChunkId = ChunkId { ino: Ino(99), index: ChunkIndex(0) };
+const FILLER_BYTE: u8 = 0x77;
+
+/// What a client waits for.
+#[derive(Debug)]
+enum Pending {
+    Change(Change),
+    Read { chunk: ChunkId, first: u32, count: u32 },
+    Sync { clock: u64 },
+}
+
+#[derive(Debug)]
+struct World {
+    rig: Rig,
+    model: Model,
+    regime: Regime,
+    habits: Habits,
+    faults: Faults,
+    random: Random,
+    pending: BTreeMap<u64, Pending>,
+    /// The machine's boot, and how many there were.
+    boot: [u8; 16],
+    boots: u8,
+    tally: Tally,
+}
+
+/// Plays one seed to its end.
+///
+/// # Panics
+/// When an answer of the store is wrong.
+pub fn play(seed: u64, telling: Telling) -> Tally {
+    let mut world = World::new(seed, telling);
+    for _ in 0..ROUNDS {
+        let operations = 20 + world.random.below(150);
+        world.run(operations);
+        let (crash, same_boot) = world.crash();
+        world.rig.disk.faults = Faults::default();
+        let Some(crash) = world.recover(crash, same_boot) else {
+            return world.end("refused as damaged");
+        };
+        world.verify(crash);
+        world.rig.disk.faults = world.faults.clone();
+    }
+    world.rig.disk.faults = Faults::default();
+    world.run(40);
+    world.drain();
+    world.remove_all();
+    world.end("all is well")
+}
+
+impl World {
+    fn new(seed: u64, telling: Telling) -> World {
+        let mut random = Random::new(seed);
+        let regime = Regime::draw(&mut random);
+        let habits = Habits::draw(&mut random);
+        let params = Params {
+            dirty_chunks_max: habits.dirty_chunks_max,
+            cache_bytes_max: habits.cache_bytes_max,
+            checkpoint_interval: habits.checkpoint_interval,
+        };
+        let mut rig = Rig::new(random.next(), CAPACITY_BYTES, params);
+        rig.telling = telling;
+        let faults = regime.faults(&rig.areas(), &mut random);
+        telling.step(rig.now, || format!("seed {seed}: {regime:?}"));
+        telling.step(rig.now, || format!("{habits:?}"));
+        telling.step(rig.now, || format!("{faults:?}"));
+        let model = Model::new(regime.memory());
+        let pending = BTreeMap::new();
+        let tally = Tally { seeds: 1, ..Tally::default() };
+        let mut world = World {
+            rig,
+            model,
+            regime,
+            habits,
+            faults,
+            random,
+            pending,
+            boot: BOOT,
+            boots: 0,
+            tally,
+        };
+        if world.habits.filler_blocks > 0 {
+            let bytes = vec![FILLER_BYTE; BLOCK_LEN * blocks(world.habits.filler_blocks)];
+            assert_eq!(world.rig.write(FILLER, 0, &bytes), Answer::Done);
+            assert_eq!(world.rig.sync(), Answer::Done);
+        }
+        world.rig.disk.faults = world.faults.clone();
+        world
+    }
+
+    fn end(self, how: &str) -> Tally {
+        let counts = self.rig.disk.counts;
+        self.rig.telling.step(self.rig.now, || format!("{how}; {:?}, disk {counts:?}", self.tally));
+        self.tally
+    }
+
+    /// The chunks clients touch.
+    fn chunks(&self) -> impl Iterator<Item = ChunkId> + use<> {
+        let (inos, chunks) = (self.habits.inos, self.habits.chunks);
+        (1..=inos).flat_map(move |ino| {
+            (0..chunks).map(move |index| ChunkId { ino: Ino(ino), index: ChunkIndex(index) })
+        })
+    }
+
+    fn any_chunk(&mut self) -> ChunkId {
+        let ino = 1 + self.random.below(self.habits.inos);
+        // Some chunks are busier than others.
+        let chunks = self.habits.chunks;
+        let index = self.random.below(chunks).min(self.random.below(chunks));
+        ChunkId { ino: Ino(ino), index: ChunkIndex(index) }
+    }
+
+    /// Time passes until so many operations were begun, and then a little more.
+    fn run(&mut self, operations: u64) {
+        let mut next_tick = self.rig.now + self.habits.tick;
+        let mut next_op = self.rig.now;
+        let mut left = operations;
+        let mut end = Duration::MAX;
+        loop {
+            let next_io = self.rig.disk.next_at().unwrap_or(Duration::MAX);
+            let next = next_io.min(next_op).min(next_tick);
+            if next >= end {
+                self.rig.now = end;
+                return;
+            }
+            if next == next_io {
+                self.rig.step();
+            } else if next == next_tick {
+                self.rig.now = next;
+                self.rig.tick();
+                next_tick = next + self.habits.tick;
+            } else {
+                self.rig.now = next;
+                let pause_us = u64::try_from(self.habits.pause_max.as_micros()).expect("short");
+                next_op = next + Duration::from_micros(1 + self.random.below(pause_us));
+                if self.pending.len() < self.habits.depth {
+                    self.begin();
+                    left -= 1;
+                }
+                if left == 0 {
+                    next_op = Duration::MAX;
+                    let more_us = self.random.pick(&[1, 200, 2_000, 30_000]);
+                    end = next + Duration::from_micros(self.random.below(more_us));
+                }
+            }
+            self.take_answers();
+        }
+    }
+
+    /// Completes everything.
+    fn drain(&mut self) {
+        while self.rig.step() {
+            self.take_answers();
+        }
+        assert!(self.pending.is_empty(), "everything is answered when nothing is under way");
+    }
+
+    fn begin(&mut self) {
+        self.tally.operations += 1;
+        let weights = self.habits.weights;
+        let mut drawn = self.random.below_u32(weights.iter().sum());
+        let mut kind = 0;
+        while drawn >= weights[kind] {
+            drawn -= weights[kind];
+            kind += 1;
+        }
+        match kind {
+            0 => self.begin_write(),
+            1 => self.begin_read(),
+            2 => {
+                let clock = self.model.clock();
+                let op = self.rig.begin_sync(Ino(1));
+                self.rig.telling.event(self.rig.now, || format!("op {op}: sync"));
+                self.pending.insert(op, Pending::Sync { clock });
+            }
+            _ => self.begin_truncate(),
+        }
+    }
+
+    fn begin_read(&mut self) {
+        let chunk = self.any_chunk();
+        let first = self.random.below_u32(CHUNK_BLOCKS);
+        let count = 1 + self.random.below_u32(CHUNK_BLOCKS - first);
+        let (start, cut) = (self.random.below_u32(4096), self.random.below_u32(4096));
+        let bytes = (count * 4096 - start).saturating_sub(cut).max(1);
+        let op = self.rig.begin_read(chunk, first * 4096 + start, bytes);
+        let count = (start + bytes).div_ceil(4096);
+        self.rig.telling.event(self.rig.now, || format!("op {op}: read {chunk} {first}+{count}"));
+        self.pending.insert(op, Pending::Read { chunk, first, count });
+    }
+
+    fn begin_write(&mut self) {
+        let chunk = self.any_chunk();
+        let mut offset = self.random.below_u32(CHUNK_BLOCKS) * 4096;
+        let mut bytes = (1 + self.random.below_u32(self.habits.blocks_max)) * 4096;
+        if self.random.chance(self.habits.partial) {
+            offset += self.random.below_u32(4096);
+            bytes = bytes.saturating_sub(self.random.below_u32(4096)).max(1);
+        }
+        let bytes = self.content(blocks(bytes.min(CHUNK_BYTES - offset)));
+        let op = self.rig.begin_write(chunk, offset, &bytes);
+        self.rig.telling.event(self.rig.now, || {
+            format!("op {op}: write {chunk} {offset}+{} ({})", bytes.len(), bytes[0])
+        });
+        self.pending.insert(op, Pending::Change(Change::Write { chunk, offset, bytes }));
+    }
+
+    /// Blocks of equal content are what confuses a recovery by checksum, so some seeds have many.
+    fn content(&mut self, count: usize) -> Vec<u8> {
+        if self.habits.contents > 0 {
+            let value = self.random.below(self.habits.contents);
+            return vec![u8::try_from(value).expect("few"); count];
+        }
+        let mut bytes: Vec<u8> = Vec::with_capacity(count + 8);
+        while bytes.len() < count {
+            bytes.extend(self.random.next().to_le_bytes());
+        }
+        bytes.truncate(count);
+        bytes
+    }
+
+    fn begin_truncate(&mut self) {
+        let ino = Ino(1 + self.random.below(self.habits.inos));
+        let from = self.random.below(self.habits.chunks + 1);
+        let half = self.random.chance(50);
+        let cut = (from > 0 && half).then(|| (from - 1, self.random.below_u32(CHUNK_BYTES)));
+        let op = self.rig.begin_truncate(ino, from, cut);
+        let change = Change::Truncate { ino, from, cut };
+        self.rig.telling.event(self.rig.now, || format!("op {op}: {change:?}"));
+        self.pending.insert(op, Pending::Change(change));
+    }
+
+    /// Takes in what was answered, in order.
+    fn take_answers(&mut self) {
+        for op in std::mem::take(&mut self.rig.log) {
+            let answer = self.rig.answers.remove(&op).expect("it is in the log");
+            match (self.pending.remove(&op).expect("answered once"), answer) {
+                (Pending::Change(change), Answer::Done) => self.model.done(&change),
+                (Pending::Change(change), Answer::Failed(status)) => {
+                    self.change_failed(op, &change, status);
+                }
+                (Pending::Sync { clock }, Answer::Done) => {
+                    self.model.synced(clock, self.rig.disk.counts.flushes);
+                }
+                (Pending::Sync { .. }, Answer::Failed(status)) => {
+                    let told = self.rig.disk.counts.errors > 0 && status == Status::Io;
+                    assert!(told, "op {op}: sync failed: {status:?}");
+                }
+                (Pending::Read { chunk, first, count }, Answer::Read(from, bytes)) => {
+                    assert_eq!(from, first, "op {op}: the blocks that were asked for");
+                    self.check_read(op, (chunk, first, count), &bytes);
+                }
+                (Pending::Read { chunk, first, count }, Answer::Failed(status)) => {
+                    let keys: Vec<_> = (first..first + count).map(|block| (chunk, block)).collect();
+                    let allowed = self.may_fail(status, &keys);
+                    assert!(allowed, "op {op}: read of {chunk} {first}+{count}: {status:?}");
+                }
+                (pending, answer) => panic!("op {op}: {pending:?} answered {answer:?}"),
+            }
+        }
+    }
+
+    /// Whether an operation on these blocks may end so, without having done anything.
+    fn may_fail(&self, status: Status, keys: &[(ChunkId, u32)]) -> bool {
+        match status {
+            Status::Busy => true,
+            Status::Io => self.rig.disk.counts.errors > 0,
+            // A failed flush may have taken back what was answered.
+            Status::Damaged if self.rig.disk.counts.lies > 0 => true,
+            Status::Damaged if self.rig.store().is_read_only() => true,
+            Status::Damaged => {
+                keys.iter().any(|(id, block)| self.model.may_read(*id, *block).unreadable)
+            }
+            _ => false,
+        }
+    }
+
+    fn change_failed(&mut self, op: u64, change: &Change, status: Status) {
+        match status {
+            Status::NoSpace => self.check_full(op, change),
+            Status::ReadOnly => assert!(self.rig.store().is_read_only()),
+            Status::Io => {
+                assert!(self.rig.disk.counts.errors > 0, "op {op}: {status:?} on a good device");
+                self.model.failed(change);
+            }
+            status => {
+                assert!(self.may_fail(status, &self.model.keys(change)), "op {op}: {status:?}");
+            }
+        }
+    }
+
+    /// "Full" is an answer only when it is: what is free does not hold the operation, those under
+    /// way, and the reserve.
+    fn check_full(&self, op: u64, change: &Change) {
+        let wants = |change: &Change| match change {
+            Change::Write { bytes, .. } => u64::try_from(bytes.len()).expect("64 bits") + 8192,
+            Change::Truncate { .. } => 4096,
+        };
+        let mut wanted = wants(change);
+        for pending in self.pending.values() {
+            match pending {
+                // What it gives back may have come too late.
+                Pending::Change(Change::Truncate { .. }) => return,
+                Pending::Change(change) => wanted += wants(change),
+                _ => {}
+            }
+        }
+        let space = self.rig.store().space();
+        assert!(
+            space.free_bytes < wanted + space.reserve_bytes,
+            "op {op}: no space for {wanted} bytes, and {space:?}"
+        );
+    }
+
+    fn check_read(&self, op: u64, (chunk, first, count): (ChunkId, u32, u32), bytes: &[u8]) {
+        assert!(bytes.len() <= blocks(count) * BLOCK_LEN, "op {op}: no more than was asked for");
+        let mut found = bytes.chunks(BLOCK_LEN);
+        for block in first..first + count {
+            let may = self.model.may_read(chunk, block);
+            let found = found.next();
+            let right = may.contents.iter().any(|content| match (content, found) {
+                (Some(content), Some(found)) => **content == *found,
+                (None, found) => found.is_none_or(|found| found.iter().all(|byte| *byte == 0)),
+                (Some(_), None) => false,
+            });
+            assert!(
+                right,
+                "op {op}: {chunk} block {block} reads as {}, and may be {}",
+                tell(&found.map(Rc::from)),
+                tell_all(&may.contents)
+            );
+        }
+    }
+
+    /// The store ends, one way or another.
+    /// Gives what may be lost, and whether the machine is known to have gone on.
+    fn crash(&mut self) -> (Crash, bool) {
+        self.tally.crashes += 1;
+        let power = self.regime != Regime::Kills;
+        let failed = self.rig.store().is_read_only();
+        let crash = match self.random.below(100) {
+            0..10 => {
+                self.rig.disk.faults = Faults::default();
+                self.drain();
+                self.rig.shutdown();
+                if power {
+                    self.rig.power_loss();
+                }
+                Crash::Clean
+            }
+            10..65 if power => {
+                self.rig.power_loss();
+                Crash::PowerLoss
+            }
+            _ => {
+                self.rig.kill();
+                Crash::Kill
+            }
+        };
+        self.rig.telling.step(self.rig.now, || format!("{crash:?}, read-only: {failed}"));
+        // After a kill the machine may be known to be the same, or not; after a power loss never.
+        let same_boot = crash == Crash::Kill && self.random.chance(70);
+        let unknown = self.regime.lies() && crash == Crash::Kill && !same_boot;
+        // What a device that failed or lied has lost, it may have lost in any way.
+        (if failed || unknown { Crash::PowerLoss } else { crash }, same_boot)
+    }
+
+    /// Opens the target, which may be cut short; gives what may be lost, or `None` when it is
+    /// refused.
+    fn recover(&mut self, mut crash: Crash, mut same_boot: bool) -> Option<Crash> {
+        let mut cuts = if self.regime == Regime::Kills { 0 } else { self.random.below(4) };
+        loop {
+            if !std::mem::replace(&mut same_boot, false) {
+                self.boots += 1;
+                self.boot = [100 + self.boots; 16];
+            }
+            let cut = cuts > 0 && self.random.chance(40);
+            if cut {
+                let calls = self.random.pick(&[6, 12, 100]);
+                self.rig.disk.power_fails_after(self.random.below_u32(calls));
+            }
+            let opened = self.rig.open(self.boot);
+            self.rig.telling.step(self.rig.now, || format!("open: {opened:?}"));
+            match opened {
+                Err(_) if self.rig.disk.power_is_gone() => {
+                    self.rig.power_loss();
+                    // A clean end left nothing to lose.
+                    crash = if crash == Crash::Clean { crash } else { Crash::PowerLoss };
+                }
+                Err(error) if self.regime == Regime::JournalLies => {
+                    let damage = [Kind::Damaged, Kind::Mismatch].contains(&error.kind);
+                    assert!(damage, "open: {error}");
+                    return None;
+                }
+                Err(error) => panic!("open: {error}"),
+                // It is open and the power goes: what recovery found is durable.
+                Ok(_) if cut => self.rig.power_loss(),
+                Ok(report) => {
+                    assert!(report.copies == Copies::Both, "the superblocks are good");
+                    let unknown = self.regime == Regime::JournalLies && crash == Crash::Kill;
+                    return Some(if unknown { Crash::PowerLoss } else { crash });
+                }
+            }
+            self.tally.crashes += 1;
+            cuts -= 1;
+        }
+    }
+}
+
+fn blocks(count: u32) -> usize {
+    usize::try_from(count).expect("32 bits")
+}
+
+/// A block's content, short enough to print.
+fn tell(content: &Content) -> String {
+    content.as_ref().map_or("a hole".into(), |content| {
+        format!("{:08x} ({}..)", weft_wire::blocks::crc32c(content), content[0])
+    })
+}
+
+fn tell_all(contents: &[Content]) -> String {
+    contents.iter().map(tell).collect::<Vec<_>>().join(" or ")
+}

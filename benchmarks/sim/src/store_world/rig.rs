@@ -1,0 +1,388 @@
+//! A store over the simulated disk: operations in, answers out, under virtual time.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use weft_iobuf::Pool;
+use weft_store::{
+    Action, Areas, FormatParams, IoId, OpenParams, Outcome, ReadPiece, RecoveryReport, Store,
+    StoreError, TargetUuid, format_plan,
+};
+use weft_wire::blocks::checksums;
+use weft_wire::data::ChunkRange;
+use weft_wire::{ChunkId, ChunkIndex, ClusterId, Ino, Status, TargetId};
+
+use crate::disk::{Disk, Done, Through, Work};
+use crate::random::Random;
+use crate::runner::Telling;
+
+/// The cluster of every simulated target.
+pub const CLUSTER: ClusterId = ClusterId([7; 16]);
+/// The machine's boot during which a rig is made.
+pub const BOOT: [u8; 16] = [9; 16];
+
+/// What an operation answered, with the bytes of a read.
+#[derive(Debug, PartialEq, Eq, Clone)]
+pub enum Answer {
+    /// First block and the blocks' bytes.
+    Read(u32, Vec<u8>),
+    /// It is done.
+    Done,
+    /// It is not.
+    Failed(Status),
+}
+
+/// A store, its disk, its index and its buffers.
+#[derive(Debug)]
+pub struct Rig {
+    /// The device.
+    pub disk: Disk,
+    /// The buffers of operations.
+    pub pool: Pool,
+    /// The store, while it is open.
+    pub store: Option<Store>,
+    /// Where the index is.
+    pub dir: TempDir,
+    /// Virtual time.
+    pub now: Duration,
+    /// Answers not taken yet.
+    pub answers: BTreeMap<u64, Answer>,
+    /// Operations in the order in which they were answered.
+    pub log: Vec<u64>,
+    /// The store ended cleanly.
+    pub stopped: bool,
+    /// How the store is opened next.
+    pub params: Params,
+    /// How much is told.
+    pub telling: Telling,
+    next_op: u64,
+}
+
+/// What [`Rig::open`] passes on.
+#[derive(Clone, Copy, Debug)]
+pub struct Params {
+    /// See [`OpenParams`].
+    pub dirty_chunks_max: u64,
+    /// See [`OpenParams`].
+    pub cache_bytes_max: u64,
+    /// See [`OpenParams`].
+    pub checkpoint_interval: Duration,
+}
+
+impl Default for Params {
+    fn default() -> Params {
+        Params {
+            dirty_chunks_max: 8,
+            cache_bytes_max: 64 << 10,
+            checkpoint_interval: Duration::from_secs(1),
+        }
+    }
+}
+
+impl Rig {
+    /// A freshly formatted target, open.
+    pub fn new(seed: u64, capacity_bytes: u64, params: Params) -> Rig {
+        let dir = tempfile::Builder::new().prefix("weft-sim").tempdir_in(scratch());
+        let dir = dir.expect("a directory for the index can be made");
+        let bytes = usize::try_from(capacity_bytes).expect("devices here fit into memory");
+        let mut disk = Disk::new(bytes, Random::new(seed));
+        format(&mut disk, dir.path(), capacity_bytes);
+        let mut rig = Rig {
+            disk,
+            pool: Pool::new(16 << 20, 4 << 20).expect("there is memory for buffers"),
+            store: None,
+            dir,
+            now: Duration::from_secs(1),
+            answers: BTreeMap::new(),
+            log: Vec::new(),
+            stopped: false,
+            params,
+            telling: Telling::Quiet,
+            next_op: 1,
+        };
+        let report = rig.open(BOOT).expect("a new target opens");
+        assert_eq!(report.replayed_records, 0, "a new target has no records");
+        rig
+    }
+
+    /// Where the index is.
+    pub fn index_dir(&self) -> PathBuf {
+        self.dir.path().join("index")
+    }
+
+    /// The parts of the device.
+    pub fn areas(&self) -> Areas {
+        self.store().superblock().areas
+    }
+
+    /// Opens the target.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open(&mut self, boot_id: [u8; 16]) -> Result<RecoveryReport, StoreError> {
+        self.store = None;
+        let params = OpenParams {
+            boot_id,
+            dirty_chunks_max: self.params.dirty_chunks_max,
+            cache_bytes_max: self.params.cache_bytes_max,
+            checkpoint_interval: self.params.checkpoint_interval,
+            ..OpenParams::new(self.index_dir(), CLUSTER)
+        };
+        let (store, report) = Store::open(params, &mut self.disk)?;
+        self.store = Some(store);
+        self.stopped = false;
+        Ok(report)
+    }
+
+    /// The open store.
+    ///
+    /// # Panics
+    /// When it is not open.
+    pub fn store(&self) -> &Store {
+        self.store.as_ref().expect("the store is open")
+    }
+
+    /// The open store.
+    ///
+    /// # Panics
+    /// When it is not open.
+    pub fn store_mut(&mut self) -> &mut Store {
+        self.store.as_mut().expect("the store is open")
+    }
+
+    fn op(&mut self) -> u64 {
+        self.next_op += 1;
+        self.next_op
+    }
+
+    /// Lets the store act and takes its actions in.
+    fn act(&mut self, f: impl FnOnce(&mut Store, &Pool, &mut Vec<Action>)) {
+        let mut out = Vec::new();
+        f(self.store.as_mut().expect("the store is open"), &self.pool, &mut out);
+        for action in out {
+            self.take(action);
+        }
+    }
+
+    fn take(&mut self, action: Action) {
+        match action {
+            Action::ReadData { io, offset, buf, bytes } => {
+                assert!(offset.is_multiple_of(4096) && bytes.is_multiple_of(4096));
+                self.telling.event(self.now, || format!("{io:?} reads {offset}+{bytes}"));
+                let bytes = length(bytes);
+                self.disk.submit(self.now, io.0, Work::Read { offset, buf, bytes });
+            }
+            Action::WriteData { io, offset, buf, start, bytes } => {
+                assert!(offset.is_multiple_of(4096) && start.is_multiple_of(4096));
+                self.telling.event(self.now, || format!("{io:?} writes {offset}+{bytes}"));
+                let bytes = buf[length(start)..length(start) + length(bytes)].to_vec();
+                self.submit(io, offset, bytes, Through::Direct);
+            }
+            Action::AppendJournal { io, offset, bytes } => {
+                assert!(offset.is_multiple_of(4096) && bytes.len().is_multiple_of(4096));
+                self.telling.event(self.now, || format!("{io:?} appends {offset}+{}", bytes.len()));
+                self.submit(io, offset, bytes, Through::PageCache);
+            }
+            Action::Flush { io } => {
+                self.telling.event(self.now, || format!("{io:?} flushes"));
+                self.disk.submit(self.now, io.0, Work::Flush);
+            }
+            Action::Reply { op, result } => {
+                let answer = answer_of(result);
+                self.telling.event(self.now, || format!("op {op}: {}", tell(&answer)));
+                let before = self.answers.insert(op, answer);
+                assert_eq!(before, None, "one answer for each operation");
+                self.log.push(op);
+            }
+            Action::Stopped => self.stopped = true,
+        }
+    }
+
+    fn submit(&mut self, io: IoId, offset: u64, bytes: Vec<u8>, through: Through) {
+        self.disk.submit(self.now, io.0, Work::Write { offset, bytes, through });
+    }
+
+    /// Completes the next I/O; whether there was one.
+    pub fn step(&mut self) -> bool {
+        let Some(Done { tag, at, result }) = self.disk.complete() else { return false };
+        self.now = self.now.max(at);
+        let errno = result.as_ref().err().map(|error| error.errno);
+        self.telling.event(self.now, || match errno {
+            Some(errno) => format!("IoId({tag}) failed: errno {errno}"),
+            None => format!("IoId({tag}) is done"),
+        });
+        self.act(|store, pool, out| store.io_done(IoId(tag), result, pool, out));
+        true
+    }
+
+    /// Completes everything.
+    pub fn settle(&mut self) {
+        while self.step() {}
+    }
+
+    /// Time passes.
+    pub fn tick(&mut self) {
+        let now = self.now;
+        self.act(|store, _, out| store.tick(now, out));
+    }
+
+    /// Begins a write of `bytes`.
+    ///
+    /// # Panics
+    /// When there is no buffer for them.
+    pub fn begin_write(&mut self, chunk: ChunkId, offset: u32, bytes: &[u8]) -> u64 {
+        let op = self.op();
+        let start = length(offset % 4096);
+        let mut slot = self.pool.alloc(start + bytes.len()).expect("clients are few");
+        slot.as_mut_slice()[start..start + bytes.len()].copy_from_slice(bytes);
+        let count = u32::try_from(bytes.len()).expect("a chunk at most");
+        let range = ChunkRange { chunk, offset, bytes: count };
+        let sums = checksums(offset, bytes);
+        self.act(|store, pool, out| store.write(op, range, sums, slot, pool, out));
+        op
+    }
+
+    /// Begins a read.
+    pub fn begin_read(&mut self, chunk: ChunkId, offset: u32, bytes: u32) -> u64 {
+        let op = self.op();
+        let range = ChunkRange { chunk, offset, bytes };
+        self.act(|store, pool, out| store.read(op, range, pool, out));
+        op
+    }
+
+    /// Begins a sync.
+    pub fn begin_sync(&mut self, ino: Ino) -> u64 {
+        let op = self.op();
+        self.act(|store, _, out| store.sync(op, ino, out));
+        op
+    }
+
+    /// Begins a truncation.
+    pub fn begin_truncate(&mut self, ino: Ino, from: u64, cut: Option<(u64, u32)>) -> u64 {
+        let op = self.op();
+        let cut = cut.map(|(index, bytes)| (ChunkIndex(index), bytes));
+        self.act(|store, pool, out| store.truncate(op, ino, ChunkIndex(from), cut, pool, out));
+        op
+    }
+
+    /// Completes everything and takes the answer of `op`.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn finish(&mut self, op: u64) -> Answer {
+        self.settle();
+        self.log.retain(|logged| *logged != op);
+        self.answers.remove(&op).expect("answered when nothing is under way")
+    }
+
+    /// Writes.
+    pub fn write(&mut self, chunk: ChunkId, offset: u32, bytes: &[u8]) -> Answer {
+        let op = self.begin_write(chunk, offset, bytes);
+        self.finish(op)
+    }
+
+    /// Reads.
+    pub fn read(&mut self, chunk: ChunkId, offset: u32, bytes: u32) -> Answer {
+        let op = self.begin_read(chunk, offset, bytes);
+        self.finish(op)
+    }
+
+    /// Syncs.
+    pub fn sync(&mut self) -> Answer {
+        let op = self.begin_sync(Ino(1));
+        self.finish(op)
+    }
+
+    /// Truncates.
+    pub fn truncate(&mut self, ino: Ino, from: u64, cut: Option<(u64, u32)>) -> Answer {
+        let op = self.begin_truncate(ino, from, cut);
+        self.finish(op)
+    }
+
+    /// A clean end.
+    ///
+    /// # Panics
+    /// When the store does not end.
+    pub fn shutdown(&mut self) {
+        self.act(|store, _, out| store.shutdown(out));
+        self.settle();
+        assert!(self.stopped, "a store ends when nothing is under way");
+        self.store = None;
+    }
+
+    /// The process dies: what the kernel has stays; what is under way arrives, or not.
+    pub fn kill(&mut self) {
+        self.store = None;
+        self.disk.kill();
+        self.answers.clear();
+        self.log.clear();
+    }
+
+    /// The power goes.
+    pub fn power_loss(&mut self) {
+        self.store = None;
+        self.disk.power_loss();
+        self.answers.clear();
+        self.log.clear();
+    }
+}
+
+fn format(disk: &mut Disk, dir: &Path, capacity_bytes: u64) {
+    let params = FormatParams {
+        cluster: CLUSTER,
+        target_uuid: TargetUuid([3; 16]),
+        target_id: TargetId(4),
+        capacity_bytes,
+    };
+    let plan = format_plan(&params).expect("the capacity is enough");
+    for (offset, bytes) in plan.zeros {
+        disk.write_now(offset, &vec![0; usize::try_from(bytes).expect("it fits into memory")]);
+    }
+    Store::create_index(&dir.join("index"), &plan.superblock).expect("an index can be made");
+    for (offset, bytes) in plan.writes {
+        disk.write_now(offset, &bytes);
+    }
+    disk.flush_now();
+}
+
+fn answer_of(result: Result<Outcome, Status>) -> Answer {
+    match result {
+        Err(status) => Answer::Failed(status),
+        Ok(Outcome::Read { first_block, sums, pieces }) => {
+            let mut bytes = Vec::new();
+            for piece in &pieces {
+                match piece {
+                    ReadPiece::Data { slot, bytes: count } => {
+                        bytes.extend_from_slice(&slot.as_slice()[..length(*count)]);
+                    }
+                    ReadPiece::Zeros { bytes: count } => {
+                        bytes.resize(bytes.len() + length(*count), 0);
+                    }
+                }
+            }
+            assert_eq!(checksums(first_block * 4096, &bytes), sums, "sums are those of the blocks");
+            Answer::Read(first_block, bytes)
+        }
+        Ok(_) => Answer::Done,
+    }
+}
+
+fn tell(answer: &Answer) -> String {
+    match answer {
+        Answer::Read(first, bytes) => format!("read {} bytes from block {first} on", bytes.len()),
+        Answer::Done => "done".into(),
+        Answer::Failed(status) => format!("failed: {status:?}"),
+    }
+}
+
+fn length(bytes: u32) -> usize {
+    usize::try_from(bytes).expect("32 bits")
+}
+
+/// Memory where there is some: the index's syncs are not what is tested here.
+fn scratch() -> PathBuf {
+    let shm = Path::new("/dev/shm");
+    if shm.is_dir() { shm.to_path_buf() } else { std::env::temp_dir() }
+}
