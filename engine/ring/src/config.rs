@@ -19,6 +19,10 @@ pub struct RingConfig {
     pub drain_ms_max: u32,
     /// Entries wide enough for [`crate::Op::Command`]: 128 bytes to submit, 32 to complete.
     pub sqe128: bool,
+    /// Asks devices for completions instead of waiting for interrupts. Such a ring takes reads and
+    /// writes of direct files that can be polled, and NVMe commands; it has no bell, and
+    /// [`crate::Ring::wait`] asks once and never sleeps.
+    pub iopoll: bool,
 }
 
 impl Default for RingConfig {
@@ -30,6 +34,7 @@ impl Default for RingConfig {
             spin_us_max: 0,
             drain_ms_max: 2_000,
             sqe128: false,
+            iopoll: false,
         }
     }
 }

@@ -4,12 +4,15 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::nvme::Namespace;
 use crate::op::{FileId, OpId};
 
 #[derive(Debug)]
 struct Slot {
     generation: u32,
     fd: Option<OwnedFd>,
+    /// Its reads, writes and flushes go as NVMe commands.
+    nvme: Option<Namespace>,
     op_count: u32,
     closing: bool,
     /// The close operation that waits for the end.
@@ -25,7 +28,14 @@ pub(crate) struct FileTable {
 
 impl FileTable {
     pub(crate) fn new(files_max: u32) -> FileTable {
-        let empty = || Slot { generation: 0, fd: None, op_count: 0, closing: false, closer: None };
+        let empty = || Slot {
+            generation: 0,
+            fd: None,
+            nvme: None,
+            op_count: 0,
+            closing: false,
+            closer: None,
+        };
         FileTable {
             slots: (0..files_max).map(|_| empty()).collect(),
             free: (0..files_max).rev().collect(),
@@ -45,6 +55,16 @@ impl FileTable {
         let slot = self.slots.get(at(id.index))?;
         let live = slot.generation == id.generation && !slot.closing;
         slot.fd.as_ref().filter(|_| live).map(AsFd::as_fd)
+    }
+
+    /// Marks an open file as a namespace's character device.
+    pub(crate) fn set_nvme(&mut self, id: FileId, namespace: Namespace) {
+        self.slots[at(id.index)].nvme = Some(namespace);
+    }
+
+    /// The namespace behind a file that takes NVMe commands.
+    pub(crate) fn nvme(&self, id: FileId) -> Option<&Namespace> {
+        self.slots[at(id.index)].nvme.as_ref()
     }
 
     /// Counts an operation on a file that [`FileTable::get`] found.
@@ -74,6 +94,7 @@ impl FileTable {
         assert!(slot.generation == id.generation && slot.op_count == 0);
         slot.generation = slot.generation.wrapping_add(1);
         slot.closing = false;
+        slot.nvme = None;
         self.free.push(id.index);
         (slot.fd.take(), slot.closer.take())
     }

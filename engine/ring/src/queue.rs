@@ -45,11 +45,11 @@ impl Queue {
         let failed = |source| RingError::setup(op, source);
         let queue = if config.sqe128 {
             let mut builder = IoUring::<Entry128, cqueue::Entry32>::builder();
-            tune(&mut builder, cq_entries);
+            tune(&mut builder, cq_entries, config.iopoll);
             Queue::Wide(builder.build(sq_entries).map_err(failed)?)
         } else {
             let mut builder = IoUring::<Entry, cqueue::Entry>::builder();
-            tune(&mut builder, cq_entries);
+            tune(&mut builder, cq_entries, config.iopoll);
             Queue::Plain(builder.build(sq_entries).map_err(failed)?)
         };
         let params = queue.params();
@@ -149,7 +149,7 @@ impl Queue {
     }
 }
 
-fn tune<S, C>(builder: &mut Builder<S, C>, cq_entries: u32)
+fn tune<S, C>(builder: &mut Builder<S, C>, cq_entries: u32, iopoll: bool)
 where
     S: io_uring::squeue::EntryMarker,
     C: cqueue::EntryMarker,
@@ -162,6 +162,9 @@ where
         .setup_taskrun_flag()
         .setup_submit_all()
         .setup_cqsize(cq_entries);
+    if iopoll {
+        builder.setup_iopoll();
+    }
 }
 
 /// An entry with its length field set.

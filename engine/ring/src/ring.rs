@@ -16,6 +16,7 @@ use crate::error::{Kind, RingError};
 use crate::files::FileTable;
 use crate::limits::DRAIN_ROUND_MS;
 use crate::mailbox::Bell;
+use crate::nvme::{self, Namespace};
 use crate::op::{Completion, FileId, Op, OpId, Reject, Rejected};
 use crate::queue::{Cqe, Queue, Sqe};
 use crate::spin::Spin;
@@ -46,6 +47,7 @@ pub struct Ring {
     stats: Stats,
     drain_ms_max: u32,
     draining: bool,
+    iopoll: bool,
     /// The kernel takes submissions from the thread that made the ring only.
     not_send: PhantomData<*const ()>,
 }
@@ -79,6 +81,7 @@ impl Ring {
             stats: Stats::default(),
             drain_ms_max,
             draining: false,
+            iopoll: config.iopoll,
             not_send: PhantomData,
         })
     }
@@ -139,6 +142,26 @@ impl Ring {
         Ok(file)
     }
 
+    /// Registers a namespace's character device (`/dev/ng0n1`): reads, writes and flushes of it go
+    /// as NVMe commands, past the block layer and its page cache. Offsets and lengths are whole
+    /// blocks of the namespace; a failed command is not tried again by the kernel.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] on a ring without [`RingConfig::sqe128`], else as
+    /// [`Ring::register_file`].
+    pub fn register_nvme(
+        &mut self,
+        fd: OwnedFd,
+        namespace: Namespace,
+    ) -> Result<FileId, RingError> {
+        if !self.queue.is_wide() {
+            return Err(RingError::refused(Kind::Config, "register_nvme without sqe128"));
+        }
+        let file = self.register_file(fd)?;
+        self.files.set_nvme(file, namespace);
+        Ok(file)
+    }
+
     /// Takes a file out: it takes no more operations, and is closed when its last one has ended
     /// (cancel them, or use [`Op::Close`], which does so and tells when).
     ///
@@ -173,7 +196,14 @@ impl Ring {
         };
         let file = op.file();
         let closing = matches!(op, Op::Close { .. });
-        let entry = InFlight { token, op, done_bytes: 0, total_bytes, cancelled: false };
+        let entry = InFlight {
+            token,
+            op,
+            done_bytes: 0,
+            total_bytes,
+            command_bytes: None,
+            cancelled: false,
+        };
         let id = self.table.insert(entry);
         self.stats.ops_submitted_count += 1;
         match file {
@@ -208,6 +238,9 @@ impl Ring {
     /// The kernel failed in a way that is not expected; the ring is of no more use.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<(), RingError> {
         self.push_backlog();
+        if self.iopoll {
+            return self.ask();
+        }
         if self.is_ready() || timeout == Some(Duration::ZERO) {
             return self.enter_now();
         }
@@ -279,6 +312,15 @@ impl Ring {
     /// Queues an operation, or the rest of it.
     fn push_op(&mut self, id: OpId) {
         let (entry, scratch) = self.table.get_mut(id).expect("only entries in the table get here");
+        if self.queue.is_wide()
+            && let Some(namespace) = entry.op.file().and_then(|file| self.files.nvme(file))
+        {
+            match sqe::build_nvme(id, entry, namespace, self.pool.as_ref()) {
+                Ok(sqe) => self.push(sqe),
+                Err(errno) => self.end(id, Err(errno)),
+            }
+            return;
+        }
         if let Some(sqe) = sqe::build(id, entry, scratch, self.pool.as_ref()) {
             self.push(sqe);
         }
@@ -299,6 +341,16 @@ impl Ring {
                 return;
             }
         }
+    }
+
+    /// Ends an operation that cannot begin, as the kernel would: by a completion.
+    fn end(&mut self, id: OpId, result: Result<u32, Errno>) {
+        let InFlight { token, op, .. } = self.table.remove(id);
+        self.stats.ops_completed_count += 1;
+        if op.file().is_some_and(|file| self.files.op_ended(file)) {
+            self.finish_close(op.file().expect("just looked"));
+        }
+        self.ready.push_back(Completion { token, id, result, op, more: false, accepted: None });
     }
 
     /// Puts an entry into the queue, handing the queue to the kernel first when it is full.
@@ -360,6 +412,15 @@ impl Ring {
     /// Submits, and lets the kernel finish what it deferred; never sleeps.
     fn enter_now(&mut self) -> Result<(), RingError> {
         if !self.queue.wants_enter() {
+            return Ok(());
+        }
+        self.stats.enter_count += 1;
+        settle(self.queue.submitter().submit())
+    }
+
+    /// Submits, and asks the devices once what is over; never sleeps.
+    fn ask(&mut self) -> Result<(), RingError> {
+        if self.table.len() == 0 {
             return Ok(());
         }
         self.stats.enter_count += 1;
@@ -441,7 +502,11 @@ impl Ring {
         let (entry, _) = self.table.get_mut(id).expect("an entry leaves with its last completion");
         entry.cancelled |= self.draining;
         let accepted = accepted(&entry.op, cqe.result);
-        let result = match transfer::step(entry, cqe.result) {
+        let raw = match entry.command_bytes.take() {
+            Some(bytes) => nvme::result(bytes, cqe.result),
+            None => cqe.result,
+        };
+        let result = match transfer::step(entry, raw) {
             Verdict::Again => {
                 self.stats.continued_count += 1;
                 self.push_op(id);
@@ -473,13 +538,14 @@ impl Ring {
         let mut cancel_at = Duration::ZERO;
         while self.table.len() > 0 && clock::now() < deadline {
             self.push_backlog();
-            if clock::now() >= cancel_at {
+            if !self.iopoll && clock::now() >= cancel_at {
                 let all = opcode::AsyncCancel2::new(CancelBuilder::any()).build();
                 self.push(Sqe::Plain(all.user_data(CANCEL_TAG)));
                 cancel_at = clock::now() + round;
             }
             self.bell_armed = true; // it is cancelled with the rest, and not wanted any more
-            if self.sleep(Some(round)).is_err() {
+            let waited = if self.iopoll { self.ask() } else { self.sleep(Some(round)) };
+            if waited.is_err() {
                 return;
             }
             while let Some(completion) = self.next_completion() {

@@ -7,10 +7,12 @@ use std::ops::Range;
 
 use io_uring::types::{Fixed, FsyncFlags, Timespec};
 use io_uring::{opcode, squeue};
+use rustix::io::Errno;
 use rustix::net::SocketAddrAny;
 use weft_iobuf::{BufSlot, Pool, SharedSlot};
 
 use crate::limits::TRANSFER_BYTES_MAX;
+use crate::nvme::{self, NVME_URING_CMD_IO, Namespace, Request};
 use crate::op::{Command, Op, OpId};
 use crate::queue::{Sqe, with_len};
 use crate::table::{InFlight, Scratch};
@@ -90,6 +92,44 @@ pub(crate) fn build(
     Some(Sqe::Plain(sqe.user_data(id.user_data())))
 }
 
+/// The NVMe command for an operation, or for the next part of it.
+///
+/// # Errors
+/// INVAL for what is no whole number of blocks, OPNOTSUPP for what is no command.
+pub(crate) fn build_nvme(
+    id: OpId,
+    entry: &mut InFlight,
+    namespace: &Namespace,
+    pool: Option<&Pool>,
+) -> Result<Sqe, Errno> {
+    let done_bytes = usize::try_from(entry.done_bytes).expect("u32 fits usize");
+    let (request, buf_index) = match &mut entry.op {
+        Op::Read { offset, buf, range, .. } => {
+            let offset = *offset + u64::from(entry.done_bytes);
+            let index = fixed_index(pool, buf);
+            let (ptr, bytes) = rest(buf, range, done_bytes);
+            (Request::Read { offset, addr: address(ptr), bytes }, index)
+        }
+        Op::Write { offset, buf, range, .. } => {
+            let offset = *offset + u64::from(entry.done_bytes);
+            let (ptr, bytes) = rest_shared(buf, range, done_bytes);
+            (Request::Write { offset, addr: address(ptr), bytes }, fixed_index(pool, buf.slot()))
+        }
+        Op::Fsync { .. } => (Request::Flush, None),
+        _ => return Err(Errno::OPNOTSUPP),
+    };
+    let file = Fixed(entry.op.file().map_or(0, |file| file.index));
+    let (data, bytes) = nvme::command(namespace, request)?;
+    entry.command_bytes = Some(bytes);
+    let command = opcode::UringCmd80::new(file, NVME_URING_CMD_IO).cmd(data).buf_index(buf_index);
+    Ok(Sqe::Command(command.build().user_data(id.user_data())))
+}
+
+/// Memory's address as the kernel gets it in a command.
+fn address<T>(ptr: *const T) -> u64 {
+    u64::try_from(ptr.expose_provenance()).expect("addresses have 64 bits")
+}
+
 fn build_command(
     id: OpId,
     command: &mut Command,
@@ -102,10 +142,10 @@ fn build_command(
         scratch.iov.push(libc::iovec { iov_base, iov_len: range.len() });
     }
     let len = u32::try_from(scratch.iov.len()).expect("at most SEND_PARTS_MAX");
-    let addr = if len == 0 { 0 } else { scratch.iov.as_ptr().expose_provenance() };
+    let addr = if len == 0 { 0 } else { address(scratch.iov.as_ptr()) };
     let entry = opcode::UringCmd80::new(file, command.cmd_op)
         .cmd(command.data)
-        .addr(u64::try_from(addr).ok())
+        .addr(Some(addr))
         .build()
         .user_data(id.user_data());
     with_len(entry, len)

@@ -18,6 +18,8 @@ pub(crate) struct InFlight {
     pub(crate) done_bytes: u32,
     /// Bytes the whole transfer has; 0 for operations that transfer nothing.
     pub(crate) total_bytes: u32,
+    /// Bytes that the NVMe command under way transfers; `None` when it is none.
+    pub(crate) command_bytes: Option<u32>,
     /// The caller asked for its end: it is not continued.
     pub(crate) cancelled: bool,
 }
@@ -115,7 +117,14 @@ mod tests {
 
     fn entry() -> InFlight {
         let op = Op::Timeout { duration: std::time::Duration::ZERO };
-        InFlight { token: 0, op, done_bytes: 0, total_bytes: 0, cancelled: false }
+        InFlight {
+            token: 0,
+            op,
+            done_bytes: 0,
+            total_bytes: 0,
+            command_bytes: None,
+            cancelled: false,
+        }
     }
 
     #[test]

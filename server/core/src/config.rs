@@ -27,7 +27,7 @@ pub const CORE_COUNT_MAX: usize = 256;
 pub const NODE_NAME_BYTES_MAX: usize = 64;
 
 /// Every key there is, in the order of [`Config::generate`]: the first five must be there.
-pub const KEYS: [&str; 12] = [
+pub const KEYS: [&str; 14] = [
     "cluster",
     "node",
     "listen",
@@ -40,6 +40,8 @@ pub const KEYS: [&str; 12] = [
     "grace_s",
     "checkpoint_s",
     "credits",
+    "io_poll",
+    "passthrough",
 ];
 
 /// What a node's config file says.
@@ -75,6 +77,34 @@ pub struct Config {
     pub checkpoint_s: u32,
     /// Requests one connection may have in flight.
     pub credits: u32,
+    /// Whether data I/O is asked for instead of ended by interrupts, on devices with queues for it. Costs the shard's
+    /// core while anything is under way.
+    pub io_poll: Wanted,
+    /// Whether data goes to NVMe namespaces as commands of our own, past the block layer.
+    pub passthrough: Wanted,
+}
+
+/// Whether to use what not every machine offers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Wanted {
+    /// Where it is offered.
+    #[default]
+    Auto,
+    /// Where it is offered; where not, the log says why.
+    On,
+    /// Never.
+    Off,
+}
+
+impl Wanted {
+    /// As written in a config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Wanted::Auto => "auto",
+            Wanted::On => "on",
+            Wanted::Off => "off",
+        }
+    }
 }
 
 /// What kind of thing is wrong with a config.
@@ -155,6 +185,8 @@ impl Config {
             grace_s: fields::GRACE_S.default,
             checkpoint_s: fields::CHECKPOINT_S.default,
             credits: fields::CREDITS.default,
+            io_poll: Wanted::Auto,
+            passthrough: Wanted::Auto,
         }
     }
 
@@ -203,6 +235,8 @@ impl Config {
                 "longest time between metadata checkpoints",
             ),
             ("credits", self.credits.to_string(), "requests in flight for each connection"),
+            ("io_poll", quoted(self.io_poll.name()), "poll devices that can be: auto, on, off"),
+            ("passthrough", quoted(self.passthrough.name()), "own NVMe commands: auto, on, off"),
         ];
         let mut out = String::from("# Weft node. Relative paths are relative to this file.\n");
         for (key, value, comment) in lines {

@@ -3,20 +3,22 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, OFlags};
+use weft_iobuf::Pool;
 use weft_metadata::{Volume, VolumeParams};
 use weft_ring::{FileId, Ring};
 use weft_server_core::TargetParams;
-use weft_server_core::config::Config;
-use weft_store::{Copies, Device, OpenParams, Store, Superblock};
+use weft_server_core::config::{Config, Wanted};
+use weft_store::{Copies, OpenParams, Superblock};
+use weft_target::{BlockingDevice, Opened, Options, Targets, Wish, open_device};
 use weft_wire::{ShardId, TargetId};
 
 use crate::advice;
-use crate::shard::{LogFiles, TargetFiles};
+use crate::shard::LogFiles;
 
 /// Tries to get the lock of a state folder whose last owner is gone: 30 seconds in all.
 const LOCK_TRIES: u32 = 1500;
@@ -69,7 +71,7 @@ pub(crate) fn lock_state(dir: &Path) -> Result<File, String> {
 pub(crate) fn locate_targets(config: &Config) -> Result<Vec<TargetPlace>, String> {
     let mut places = Vec::new();
     for path in &config.targets {
-        let mut device = BlockingDevice::open(path)?;
+        let mut device = BlockingDevice::open(path).map_err(|error| error.to_string())?;
         let superblock = weft_store::inspect(&mut device).map_err(|error| {
             advice::sentence(
                 &format!("target {}", path.display()),
@@ -107,15 +109,16 @@ pub(crate) fn locate_targets(config: &Config) -> Result<Vec<TargetPlace>, String
     Ok(places)
 }
 
-/// Recovers a target and registers its descriptors with the ring.
+/// Recovers a target and finds the best way to its device.
 pub(crate) fn open_target(
     place: &TargetPlace,
     config: &Config,
     cache_bytes_max: u64,
+    targets: &mut Targets,
     ring: &mut Ring,
-) -> Result<(TargetParams, TargetFiles), String> {
+    pool: &Pool,
+) -> Result<TargetParams, String> {
     let path = place.path.display();
-    let mut device = BlockingDevice::open(&place.path)?;
     let uuid = place.superblock.target_uuid;
     let index = config.index_dir(uuid.0);
     let params = OpenParams {
@@ -124,11 +127,19 @@ pub(crate) fn open_target(
         checkpoint_interval: Duration::from_secs(u64::from(config.checkpoint_s)),
         ..OpenParams::new(index.clone(), config.cluster)
     };
-    let (store, report) = Store::open(params, &mut device).map_err(|error| {
+    let opened = targets.open(&place.path, params, target_options(config), ring, pool);
+    let Opened { index: at, store, report, notes } = opened.map_err(|error| {
         let what = format!("target {} ({path}, index {})", place.id, index.display());
-        advice::sentence(&what, &error, advice::target(error.kind))
+        match error.store() {
+            Some(error) => advice::sentence(&what, error, advice::target(error.kind)),
+            None => format!("{what}: {error}"),
+        }
     })?;
-    tracing::info!(target = place.id.0, %path, ?report, "target open");
+    let way = targets.data_path(at);
+    tracing::info!(target = place.id.0, %path, ?way, ?report, "target open");
+    for note in notes {
+        tracing::warn!(target = place.id.0, %path, "{note}");
+    }
     if report.copies != Copies::Both {
         tracing::warn!(target = place.id.0, %path, copies = ?report.copies, "a superblock is damaged: look at the device");
     }
@@ -136,17 +147,18 @@ pub(crate) fn open_target(
         let blocks = report.damaged_blocks;
         tracing::warn!(target = place.id.0, %path, blocks, "damaged blocks: reading them gives EIO");
     }
-    let direct = open_device(&place.path, OFlags::DIRECT).map_err(|error| {
-        format!("target {path}: {error}; its file system or device must allow O_DIRECT")
-    })?;
-    let buffered = open_device(&place.path, OFlags::empty())
-        .map_err(|error| format!("target {path}: {error}"))?;
-    let files = TargetFiles {
-        direct: register(ring, direct.into())?,
-        buffered: register(ring, buffered.into())?,
-    };
     let path = place.path.display().to_string();
-    Ok((TargetParams { id: place.id, uuid: uuid.0, path, store }, files))
+    Ok(TargetParams { id: place.id, uuid: uuid.0, path, store })
+}
+
+/// How the configuration wants data to reach the devices.
+pub(crate) fn target_options(config: &Config) -> Options {
+    let wish = |wanted: Wanted| match wanted {
+        Wanted::Auto => Wish::Auto,
+        Wanted::On => Wish::On,
+        Wanted::Off => Wish::Off,
+    };
+    Options { io_poll: wish(config.io_poll), passthrough: wish(config.passthrough) }
 }
 
 /// Which boot of the machine this is; all zero when the kernel does not say.
@@ -195,41 +207,4 @@ pub(crate) fn open_volume(
 
 fn register(ring: &mut Ring, fd: OwnedFd) -> Result<FileId, String> {
     ring.register_file(fd).map_err(|error| error.to_string())
-}
-
-fn open_device(path: &Path, flags: OFlags) -> io::Result<File> {
-    let flags = i32::try_from(flags.bits()).expect("open flags are below 2^31");
-    OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)
-}
-
-/// A device or file read in place, for recovery before the ring runs.
-struct BlockingDevice {
-    file: File,
-    len_bytes: u64,
-}
-
-impl BlockingDevice {
-    fn open(path: &Path) -> Result<BlockingDevice, String> {
-        let wrong = |error: io::Error| format!("cannot open {}: {error}", path.display());
-        let mut file = open_device(path, OFlags::empty()).map_err(wrong)?;
-        rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared)
-            .map_err(|_| format!("{} is in use by another program", path.display()))?;
-        // A block device's length is where its end is, not what stat says.
-        let len_bytes = io::Seek::seek(&mut file, io::SeekFrom::End(0)).map_err(wrong)?;
-        Ok(BlockingDevice { file, len_bytes })
-    }
-}
-
-impl Device for BlockingDevice {
-    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(buf, offset)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-
-    fn len_bytes(&self) -> u64 {
-        self.len_bytes
-    }
 }

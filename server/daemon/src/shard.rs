@@ -15,11 +15,11 @@ use weft_iobuf::Pool;
 use weft_net::Frame;
 use weft_ring::{Completion, Mailbox, Op, Ring, Sender};
 use weft_server_core::{Action, ConnId, Message, Shard};
+use weft_target::{Step, Targets};
 use weft_wire::{Header, ShardId};
 
 use crate::clock;
 use conn::ConnIo;
-use disk::{DiskWork, Disks};
 
 /// How often the core is told that time passes.
 const TICK: Duration = Duration::from_millis(20);
@@ -58,7 +58,8 @@ pub(crate) struct ShardLoop {
     core: Shard,
     ring: Ring,
     pool: Pool,
-    disks: Disks,
+    targets: Targets,
+    log: Option<LogFiles>,
     conns: BTreeMap<ConnId, ConnIo>,
     conn_next: u64,
     /// Connections with something queued since the last look.
@@ -81,14 +82,14 @@ pub(crate) struct ShardSetup {
     pub(crate) core: Shard,
     pub(crate) ring: Ring,
     pub(crate) pool: Pool,
-    pub(crate) disks: Vec<disk::TargetFiles>,
+    pub(crate) targets: Targets,
     pub(crate) log: Option<LogFiles>,
     pub(crate) mailbox: Mailbox<Mail>,
     pub(crate) peers: Vec<Option<Sender<Mail>>>,
     pub(crate) listener: Option<TcpListener>,
 }
 
-pub(crate) use disk::{LogFiles, TargetFiles};
+pub(crate) use disk::LogFiles;
 
 impl ShardLoop {
     pub(crate) fn new(setup: ShardSetup) -> ShardLoop {
@@ -96,7 +97,8 @@ impl ShardLoop {
             core: setup.core,
             ring: setup.ring,
             pool: setup.pool,
-            disks: Disks { targets: setup.disks, log: setup.log },
+            targets: setup.targets,
+            log: setup.log,
             conns: BTreeMap::new(),
             conn_next: 0,
             to_send: Vec::new(),
@@ -126,8 +128,7 @@ impl ShardLoop {
                 self.listen().map_err(|error| error.to_string())?;
                 tell();
             }
-            let patience = if self.needs_retry() { Duration::from_millis(1) } else { TICK };
-            self.ring.wait(Some(patience)).map_err(|error| error.to_string())?;
+            self.wait().map_err(|error| error.to_string())?;
             self.take_completions();
             self.take_mail();
             let now = clock::now();
@@ -142,6 +143,18 @@ impl ShardLoop {
         Ok(())
     }
 
+    /// Submits what is pending and waits for something to happen; with polled I/O under way only
+    /// looks.
+    fn wait(&mut self) -> Result<(), weft_ring::RingError> {
+        let patience = match (self.targets.must_poll(), self.needs_retry()) {
+            (true, _) => Duration::ZERO,
+            (false, true) => Duration::from_millis(1),
+            (false, false) => TICK,
+        };
+        self.targets.poll()?;
+        self.ring.wait(Some(patience))
+    }
+
     fn listen(&mut self) -> Result<(), weft_ring::RingError> {
         let Some(listener) = self.listener.take() else { return Ok(()) };
         let listener = self.ring.register_file(listener.into())?;
@@ -150,6 +163,9 @@ impl ShardLoop {
     }
 
     fn take_completions(&mut self) {
+        while let Some((index, step)) = self.targets.next_polled() {
+            self.target_step(index, step);
+        }
         for _ in 0..COMPLETIONS_PER_TURN {
             let Some(completion) = self.ring.next_completion() else { return };
             let key = weft_wire::units::to_usize(completion.token);
@@ -169,8 +185,8 @@ impl ShardLoop {
             Token::Send(conn) => self.sent(conn, completion, now),
             Token::CloseConn => {}
             Token::Target(index, io) => {
-                let result = disk::target_result(completion);
-                self.core.target_io_done(index, io, result, now);
+                let step = self.targets.completed(index, io, completion);
+                self.target_step(index, step);
             }
             Token::Log(io) => {
                 let result = disk::log_result(&completion);
@@ -227,7 +243,8 @@ impl ShardLoop {
                 self.target_action(index, action);
             }
             Action::Volume(action) => {
-                let (io, op) = self.disks.log_op(action, &self.pool);
+                let log = self.log.expect("only a shard with a volume has log work");
+                let (io, op) = log.log_op(action, &self.pool);
                 self.submit(Token::Log(io), op);
             }
             Action::ToShard { shard, message } => self.mail(shard, Mail::Message(message)),
@@ -236,13 +253,15 @@ impl ShardLoop {
     }
 
     fn target_action(&mut self, index: usize, action: weft_store::Action) {
-        match self.disks.target_work(index, action) {
-            DiskWork::Ring(io, op) => self.submit(Token::Target(index, io), op),
-            DiskWork::Append { io, file, offset, bytes } => {
-                let device = self.ring.file(file).expect("a target's files stay registered");
-                let result = disk::append(device, offset, &bytes);
-                self.core.target_io_done(index, io, result, clock::now());
-            }
+        let step = self.targets.start(&self.ring, index, action);
+        self.target_step(index, step);
+    }
+
+    fn target_step(&mut self, index: usize, step: Step) {
+        match step {
+            Step::Ring(io, op) => self.submit(Token::Target(index, io), op),
+            Step::Done(io, result) => self.core.target_io_done(index, io, result, clock::now()),
+            Step::Polled => {}
         }
     }
 

@@ -13,6 +13,7 @@ use weft_iobuf::Pool;
 use weft_ring::{Mailbox, Registration, Ring, RingConfig, Sender};
 use weft_server_core::config::Config;
 use weft_server_core::{Shard, ShardParams};
+use weft_target::Targets;
 use weft_wire::session::{ClusterMap, NodeEntry, Place};
 use weft_wire::units::{to_u64, to_usize};
 use weft_wire::{ShardId, TargetId, VolumeId};
@@ -250,7 +251,11 @@ fn cluster_map(config: &Config, targets: &[TargetPlace]) -> ClusterMap {
 fn run_shard(seed: Seed, reports: &mpsc::Sender<Report>) -> Result<(), String> {
     let core = usize::from(seed.config.cores[usize::from(seed.id.0)]);
     weft_ring::pin_to_core(core).map_err(|error| error.to_string())?;
-    let ring = Ring::new(RingConfig::default()).map_err(|error| error.to_string())?;
+    let mine = seed.targets.iter().filter(|target| target.shard == seed.id);
+    let options = open::target_options(&seed.config);
+    let sqe128 = weft_target::needs_wide_ring(mine.map(|target| target.path.as_path()), options);
+    let ring = Ring::new(RingConfig { sqe128, ..RingConfig::default() })
+        .map_err(|error| error.to_string())?;
     let (sender, mailbox) = weft_ring::mailbox(&ring.bell(), MAIL_MAX);
     let told = reports.send(Report::Up(seed.id, sender));
     let (Ok(()), Ok(peers)) = (told, seed.peers.recv()) else {
@@ -277,13 +282,11 @@ fn build_shard(
     }
     let mine: Vec<&TargetPlace> = seed.targets.iter().filter(|t| t.shard == seed.id).collect();
     let cache_bytes = memory_bytes / 100 * (100 - POOL_PERCENT) / 2;
-    let mut disks = Vec::new();
-    let mut targets = Vec::new();
+    let mut targets = Targets::new();
+    let mut params = Vec::new();
     for target in &mine {
         let share = cache_bytes / to_u64(mine.len());
-        let (params, files) = open::open_target(target, config, share, &mut ring)?;
-        targets.push(params);
-        disks.push(files);
+        params.push(open::open_target(target, config, share, &mut targets, &mut ring, &pool)?);
     }
     let (volume, log) = match seed.id {
         ShardId(0) => {
@@ -303,9 +306,9 @@ fn build_shard(
         session_timeout: Duration::from_secs(u64::from(config.session_timeout_s)),
         grace: Duration::from_secs(u64::from(config.grace_s)),
         map: seed.map,
-        targets,
+        targets: params,
         volume,
     };
     let core = Shard::new(params, pool.clone());
-    Ok(ShardSetup { core, ring, pool, disks, log, mailbox, peers, listener: seed.listener })
+    Ok(ShardSetup { core, ring, pool, targets, log, mailbox, peers, listener: seed.listener })
 }

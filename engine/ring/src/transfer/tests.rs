@@ -18,7 +18,7 @@ fn read(range: Range<usize>) -> Op {
 
 fn in_flight(op: Op) -> InFlight {
     let total_bytes = total_bytes(&op).unwrap();
-    InFlight { token: 0, op, done_bytes: 0, total_bytes, cancelled: false }
+    InFlight { token: 0, op, done_bytes: 0, total_bytes, command_bytes: None, cancelled: false }
 }
 
 fn negated(errno: Errno) -> i32 {

@@ -7,7 +7,7 @@ use weft_wire::ClusterId;
 
 use super::{
     CORE_COUNT_MAX, Config, ConfigError, ConfigErrorKind, KEYS, MEMORY_MIB_MAX,
-    NODE_NAME_BYTES_MAX, SHARD_MEMORY_MIB_MIN, TARGET_COUNT_MAX,
+    NODE_NAME_BYTES_MAX, SHARD_MEMORY_MIB_MIN, TARGET_COUNT_MAX, Wanted,
 };
 
 pub(super) const LISTEN_DEFAULT: &str = "127.0.0.1:7811";
@@ -50,6 +50,8 @@ pub(super) fn parse(text: &str, base_dir: &Path) -> Fallible<Config> {
         grace_s: number(&table, &GRACE_S)?,
         checkpoint_s: number(&table, &CHECKPOINT_S)?,
         credits: number(&table, &CREDITS)?,
+        io_poll: wanted(&table, "io_poll")?,
+        passthrough: wanted(&table, "passthrough")?,
     };
     memory_for_all(&config)?;
     Ok(config)
@@ -214,6 +216,15 @@ fn log(table: &Table) -> Fallible<String> {
         return Err(out_of_range("log", value, advice));
     }
     Ok(filter.to_owned())
+}
+
+fn wanted(table: &Table, key: &'static str) -> Fallible<Wanted> {
+    let Some(value) = table.get(key) else { return Ok(Wanted::Auto) };
+    let word = text(key, value)?;
+    let all = [Wanted::Auto, Wanted::On, Wanted::Off];
+    all.into_iter()
+        .find(|wanted| wanted.name() == word)
+        .ok_or_else(|| out_of_range(key, value, "\"auto\", \"on\" or \"off\" is allowed"))
 }
 
 fn memory_for_all(config: &Config) -> Fallible<()> {

@@ -15,6 +15,8 @@ session_timeout_s = 61
 grace_s = 11
 checkpoint_s = 6
 credits = 129
+io_poll = "on"
+passthrough = "off"
 "#;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
@@ -40,6 +42,7 @@ fn every_key_is_read() {
     assert_eq!(config.log, "info,weft_store=debug");
     assert_eq!((config.session_timeout_s, config.grace_s), (61, 11));
     assert_eq!((config.checkpoint_s, config.credits), (6, 129));
+    assert_eq!((config.io_poll, config.passthrough), (Wanted::On, Wanted::Off));
     assert_eq!(config.shard_memory_bytes(), 128 << 20);
 }
 
@@ -50,6 +53,7 @@ fn optional_keys_have_defaults() {
     assert_eq!((config.cores.as_slice(), config.memory_mib), (&[0][..], 1024));
     assert_eq!((config.session_timeout_s, config.grace_s), (60, 10));
     assert_eq!((config.checkpoint_s, config.credits, config.log.as_str()), (5, 128, "info"));
+    assert_eq!((config.io_poll, config.passthrough), (Wanted::Auto, Wanted::Auto));
 }
 
 #[test]
@@ -128,6 +132,7 @@ fn a_value_out_of_range_says_what_is_allowed() {
         ("grace_s = -1", "0 to 600"),
         ("checkpoint_s = 0", "1 to 600"),
         ("credits = 0", "1 to 4096"),
+        ("io_poll = \"yes\"", "\"auto\", \"on\" or \"off\""),
         ("credits = 4097", "1 to 4096"),
     ] {
         let key = line.split(' ').next().expect("a key");

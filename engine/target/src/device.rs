@@ -1,0 +1,62 @@
+//! A device or file used by blocking calls: opening, inspection, formatting.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::{Advice, FlockOperation, OFlags, fadvise, flock};
+use weft_store::Device;
+
+use crate::error::{Kind, TargetError};
+
+/// A target's device for [`weft_store::Store::open`], held by a shared lock for as long as it lives.
+#[derive(Debug)]
+pub struct BlockingDevice {
+    file: File,
+    len_bytes: u64,
+}
+
+impl BlockingDevice {
+    /// Opens and locks it, and sees to it that reads meet the device and not an old page: what
+    /// went to a block device as NVMe commands of its own passed the page cache by.
+    ///
+    /// # Errors
+    /// `Device`, `InUse`.
+    pub fn open(path: &Path) -> Result<BlockingDevice, TargetError> {
+        let wrong = |error: io::Error| TargetError::because(Kind::Device, "open", path, error);
+        let mut file = open_device(path, OFlags::empty()).map_err(wrong)?;
+        flock(&file, FlockOperation::NonBlockingLockShared)
+            .map_err(|_| TargetError::new(Kind::InUse, "lock", path))?;
+        if file.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device()) {
+            // Only clean pages go: the journal's, not yet written back, are the truth and stay.
+            fadvise(&file, 0, None, Advice::DontNeed).map_err(|errno| wrong(errno.into()))?;
+        }
+        // A block device's length is where its end is, not what stat says.
+        let len_bytes = io::Seek::seek(&mut file, io::SeekFrom::End(0)).map_err(wrong)?;
+        Ok(BlockingDevice { file, len_bytes })
+    }
+}
+
+impl Device for BlockingDevice {
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+}
+
+/// Opens a device or file to read and write.
+///
+/// # Errors
+/// The kernel's.
+pub fn open_device(path: &Path, flags: OFlags) -> io::Result<File> {
+    let flags = i32::try_from(flags.bits()).expect("open flags are below 2^31");
+    OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)
+}

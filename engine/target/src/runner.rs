@@ -1,0 +1,227 @@
+//! One store with a ring and a loop around it, for callers that have no loop of their own.
+//!
+//! The caller gives the store work ([`Runner::with_store`]), calls [`Runner::turn`] until there are
+//! answers ([`Runner::next_reply`]), and tells it the time ([`Runner::tick`]): nothing here reads a
+//! clock.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use slab::Slab;
+use weft_iobuf::Pool;
+use weft_ring::{Op, Reject, Ring, RingConfig};
+use weft_store::{Action, IoId, OpenParams, Outcome, RecoveryReport, Store};
+use weft_wire::Status;
+use weft_wire::units::{to_u64, to_usize};
+
+use crate::error::{Kind, TargetError};
+use crate::open::{DataPath, Opened, Options, needs_wide_ring};
+use crate::targets::{Step, Targets};
+
+/// How to run a target.
+#[derive(Clone, Debug)]
+pub struct RunnerParams {
+    /// How to open its store.
+    pub store: OpenParams,
+    /// How data is to reach the device.
+    pub options: Options,
+    /// Memory for buffers, in bytes; pinned.
+    pub pool_bytes: usize,
+    /// Largest buffer, in bytes: a power of two.
+    pub slot_bytes_max: usize,
+}
+
+/// The end of an operation of the store.
+#[derive(Debug)]
+pub struct Reply {
+    /// As given with the operation.
+    pub op: u64,
+    /// How it ended.
+    pub result: Result<Outcome, Status>,
+}
+
+/// A store and what drives it.
+#[derive(Debug)]
+pub struct Runner {
+    path: PathBuf,
+    store: Store,
+    targets: Targets,
+    index: usize,
+    ring: Ring,
+    pool: Pool,
+    owners: Slab<IoId>,
+    /// Operations that found the ring full.
+    backlog: VecDeque<(IoId, Op)>,
+    actions: Vec<Action>,
+    /// The last turn's, emptied: kept for its memory.
+    doing: Vec<Action>,
+    replies: VecDeque<Reply>,
+    stopped: bool,
+}
+
+impl Runner {
+    /// Opens and recovers a target. Gives what recovery found, and sentences about what was asked
+    /// for and is not used.
+    ///
+    /// # Errors
+    /// Any [`Kind`].
+    pub fn open(
+        path: &Path,
+        params: RunnerParams,
+    ) -> Result<(Runner, RecoveryReport, Vec<String>), TargetError> {
+        let RunnerParams { store, options, pool_bytes, slot_bytes_max } = params;
+        let failed =
+            |op, error: weft_ring::RingError| TargetError::because(Kind::Ring, op, path, error);
+        let sqe128 = needs_wide_ring([path], options);
+        let mut ring = Ring::new(RingConfig { sqe128, files_max: 64, ..RingConfig::default() })
+            .map_err(|error| failed("make a ring for", error))?;
+        let pool = Pool::new(pool_bytes, slot_bytes_max)
+            .map_err(|error| TargetError::because(Kind::Ring, "make buffers for", path, error))?;
+        ring.register_pool(&pool).map_err(|error| failed("register buffers for", error))?;
+        let mut targets = Targets::new();
+        let Opened { index, store, report, notes } =
+            targets.open(path, store, options, &mut ring, &pool)?;
+        let runner = Runner {
+            path: path.to_owned(),
+            store,
+            targets,
+            index,
+            ring,
+            pool,
+            owners: Slab::new(),
+            backlog: VecDeque::new(),
+            actions: Vec::new(),
+            doing: Vec::new(),
+            replies: VecDeque::new(),
+            stopped: false,
+        };
+        Ok((runner, report, notes))
+    }
+
+    /// How data reaches the device.
+    #[must_use]
+    pub fn data_path(&self) -> DataPath {
+        self.targets.data_path(self.index)
+    }
+
+    /// The buffers.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// The store, to look at.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Gives the store work. What it wants done is done by the next turns.
+    pub fn with_store<T>(
+        &mut self,
+        work: impl FnOnce(&mut Store, &Pool, &mut Vec<Action>) -> T,
+    ) -> T {
+        work(&mut self.store, &self.pool, &mut self.actions)
+    }
+
+    /// Tells the store the time, from any fixed instant on.
+    pub fn tick(&mut self, now: Duration) {
+        self.store.tick(now, &mut self.actions);
+    }
+
+    /// The next answer.
+    #[must_use]
+    pub fn next_reply(&mut self) -> Option<Reply> {
+        self.replies.pop_front()
+    }
+
+    /// Begins what there is to do, waits for at least one end of it (at most `patience`), and takes
+    /// all ends there are. Returns at once when an answer is there already.
+    ///
+    /// # Errors
+    /// `Ring`: it is of no more use.
+    pub fn turn(&mut self, patience: Duration) -> Result<(), TargetError> {
+        self.carry_out();
+        if self.replies.is_empty() && !self.stopped {
+            self.wait(patience)
+                .map_err(|error| TargetError::because(Kind::Ring, "wait for", &self.path, error))?;
+            self.take_completions();
+            self.carry_out();
+        }
+        Ok(())
+    }
+
+    /// Ends what is under way and puts everything into the index.
+    ///
+    /// # Errors
+    /// `Ring`.
+    pub fn shutdown(mut self) -> Result<(), TargetError> {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        self.store.shutdown(&mut self.actions);
+        while !self.stopped {
+            self.replies.clear();
+            self.turn(PATIENCE)?;
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, patience: Duration) -> Result<(), weft_ring::RingError> {
+        for (io, op) in std::mem::take(&mut self.backlog) {
+            self.submit(io, op);
+        }
+        if self.targets.must_poll() {
+            self.targets.poll()?;
+            return self.ring.wait(Some(Duration::ZERO));
+        }
+        self.ring.wait(Some(patience))
+    }
+
+    fn take_completions(&mut self) {
+        while let Some(completion) = self.ring.next_completion() {
+            let io = self.owners.remove(to_usize(completion.token));
+            let step = self.targets.completed(self.index, io, completion);
+            self.step(step);
+        }
+        while let Some((_, step)) = self.targets.next_polled() {
+            self.step(step);
+        }
+    }
+
+    fn carry_out(&mut self) {
+        while !self.actions.is_empty() {
+            let mut doing = std::mem::replace(&mut self.actions, std::mem::take(&mut self.doing));
+            for action in doing.drain(..) {
+                match action {
+                    Action::Reply { op, result } => self.replies.push_back(Reply { op, result }),
+                    Action::Stopped => self.stopped = true,
+                    action => {
+                        let step = self.targets.start(&self.ring, self.index, action);
+                        self.step(step);
+                    }
+                }
+            }
+            self.doing = doing;
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Ring(io, op) => self.submit(io, op),
+            Step::Done(io, result) => {
+                self.store.io_done(io, result, &self.pool, &mut self.actions);
+            }
+            Step::Polled => {}
+        }
+    }
+
+    fn submit(&mut self, io: IoId, op: Op) {
+        let key = self.owners.insert(io);
+        if let Err(rejected) = self.ring.submit(to_u64(key), op) {
+            self.owners.remove(key);
+            let later = matches!(rejected.reason, Reject::Full | Reject::Busy);
+            assert!(later, "the store asks for whole slots of files that stay registered");
+            self.backlog.push_back((io, rejected.op));
+        }
+    }
+}

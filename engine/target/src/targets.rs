@@ -1,0 +1,178 @@
+//! The targets of one thread: actions in, operations of its ring out, and back.
+
+use std::os::fd::AsFd;
+
+use weft_ring::{Completion, Errno, FileId, Op, Ring, RingError};
+use weft_store::{Action, IoDone, IoError, IoId};
+use weft_wire::units::{to_u64, to_usize};
+
+use crate::open::DataPath;
+use crate::polled::Polled;
+
+/// The descriptors of one target.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TargetFiles {
+    /// Where data goes, past the page cache: of the caller's ring, or of the polled one.
+    pub(crate) data: FileId,
+    pub(crate) path: DataPath,
+    /// O_DIRECT, on the caller's ring: the way that always works.
+    pub(crate) direct: FileId,
+    /// Buffered, on the caller's ring: the journal's records survive the death of this process in
+    /// the page cache, and one fdatasync makes them and the data before them durable.
+    pub(crate) buffered: FileId,
+}
+
+/// How an action of a store goes on.
+#[derive(Debug)]
+pub enum Step {
+    /// To be submitted to the caller's ring; [`Targets::completed`] takes its completion.
+    Ring(IoId, Op),
+    /// Over.
+    Done(IoId, Result<IoDone, IoError>),
+    /// On the polled ring; it comes out of [`Targets::next_polled`].
+    Polled,
+}
+
+/// An I/O that is over: which target, which I/O, how it went.
+pub(crate) type Done = (usize, IoId, Result<IoDone, IoError>);
+
+/// All targets that one thread drives.
+#[derive(Debug, Default)]
+pub struct Targets {
+    files: Vec<TargetFiles>,
+    pub(crate) polled: Option<Polled>,
+}
+
+impl Targets {
+    /// None yet; [`Opened`] adds them.
+    #[must_use]
+    pub fn new() -> Targets {
+        Targets::default()
+    }
+
+    pub(crate) fn add(&mut self, files: TargetFiles) -> usize {
+        self.files.push(files);
+        self.files.len() - 1
+    }
+
+    /// How a target's data goes.
+    #[must_use]
+    pub fn data_path(&self, index: usize) -> DataPath {
+        self.files[index].path
+    }
+
+    /// Begins a store's action; `ring` is the one the target was opened with.
+    ///
+    /// # Panics
+    /// On replies and the like, which are not disk work.
+    pub fn start(&mut self, ring: &Ring, index: usize, action: Action) -> Step {
+        let TargetFiles { data: file, path, buffered, .. } = self.files[index];
+        let (io, op) = match action {
+            Action::ReadData { io, offset, buf, bytes } => {
+                let range = 0..to_usize(u64::from(bytes));
+                (io, Op::Read { file, offset, buf, range })
+            }
+            Action::WriteData { io, offset, buf, start, bytes } => {
+                let start = to_usize(u64::from(start));
+                let range = start..start + to_usize(u64::from(bytes));
+                (io, Op::Write { file, offset, buf, range })
+            }
+            Action::AppendJournal { io, offset, bytes } => {
+                let device = ring.file(buffered).expect("a target's files stay registered");
+                return Step::Done(io, append(device, offset, &bytes));
+            }
+            Action::Flush { io } => {
+                return Step::Ring(io, Op::Fsync { file: buffered, datasync: true });
+            }
+            Action::Reply { .. } | Action::Stopped => {
+                unreachable!("the caller keeps what is not disk work")
+            }
+        };
+        match (path, &mut self.polled) {
+            (DataPath::Polled { .. }, Some(polled)) => {
+                polled.submit(index, io, op);
+                Step::Polled
+            }
+            _ => Step::Ring(io, op),
+        }
+    }
+
+    /// Whether I/O is under way that only [`Targets::poll`] brings to its end: do not sleep.
+    #[must_use]
+    pub fn must_poll(&self) -> bool {
+        self.polled.as_ref().is_some_and(Polled::is_busy)
+    }
+
+    /// Hands over what was started and asks the devices what is over. Call once a turn.
+    ///
+    /// # Errors
+    /// The polled ring failed.
+    pub fn poll(&mut self) -> Result<(), RingError> {
+        self.polled.as_mut().map_or(Ok(()), Polled::poll)
+    }
+
+    /// The next I/O of the polled ring that goes on: over, or once more on the caller's ring.
+    #[must_use]
+    pub fn next_polled(&mut self) -> Option<(usize, Step)> {
+        let polled = self.polled.as_mut()?;
+        if let Some((index, io, result)) = polled.next_refused() {
+            return Some((index, Step::Done(io, result)));
+        }
+        let (index, io, completion) = polled.next_completion()?;
+        Some((index, self.completed(index, io, completion)))
+    }
+
+    /// How an operation of [`Targets::start`] went, in the store's words. What failed on a better
+    /// way is tried once more on the plain one: the kernel does not repeat commands of ours that a
+    /// reset of the controller ended, as it does with its own.
+    pub fn completed(&self, index: usize, io: IoId, completion: Completion) -> Step {
+        let TargetFiles { data, direct, .. } = self.files[index];
+        if data == direct || completion.result.is_ok() {
+            return Step::Done(io, finished(completion));
+        }
+        match completion.op {
+            Op::Read { file, offset, buf, range } if file == data => {
+                Step::Ring(io, Op::Read { file: direct, offset, buf, range })
+            }
+            Op::Write { file, offset, buf, range } if file == data => {
+                Step::Ring(io, Op::Write { file: direct, offset, buf, range })
+            }
+            op => Step::Done(io, finished(Completion { op, ..completion })),
+        }
+    }
+}
+
+/// Writes a journal record into the page cache. A copy of a few pages, which takes microseconds; the
+/// ring would hand it to a worker thread (ext4 does not write without blocking), two wake-ups of
+/// 35 us.
+fn append(device: impl AsFd, mut offset: u64, mut bytes: &[u8]) -> Result<IoDone, IoError> {
+    while !bytes.is_empty() {
+        match rustix::io::pwrite(&device, bytes, offset) {
+            Ok(0) => return Err(IoError { errno: Errno::IO.raw_os_error(), buf: None }),
+            Ok(written) => {
+                offset += to_u64(written);
+                bytes = &bytes[written..];
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(IoError { errno: errno.raw_os_error(), buf: None }),
+        }
+    }
+    Ok(IoDone::default())
+}
+
+fn finished(completion: Completion) -> Result<IoDone, IoError> {
+    let wanted = match &completion.op {
+        Op::Read { range, .. } | Op::Write { range, .. } => range.len(),
+        _ => 0,
+    };
+    let short = matches!(completion.result, Ok(bytes) if u64::from(bytes) < to_u64(wanted));
+    let buf = match completion.op {
+        Op::Read { buf, .. } => Some(buf),
+        _ => None,
+    };
+    match completion.result {
+        Ok(_) if !short => Ok(IoDone { buf }),
+        Ok(_) => Err(IoError { errno: Errno::IO.raw_os_error(), buf }),
+        Err(errno) => Err(IoError { errno: errno.raw_os_error(), buf }),
+    }
+}
