@@ -63,18 +63,15 @@ class Recording:
                 return index
         return 0
 
-    def _apply(self, image, entry, keep):
-        """Carries out what `keep(sector index)` allows of a write or discard."""
+    def _apply(self, image, entry, keep=None):
+        """Carries out what `keep(sector index)` allows of a write or discard; without it, all of it."""
         if entry.flags & FLUSH or entry.length == 0:
             return
         data = None if entry.flags & DISCARD else self.data(entry)
         begin = 0
         while begin < entry.length:
-            end = begin + SECTOR
-            kept = keep(begin // SECTOR)
-            while end < entry.length and end - begin < PIECE and keep(end // SECTOR) == kept:
-                end += SECTOR
-            if kept:
+            end = min(begin + (SECTOR if keep else PIECE), entry.length)
+            if keep is None or keep(begin // SECTOR):
                 image.seek(entry.offset + begin)
                 image.write(bytes(end - begin) if data is None else data[begin:end])
             begin = end
@@ -89,7 +86,7 @@ class Recording:
         with open(path, "wb") as image:
             image.truncate(length)
             for entry in self.entries[:safe]:
-                self._apply(image, entry, lambda _: True)
+                self._apply(image, entry)
             for entry in self.entries[safe:cut]:
                 self._apply(image, entry, fate(entry))
         return cut - safe
