@@ -35,6 +35,7 @@ MODULES = [
     "posix",
     "many",
     "hostile",
+    "memory",
     "damage",
     "full",
     "updown",

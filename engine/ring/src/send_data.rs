@@ -90,6 +90,12 @@ impl SendData {
         self.len_bytes == 0
     }
 
+    /// Memory that stays with it after [`SendData::clear`], in bytes.
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        self.bytes.capacity() + self.parts.capacity() * size_of::<Part>()
+    }
+
     /// How many parts; at most [`crate::SEND_PARTS_MAX`] can be submitted.
     #[must_use]
     pub fn part_count(&self) -> usize {

@@ -65,6 +65,7 @@ pub use damage::{Damage, DamageKind, ScrubStatus};
 pub use error::{Kind, StoreError};
 pub use limits::CAPACITY_BYTES_MIN;
 pub use recover::RecoveryReport;
+pub use space::free_map_bytes;
 pub use store::{OpenParams, Store};
 pub use superblock::{
     Areas, Copies, Device, FORMAT_VERSION, FormatParams, FormatPlan, MAGIC, Superblock, TargetUuid,

@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::limits::CHUNK_BLOCKS_MAX;
 
+/// What one run of blocks takes: in the tree, and in the order.
+pub(crate) const ENTRY_BYTES: usize = size_of::<((u64, u64), u32)>() + size_of::<(u64, u64)>();
+
 /// Blocks written by records that are not known, on the device, to be durable.
 #[derive(Debug, Default)]
 pub(crate) struct Recent {
@@ -22,6 +25,11 @@ impl Recent {
     pub(crate) fn add(&mut self, sequence: u64, start: u64, count: u32) {
         self.runs.insert((start, sequence), count);
         self.order.push_back((sequence, start));
+    }
+
+    /// Runs remembered.
+    pub(crate) fn len(&self) -> usize {
+        self.order.len()
     }
 
     /// Whether a record in doubt wrote `block`.

@@ -8,6 +8,7 @@
 use weft_wire::units::{to_u64, to_usize};
 
 use crate::limits::{GROWTH, GROWTH_BLOCKS_MAX, ORDER_MAX, RESERVE_BLOCKS_MAX};
+use crate::superblock::Superblock;
 
 /// Blocks in a row on the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,6 +38,12 @@ pub(crate) struct Want {
 const WORDS: usize = 16;
 const GROUP_BLOCKS: u64 = 1 << ORDER_MAX;
 const _: () = assert!(GROUP_BLOCKS == 64 * WORDS as u64);
+
+/// Memory of the map of free blocks of a target, in bytes: a bit for each block, and the tree over it.
+pub fn free_map_bytes(superblock: &Superblock) -> u64 {
+    let groups = superblock.areas.data_block_count.div_ceil(GROUP_BLOCKS);
+    groups * GROUP_BLOCKS / 8 + 2 * groups.next_power_of_two()
+}
 
 /// Free blocks of one target.
 #[derive(Debug)]

@@ -51,6 +51,9 @@ pub struct OpenParams {
     pub boot_id: [u8; 16],
     /// Memory for chunk records; changed ones stay in memory beyond it until the checkpoint.
     pub cache_bytes_max: u64,
+    /// Memory for what is remembered between two flushes and two checkpoints: recent blocks, blocks to be freed,
+    /// intents. At the bound a flush or a checkpoint comes early.
+    pub tables_bytes_max: u64,
     /// A checkpoint begins when so many chunks changed.
     pub dirty_chunks_max: u64,
     /// A checkpoint begins so long after the last one, when anything changed.
@@ -58,13 +61,14 @@ pub struct OpenParams {
 }
 
 impl OpenParams {
-    /// 256 MiB of records; a checkpoint for 16,384 changed chunks or every 5 seconds.
+    /// 256 MiB of records, 16 MiB of tables; a checkpoint for 16,384 changed chunks or every 5 seconds.
     pub fn new(index_dir: PathBuf, cluster: ClusterId) -> OpenParams {
         OpenParams {
             index_dir,
             cluster,
             boot_id: [0; 16],
             cache_bytes_max: 256 << 20,
+            tables_bytes_max: 16 << 20,
             dirty_chunks_max: 16_384,
             checkpoint_interval: Duration::from_secs(5),
         }
@@ -114,6 +118,27 @@ enum Halt {
     Park,
 }
 
+/// Entries of the tables that grow until a flush or a checkpoint empties them.
+#[derive(Clone, Copy, Debug)]
+struct TableLimits {
+    recent: usize,
+    freed: usize,
+    intents: usize,
+}
+
+impl TableLimits {
+    /// Half of the bytes for recent blocks, a quarter each for the others. An entry is counted at twice its size:
+    /// nodes of trees are half empty at worst, and a queue grows by doubling.
+    fn new(bytes: u64) -> TableLimits {
+        let entries = |share: u64, entry_bytes: usize| to_usize(share / (2 * to_u64(entry_bytes)));
+        TableLimits {
+            recent: entries(bytes / 2, crate::recent::ENTRY_BYTES),
+            freed: entries(bytes / 4, size_of::<(u64, Extent)>()),
+            intents: entries(bytes / 4, size_of::<ChunkId>()),
+        }
+    }
+}
+
 /// Who waits for a record to be durable.
 #[derive(Clone, Copy, Debug)]
 enum Waiter {
@@ -158,6 +183,7 @@ pub struct Store {
     checkpoint_due: bool,
     last_checkpoint: Duration,
     dirty_chunks_max: u64,
+    tables: TableLimits,
     checkpoint_interval: Duration,
     boot_id: [u8; 16],
     zero_sum: u32,
@@ -241,6 +267,7 @@ impl Store {
             checkpoint_due: false,
             last_checkpoint: Duration::ZERO,
             dirty_chunks_max: params.dirty_chunks_max,
+            tables: TableLimits::new(params.tables_bytes_max),
             checkpoint_interval: params.checkpoint_interval,
             boot_id: params.boot_id,
             zero_sum: crc32c(&[0; BLOCK_LEN]),

@@ -3,7 +3,9 @@
 //!
 //! Not here: sockets (the daemons' rings), what a message means (`weft-wire`), what it does (the two cores).
 
+pub mod budget;
 pub mod link;
 pub mod stream;
 
+pub use budget::{Budget, Hold};
 pub use stream::{Frame, FrameReader, Next, Recv};

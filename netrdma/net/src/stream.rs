@@ -5,8 +5,8 @@
 //! The payload of a write is placed so that full blocks are block-aligned in memory, as O_DIRECT wants them.
 //!
 //! The reader does no I/O: [`FrameReader::recv`] says where the next bytes go, [`FrameReader::received`] takes
-//! them back, [`FrameReader::next`] gives frames. Memory: the inbox, one body of at most `body_bytes_max` and one
-//! payload slot. It never trusts a length before the header's checksum agreed.
+//! them back, [`FrameReader::next`] gives frames. Memory: the inbox, one body of at most `body_bytes_max` taken from a
+//! [`Budget`] that connections share, and one payload slot. It never trusts a length before the header's checksum agreed.
 
 use std::ops::Range;
 
@@ -16,6 +16,8 @@ use weft_wire::codec::{Reader, WireError, WireErrorKind};
 use weft_wire::header::{HEADER_BYTES, Header, Kind};
 use weft_wire::limits::{BODY_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use weft_wire::units::to_usize;
+
+use crate::budget::{Budget, Hold};
 
 /// Inbox of a connection, in bytes: a few dozen small requests at a time.
 pub const INBOX_BYTES: usize = 32 << 10;
@@ -44,8 +46,9 @@ pub enum Next {
     Frame(Frame),
     /// More bytes are needed first.
     More,
-    /// A payload needs a slot of this many bytes and the pool has none: go on when one was dropped.
-    NoSlot(usize),
+    /// The frame needs this many bytes, and the pool has no such slot for its payload, or the budget not enough for
+    /// its body: go on when some were given back.
+    NoRoom(usize),
 }
 
 /// A receive to be made.
@@ -63,6 +66,8 @@ pub struct Recv {
 struct Partial {
     header: Header,
     body: Vec<u8>,
+    /// For the body, until the frame is whole.
+    _hold: Hold,
     /// The slot (absent while it is out for a receive), where the payload begins, and how far it got.
     payload: Option<BufSlot>,
     start: usize,
@@ -84,18 +89,21 @@ pub struct FrameReader {
     unread: Range<usize>,
     partial: Option<Partial>,
     out: Out,
+    bodies: Budget,
     body_bytes_max: u32,
     payload_bytes_max: u32,
 }
 
 impl FrameReader {
-    /// A reader for a new connection, which takes a hello and nothing larger until [`FrameReader::open_up`].
-    pub fn new(inbox: BufSlot) -> FrameReader {
+    /// A reader for a new connection, which takes a hello and nothing larger until [`FrameReader::open_up`]. `bodies`
+    /// must be at least [`BODY_BYTES_MAX`] in all.
+    pub fn new(inbox: BufSlot, bodies: Budget) -> FrameReader {
         FrameReader {
             inbox: Some(inbox),
             unread: 0..0,
             partial: None,
             out: Out::Nothing,
+            bodies,
             body_bytes_max: HELLO_BODY_BYTES_MAX,
             payload_bytes_max: 0,
         }
@@ -168,14 +176,16 @@ impl FrameReader {
     /// # Errors
     /// The bytes are not a frame, or one over the limits: the connection cannot go on.
     pub fn next(&mut self, pool: &Pool) -> Result<Next, WireError> {
-        if self.partial.is_none() && !self.take_header()? {
-            return Ok(Next::More);
+        if self.partial.is_none()
+            && let Some(next) = self.take_header()?
+        {
+            return Ok(next);
         }
         if !self.take_body()? {
             return Ok(Next::More);
         }
         if let Some(bytes) = self.place_payload(pool)? {
-            return Ok(Next::NoSlot(bytes));
+            return Ok(Next::NoRoom(bytes));
         }
         if !self.take_payload() {
             return Ok(Next::More);
@@ -186,21 +196,27 @@ impl FrameReader {
         Ok(Next::Frame(Frame { header: partial.header, body: partial.body, payload }))
     }
 
-    fn take_header(&mut self) -> Result<bool, WireError> {
-        let Some(inbox) = &self.inbox else { return Ok(false) };
+    /// Begins a frame; what is in the way when it cannot.
+    fn take_header(&mut self) -> Result<Option<Next>, WireError> {
+        let Some(inbox) = &self.inbox else { return Ok(Some(Next::More)) };
         let bytes = &inbox.as_slice()[self.unread.clone()];
         if bytes.len() < HEADER_BYTES {
-            return Ok(false);
+            return Ok(Some(Next::More));
         }
         let header = Header::decode(bytes)?;
         if header.body_bytes > self.body_bytes_max || header.payload_bytes > self.payload_bytes_max
         {
             return Err(WireError::new(WireErrorKind::TooLong, "frame before its hello"));
         }
+        let body_bytes = to_usize(u64::from(header.body_bytes));
+        let Some(hold) = self.bodies.take(u64::from(header.body_bytes)) else {
+            return Ok(Some(Next::NoRoom(body_bytes)));
+        };
         self.unread.start += HEADER_BYTES;
-        let body = Vec::with_capacity(to_usize(u64::from(header.body_bytes)));
-        self.partial = Some(Partial { header, body, payload: None, start: 0, filled: 0 });
-        Ok(true)
+        let body = Vec::with_capacity(body_bytes);
+        let partial = Partial { header, body, _hold: hold, payload: None, start: 0, filled: 0 };
+        self.partial = Some(partial);
+        Ok(None)
     }
 
     /// Moves body bytes over; true when the body is whole and agreed with its checksum.

@@ -59,13 +59,10 @@ pub struct Config {
     pub targets: Vec<PathBuf>,
     /// One shard is pinned to each of these cores; at least one, each once.
     pub cores: Vec<u16>,
-    /// Memory of all shards of the node together, in MiB: 60 % buffers, pinned at the start; 20 % the targets'
-    /// indexes; the rest for connections, requests and the metadata changed since the last checkpoint.
+    /// Memory of all shards of the node together, in MiB, dealt out by [`crate::memory::MemoryPlan`].
     ///
-    /// Not in it: program, stacks and malloc (about 50 MiB measured at the start with 2 shards), the map of free
-    /// blocks (33 MiB for each TiB of targets), and changed metadata beyond the rest: 32,768 changes far apart in a
-    /// large volume are up to 384 MiB, and never more than 512 MiB. Pages of mapped database files come on top in
-    /// what `top` shows; the kernel takes those back when it wants them.
+    /// Not in it: program, stacks and what malloc wastes (64 MiB), and pages of mapped database files, which the
+    /// kernel takes back when it wants them.
     pub memory_mib: u32,
     /// Filter of the log, as `tracing` reads it.
     pub log: String,

@@ -9,13 +9,13 @@
 //!   client replays it on the next one.
 //! - A session has one connection to a shard. A new one closes the old one before its first request is looked at, so
 //!   nothing of the old one can overtake what the client sends on the new one.
-//! - Memory in flight is bounded by the credits of each connection and the shard's pool; at the bound the answer is
-//!   `Busy`.
+//! - Memory is dealt out once ([`memory::MemoryPlan`]); at a bound the answer is `Busy`.
 //! - A file that dies or is cut short in the namespace is so on its targets before the volume forgets the work
 //!   (`shard/works.rs`).
 
 mod action;
 pub mod config;
+pub mod memory;
 mod shard;
 
 pub use action::{Action, ConnId, Message, Now};

@@ -18,6 +18,7 @@ use weft_wire::session::{ClusterMap, TargetInfo, TargetListReply};
 use weft_wire::{ClusterId, Header, Kind, SessionId, ShardId, Status, TargetId};
 
 use crate::action::{Action, ConnId, Message, Now};
+use crate::memory::MemoryPlan;
 use conns::Conn;
 use works::Works;
 
@@ -39,6 +40,8 @@ pub struct ShardParams {
     pub credits: u32,
     /// Payload bytes of writes one connection may have in flight.
     pub payload_bytes_max: u64,
+    /// How the shard's memory is dealt out.
+    pub memory: MemoryPlan,
     /// A session without a connection is over after this long.
     pub session_timeout: Duration,
     /// After a start, unlinked files wait this long for the sessions that have them open.
@@ -76,7 +79,7 @@ struct Target {
 #[derive(Debug)]
 enum Pending {
     /// A client's request.
-    Client { conn: ConnId, header: Header },
+    Client { conn: ConnId, header: Header, memory_bytes: u64 },
     /// A piece of a volume's deferred work.
     Work { from: ShardId, work: u64, target: TargetId },
 }
@@ -90,6 +93,13 @@ pub struct Shard {
     boot: u64,
     credits: u32,
     payload_bytes_max: u64,
+    memory: MemoryPlan,
+    /// What data requests take now, of `memory.requests_bytes`.
+    requests_bytes: u64,
+    /// Peers have not read so many replies that only short answers are given.
+    replies_full: bool,
+    /// Requests answered `Busy` for want of memory.
+    busy_count: u64,
     session_timeout: Duration,
     /// When the grace of the start is over; `None` once it is.
     grace_end: Option<Duration>,
@@ -129,6 +139,10 @@ impl Shard {
             boot: params.boot,
             credits: params.credits,
             payload_bytes_max: params.payload_bytes_max,
+            memory: params.memory,
+            requests_bytes: 0,
+            replies_full: false,
+            busy_count: 0,
             session_timeout: params.session_timeout,
             grace_end: None,
             grace: params.grace,
@@ -187,6 +201,9 @@ impl Shard {
         if self.stopping {
             return self.answer(conn, &header, Status::Unavailable, &[], Vec::new());
         }
+        if self.replies_full {
+            return self.busy(conn, &header);
+        }
         match header.kind {
             Kind::Hello => self.break_off(conn, "a second hello"),
             Kind::Ping => self.answer(conn, &header, Status::Ok, &frame.body, Vec::new()),
@@ -204,6 +221,17 @@ impl Shard {
             kind if kind.is_metadata() => self.metadata_request(conn, session, &frame),
             _ => self.data_request(conn, frame),
         }
+    }
+
+    /// Whether replies that the peers have not read take all the memory there is for them: until they take less,
+    /// requests are answered `Busy`.
+    pub fn set_replies_full(&mut self, full: bool) {
+        self.replies_full = full;
+    }
+
+    fn busy(&mut self, conn: ConnId, header: &Header) {
+        self.busy_count += 1;
+        self.answer(conn, header, Status::Busy, &[], Vec::new());
     }
 
     /// Another shard of this node says something.

@@ -34,6 +34,20 @@ pub(crate) struct TargetPlace {
     superblock: Superblock,
 }
 
+impl TargetPlace {
+    /// Memory of its map of free blocks.
+    pub(crate) fn free_map_bytes(&self) -> u64 {
+        weft_store::free_map_bytes(&self.superblock)
+    }
+}
+
+/// What one target may take of the shard's memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TargetMemory {
+    pub(crate) cache_bytes_max: u64,
+    pub(crate) tables_bytes_max: u64,
+}
+
 /// Takes the state folder for this process.
 ///
 /// Each shard's ring holds a duplicate of the file (see `start.rs`), so the lock outlives a killed process by exactly
@@ -113,7 +127,7 @@ pub(crate) fn locate_targets(config: &Config) -> Result<Vec<TargetPlace>, String
 pub(crate) fn open_target(
     place: &TargetPlace,
     config: &Config,
-    cache_bytes_max: u64,
+    memory: TargetMemory,
     targets: &mut Targets,
     ring: &mut Ring,
     pool: &Pool,
@@ -123,7 +137,8 @@ pub(crate) fn open_target(
     let index = config.index_dir(uuid.0);
     let params = OpenParams {
         boot_id: boot_id(),
-        cache_bytes_max,
+        cache_bytes_max: memory.cache_bytes_max,
+        tables_bytes_max: memory.tables_bytes_max,
         checkpoint_interval: Duration::from_secs(u64::from(config.checkpoint_s)),
         ..OpenParams::new(index.clone(), config.cluster)
     };

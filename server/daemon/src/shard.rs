@@ -11,15 +11,16 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use slab::Slab;
-use weft_iobuf::Pool;
-use weft_net::Frame;
+use weft_iobuf::{Pool, SharedSlot};
+use weft_net::{Budget, Frame};
 use weft_ring::{Completion, Mailbox, Op, Ring, Sender};
+use weft_server_core::memory::MemoryPlan;
 use weft_server_core::{Action, ConnId, Message, Shard};
 use weft_target::{Step, Targets};
 use weft_wire::{Header, ShardId};
 
 use crate::clock;
-use conn::ConnIo;
+use conn::{ConnIo, ZEROS_BYTES};
 
 /// How often the core is told that time passes.
 const TICK: Duration = Duration::from_millis(20);
@@ -62,6 +63,13 @@ pub(crate) struct ShardLoop {
     log: Option<LogFiles>,
     conns: BTreeMap<ConnId, ConnIo>,
     conn_next: u64,
+    /// For the bodies of frames that are not whole yet.
+    bodies: Budget,
+    /// Replies not sent yet, without payloads, and how much they may be.
+    unsent_bytes: u64,
+    unsent_bytes_max: u64,
+    /// What replies have for blocks that were never written.
+    zeros: SharedSlot,
     /// Connections with something queued since the last look.
     to_send: Vec<ConnId>,
     tokens: Slab<Token>,
@@ -83,6 +91,7 @@ pub(crate) struct ShardSetup {
     pub(crate) ring: Ring,
     pub(crate) pool: Pool,
     pub(crate) targets: Targets,
+    pub(crate) memory: MemoryPlan,
     pub(crate) log: Option<LogFiles>,
     pub(crate) mailbox: Mailbox<Mail>,
     pub(crate) peers: Vec<Option<Sender<Mail>>>,
@@ -92,8 +101,14 @@ pub(crate) struct ShardSetup {
 pub(crate) use disk::LogFiles;
 
 impl ShardLoop {
-    pub(crate) fn new(setup: ShardSetup) -> ShardLoop {
-        ShardLoop {
+    pub(crate) fn new(setup: ShardSetup) -> Result<ShardLoop, String> {
+        let mut zeros = setup.pool.alloc(ZEROS_BYTES).ok_or("no memory for buffers")?;
+        zeros.as_mut_slice().fill(0);
+        Ok(ShardLoop {
+            zeros: zeros.share(),
+            bodies: Budget::new(setup.memory.bodies_bytes),
+            unsent_bytes: 0,
+            unsent_bytes_max: setup.memory.replies_bytes,
             core: setup.core,
             ring: setup.ring,
             pool: setup.pool,
@@ -109,7 +124,7 @@ impl ShardLoop {
             listener: setup.listener,
             backlog: std::collections::VecDeque::new(),
             stopped: false,
-        }
+        })
     }
 
     /// Runs until told to stop. `serving` is called once, when the shard takes requests.
@@ -217,6 +232,7 @@ impl ShardLoop {
 
     /// Does what the core wants until it wants no more, then sends what was queued.
     fn carry_out(&mut self) {
+        self.core.set_replies_full(self.unsent_bytes >= self.unsent_bytes_max);
         loop {
             let actions = self.core.take_actions(clock::now());
             if actions.is_empty() {

@@ -12,6 +12,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use weft_iobuf::Pool;
 use weft_ring::{Mailbox, Registration, Ring, RingConfig, Sender};
 use weft_server_core::config::Config;
+use weft_server_core::memory::{MemoryPlan, SLOT_BYTES_MAX};
 use weft_server_core::{Shard, ShardParams};
 use weft_target::Targets;
 use weft_wire::session::{ClusterMap, NodeEntry, Place};
@@ -19,15 +20,11 @@ use weft_wire::units::{to_u64, to_usize};
 use weft_wire::{ShardId, TargetId, VolumeId};
 
 use crate::clock;
-use crate::open::{self, TargetPlace};
+use crate::open::{self, TargetMemory, TargetPlace};
 use crate::shard::{Mail, ShardLoop, ShardSetup};
 
 /// Messages that may wait for one shard.
 const MAIL_MAX: usize = 4096;
-/// Largest piece of the pool: a 4 MiB chunk that starts within a block needs the next power of two.
-const SLOT_BYTES_MAX: usize = 8 << 20;
-/// Share of a shard's memory for its buffers; the rest is for the index caches and the tables.
-const POOL_PERCENT: u64 = 60;
 /// How long a shard may take to write everything down after a signal.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -261,8 +258,31 @@ fn run_shard(seed: Seed, reports: &mpsc::Sender<Report>) -> Result<(), String> {
     let (Ok(()), Ok(peers)) = (told, seed.peers.recv()) else {
         return Ok(()); // the node is going down before it was up
     };
-    let shard = ShardLoop::new(build_shard(seed, ring, mailbox, peers)?);
+    let shard = ShardLoop::new(build_shard(seed, ring, mailbox, peers)?)?;
     shard.run(|| drop(reports.send(Report::Serving)))
+}
+
+/// Deals the shard's memory out.
+fn plan_memory(
+    config: &Config,
+    shard: ShardId,
+    targets: &[&TargetPlace],
+) -> Result<MemoryPlan, String> {
+    let free_map_bytes = targets.iter().map(|target| target.free_map_bytes()).sum();
+    let plan = MemoryPlan::new(config.shard_memory_bytes(), free_map_bytes, shard == ShardId(0))
+        .map_err(|short| {
+            let shards = to_u64(config.cores.len());
+            format!(
+                "memory_mib = {}: too little for shard {shard}: the map of free blocks of its {} targets takes {} MiB; \
+                 {} is enough",
+                config.memory_mib,
+                targets.len(),
+                short.free_map_bytes >> 20,
+                (short.needed_bytes * shards).div_ceil(1 << 20),
+            )
+        })?;
+    tracing::info!(shard = shard.0, ?plan, "memory");
+    Ok(plan)
 }
 
 /// Opens what the shard owns.
@@ -274,18 +294,21 @@ fn build_shard(
 ) -> Result<ShardSetup, String> {
     ring.register_file(seed.lock.into()).map_err(|error| error.to_string())?;
     let config = &seed.config;
-    let memory_bytes = config.shard_memory_bytes();
-    let pool = Pool::new(to_usize(memory_bytes / 100 * POOL_PERCENT), SLOT_BYTES_MAX)
+    let mine: Vec<&TargetPlace> = seed.targets.iter().filter(|t| t.shard == seed.id).collect();
+    let memory = plan_memory(config, seed.id, &mine)?;
+    let pool = Pool::new(to_usize(memory.buffers_bytes), to_usize(SLOT_BYTES_MAX))
         .map_err(|error| error.to_string())?;
     if let Registration::Plain(errno) = ring.register_pool(&pool).map_err(|e| e.to_string())? {
         tracing::warn!(shard = seed.id.0, %errno, "buffers are not registered: more CPU per operation; raise memlock");
     }
-    let mine: Vec<&TargetPlace> = seed.targets.iter().filter(|t| t.shard == seed.id).collect();
-    let cache_bytes = memory_bytes / 100 * (100 - POOL_PERCENT) / 2;
     let mut targets = Targets::new();
     let mut params = Vec::new();
+    let count = to_u64(mine.len().max(1));
+    let share = TargetMemory {
+        cache_bytes_max: memory.index_cache_bytes / count,
+        tables_bytes_max: memory.store_tables_bytes / count,
+    };
     for target in &mine {
-        let share = cache_bytes / to_u64(mine.len());
         params.push(open::open_target(target, config, share, &mut targets, &mut ring, &pool)?);
     }
     let (volume, log) = match seed.id {
@@ -303,6 +326,7 @@ fn build_shard(
         boot: boot(),
         credits: config.credits,
         payload_bytes_max: to_u64(pool.capacity_bytes()) / 4,
+        memory,
         session_timeout: Duration::from_secs(u64::from(config.session_timeout_s)),
         grace: Duration::from_secs(u64::from(config.grace_s)),
         map: seed.map,
@@ -310,5 +334,6 @@ fn build_shard(
         volume,
     };
     let core = Shard::new(params, pool.clone());
-    Ok(ShardSetup { core, ring, pool, targets, log, mailbox, peers, listener: seed.listener })
+    let listener = seed.listener;
+    Ok(ShardSetup { core, ring, pool, targets, memory, log, mailbox, peers, listener })
 }

@@ -93,6 +93,9 @@ impl Store {
         if self.checkpoint.is_none() && self.is_checkpoint_due() {
             self.begin_checkpoint(out);
         }
+        if self.flush == FlushStage::Idle && self.tables_want_flush() {
+            self.want_durable(self.journal.last_change());
+        }
         // The mark is the last record of its append: whatever the flush covers comes before it.
         let wanted = self.flush == FlushStage::Idle && self.flush_wanted > self.durable;
         if wanted && self.journal.is_tail_next() {
@@ -125,10 +128,16 @@ impl Store {
         self.journal.is_half_full()
             || (something && cache.dirty_count() >= self.dirty_chunks_max)
             || (something && cache.is_mostly_dirty())
+            || self.intents.len() >= self.tables.intents
             || (something && due)
             || (something && self.stopping && self.ops.is_empty())
             || (due && !self.parked.is_empty())
             || ((due || (self.stopping && self.ops.is_empty())) && self.scrub_unsaved())
+    }
+
+    /// Whether what only a flush lets go of takes all the memory there is for it.
+    fn tables_want_flush(&self) -> bool {
+        self.recent.len() >= self.tables.recent || self.freed.len() >= self.tables.freed
     }
 
     fn begin_checkpoint(&mut self, out: &mut Vec<Action>) {

@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use weft_client_core::LinkId;
 use weft_iobuf::SharedSlot;
 use weft_net::stream::INBOX_BYTES;
-use weft_net::{FrameReader, Next, Recv};
+use weft_net::{Budget, FrameReader, Next, Recv};
 use weft_ring::{Completion, FileId, Op, SendData};
 use weft_wire::units::to_usize;
 
@@ -158,7 +158,7 @@ impl Mount {
             .map_err(|errno| format!("socket options: {errno}"))?;
         let inbox = self.pool.alloc(INBOX_BYTES).ok_or("no memory for a connection")?;
         let file = self.ring.register_file(socket).map_err(|error| error.to_string())?;
-        let mut reader = FrameReader::new(inbox);
+        let mut reader = FrameReader::new(inbox, Budget::unlimited());
         // What a server says before its welcome is checked by the link; it may be of any length.
         reader.open_up();
         Ok((file, reader))
@@ -242,7 +242,7 @@ impl Mount {
             match conn.reader.next(&pool) {
                 Ok(Next::Frame(frame)) => self.core.link_frame(link, frame, now),
                 Ok(Next::More) => break,
-                Ok(Next::NoSlot(_)) => {
+                Ok(Next::NoRoom(_)) => {
                     conn.stalled = true;
                     break;
                 }

@@ -22,7 +22,7 @@ fn ping_frame(id: u64, body: &[u8]) -> Vec<u8> {
 /// Feeds `stream` in steps of the given lengths and returns the frames as (id, payload, alignment).
 fn run(stream: &[u8], steps: &[usize]) -> Result<Vec<(u64, Vec<u8>, usize)>, WireError> {
     let pool = Pool::new(16 << 20, 8 << 20).expect("pool");
-    let mut reader = FrameReader::new(pool.alloc(INBOX_BYTES).expect("room"));
+    let mut reader = FrameReader::new(pool.alloc(INBOX_BYTES).expect("room"), Budget::unlimited());
     reader.open_up();
     let (mut rest, mut steps, mut frames) = (stream, steps.iter().cycle(), Vec::new());
     loop {
@@ -33,7 +33,7 @@ fn run(stream: &[u8], steps: &[usize]) -> Result<Vec<(u64, Vec<u8>, usize)>, Wir
                 });
                 frames.push((frame.header.request_id, bytes, start));
             }
-            Next::NoSlot(_) => panic!("the pool is large enough"),
+            Next::NoRoom(_) => panic!("the pool is large enough"),
             Next::More if rest.is_empty() => return Ok(frames),
             Next::More => {
                 let Recv { mut slot, range, .. } = reader.recv().expect("wants more");
@@ -86,7 +86,7 @@ proptest! {
 #[test]
 fn nothing_but_a_hello_before_the_hello() {
     let pool = Pool::new(4 << 20, 2 << 20).expect("pool");
-    let mut reader = FrameReader::new(pool.alloc(INBOX_BYTES).expect("room"));
+    let mut reader = FrameReader::new(pool.alloc(INBOX_BYTES).expect("room"), Budget::unlimited());
     let frame = write_frame(1, 0, &[7; 4096]);
     let Recv { mut slot, range, .. } = reader.recv().expect("wants bytes");
     slot.as_mut_slice()[range.start..frame.len()].copy_from_slice(&frame);
@@ -97,14 +97,14 @@ fn nothing_but_a_hello_before_the_hello() {
 #[test]
 fn a_payload_waits_for_memory_and_goes_on() {
     let pool = Pool::new(2 << 20, 1 << 20).expect("pool");
-    let mut reader = FrameReader::new(pool.alloc(INBOX_BYTES).expect("room"));
+    let mut reader = FrameReader::new(pool.alloc(INBOX_BYTES).expect("room"), Budget::unlimited());
     reader.open_up();
     let held: Vec<_> = std::iter::from_fn(|| pool.alloc(4096)).collect();
     let frame = write_frame(3, 0, &[7; 4096]);
     let Recv { mut slot, range, .. } = reader.recv().expect("wants bytes");
     slot.as_mut_slice()[range.start..frame.len()].copy_from_slice(&frame);
     reader.received(slot, frame.len());
-    assert!(matches!(reader.next(&pool), Ok(Next::NoSlot(4096))));
+    assert!(matches!(reader.next(&pool), Ok(Next::NoRoom(4096))));
     drop(held);
     assert!(matches!(reader.next(&pool), Ok(Next::Frame(_))));
 }
@@ -112,11 +112,30 @@ fn a_payload_waits_for_memory_and_goes_on() {
 #[test]
 fn what_a_peer_owes_is_told() {
     let pool = Pool::new(1 << 20, 1 << 16).unwrap();
-    let mut reader = FrameReader::new(pool.alloc(INBOX_BYTES).unwrap());
+    let mut reader = FrameReader::new(pool.alloc(INBOX_BYTES).unwrap(), Budget::unlimited());
     assert!(reader.is_owed(), "the hello");
     reader.open_up();
     assert!(!reader.is_owed(), "between frames");
     let recv = reader.recv().unwrap();
     reader.received(recv.slot, 1);
     assert!(reader.is_owed(), "the rest of a header");
+}
+
+#[test]
+fn a_body_waits_for_its_budget_and_gives_it_back() {
+    let pool = Pool::new(1 << 20, 1 << 20).unwrap();
+    let bodies = Budget::new(1000);
+    let mut reader = FrameReader::new(pool.alloc(INBOX_BYTES).unwrap(), bodies.clone());
+    let stream = ping_frame(1, &[7; 600]);
+    let Recv { mut slot, range, .. } = reader.recv().unwrap();
+    slot.as_mut_slice()[range.start..range.start + stream.len()].copy_from_slice(&stream);
+    let others = bodies.take(500).unwrap();
+    reader.received(slot, stream.len());
+    assert!(matches!(reader.next(&pool), Ok(Next::NoRoom(600))));
+    drop(others);
+    match reader.next(&pool) {
+        Ok(Next::Frame(frame)) => assert_eq!(frame.body, [7; 600]),
+        other => panic!("a frame, not {other:?}"),
+    }
+    assert_eq!(bodies.left_bytes(), 1000, "a frame handed out is its taker's to bound");
 }

@@ -3,6 +3,7 @@
 use weft_net::Frame;
 use weft_wire::header::{VERSION, VERSION_MIN};
 use weft_wire::session::{Hello, Welcome};
+use weft_wire::units::to_u64;
 use weft_wire::{ClusterId, Header, Kind, SessionId, Status};
 
 use super::Shard;
@@ -85,6 +86,11 @@ impl Shard {
         }
         if hello.shard.0 >= self.shard_count() {
             return Err(Status::WrongShard);
+        }
+        // One that replaces its session's old connection takes that one's place.
+        let comes_back = matches!(self.sessions.get(&hello.session), Some(Ok(_)));
+        if !comes_back && to_u64(self.conns.len()) > u64::from(self.memory.conns_max) {
+            return Err(Status::Busy);
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use weft_wire::{Header, ShardId, Status};
 
 use super::{Pending, Shard};
 use crate::action::{Action, ConnId, Message, Now};
+use crate::memory::request_bytes;
 
 impl Shard {
     pub(super) fn data_request(&mut self, conn: ConnId, frame: Frame) {
@@ -24,7 +25,9 @@ impl Shard {
         if let DataRequest::ChunkList(ino, from) = request {
             return self.chunk_list(conn, &header, index, ino, from);
         }
-        let op = to_u64(self.pending.insert(Pending::Client { conn, header }));
+        let Some(op) = self.admit(conn, header, &request) else {
+            return self.busy(conn, &header);
+        };
         let target = &mut self.targets[index];
         let store = &mut target.params.store;
         let mut actions = Vec::new();
@@ -45,6 +48,21 @@ impl Shard {
             DataRequest::ChunkList(..) => unreachable!("answered above"),
         }
         self.store_actions(index, actions);
+    }
+
+    /// Takes a request into the table, if there is memory for it.
+    fn admit(&mut self, conn: ConnId, header: Header, request: &DataRequest) -> Option<u64> {
+        let memory_bytes = match request {
+            DataRequest::Read(range) | DataRequest::Write(range, _) => {
+                request_bytes(range.block_count())
+            }
+            _ => request_bytes(0),
+        };
+        if self.requests_bytes + memory_bytes > self.memory.requests_bytes {
+            return None;
+        }
+        self.requests_bytes += memory_bytes;
+        Some(to_u64(self.pending.insert(Pending::Client { conn, header, memory_bytes })))
     }
 
     /// Disk work of a target is over.
@@ -97,7 +115,10 @@ impl Shard {
     fn store_reply(&mut self, index: usize, op: u64, result: Result<Outcome, Status>) {
         let key = weft_wire::units::to_usize(op);
         match self.pending.try_remove(key).expect("a store answers each operation once") {
-            Pending::Client { conn, header } => self.answer_data(index, conn, &header, result),
+            Pending::Client { conn, header, memory_bytes } => {
+                self.requests_bytes -= memory_bytes;
+                self.answer_data(index, conn, &header, result);
+            }
             Pending::Work { from, work, target } => {
                 let status = result.err().unwrap_or(Status::Ok);
                 self.send_to_shard(from, Message::Truncated { work, target, status });

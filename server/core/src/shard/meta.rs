@@ -19,7 +19,7 @@ impl Shard {
         let Ok((caller, request)) = decoded else {
             return self.break_off(conn, "a metadata request that cannot be read");
         };
-        let op = to_u64(self.pending.insert(Pending::Client { conn, header }));
+        let op = to_u64(self.pending.insert(Pending::Client { conn, header, memory_bytes: 0 }));
         let mut actions = Vec::new();
         let incoming = Incoming { op, session, caller, request: &request, body: &frame.body };
         volume.request(&incoming, self.now.wall, &mut actions);
@@ -77,7 +77,7 @@ impl Shard {
 
     fn volume_reply(&mut self, op: u64, status: Status, mut body: Vec<u8>) {
         let pending = self.pending.try_remove(to_usize(op));
-        let Some(Pending::Client { conn, header }) = pending else {
+        let Some(Pending::Client { conn, header, .. }) = pending else {
             unreachable!("only clients ask the volume, and each is answered once")
         };
         if header.kind == Kind::StatFs && status == Status::Ok {

@@ -4,19 +4,19 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use weft_iobuf::SharedSlot;
 use weft_net::stream::INBOX_BYTES;
 use weft_net::{Frame, FrameReader, Next, Recv};
-use weft_ring::{Completion, Errno, FileId, Op, SendData};
+use weft_ring::{Completion, Errno, FileId, Op, SEND_PARTS_MAX, SendData};
 use weft_server_core::{ConnId, Now};
 use weft_store::ReadPiece;
 use weft_wire::ShardId;
-use weft_wire::units::to_usize;
+use weft_wire::limits::PAYLOAD_BYTES_MAX;
+use weft_wire::units::{to_u64, to_usize};
 
 use super::{Mail, ShardLoop, Token};
 use crate::clock;
 
-/// Parts of one gathered send: below the ring's limit, with room for one more frame.
-const PARTS_MAX: usize = weft_ring::SEND_PARTS_MAX - 16;
 /// An idle peer is probed by TCP after this long.
 const KEEPALIVE_S: Duration = Duration::from_secs(30);
 /// So long a peer may take to finish a frame it began, or to read what it asked for: meanwhile it holds buffers that
@@ -27,16 +27,23 @@ const PATIENCE_MS: u32 = 15_000;
 const _: () = assert!(PEER_PATIENCE.as_millis() == PATIENCE_MS as u128);
 /// Replies that may wait for a peer to read them before no more of its requests are taken.
 const UNSENT_FRAMES_MAX: u32 = 64;
+/// Zeros kept for holes: sent again and again, so that a hole takes no memory.
+pub(super) const ZEROS_BYTES: usize = 1 << 20;
+/// Parts a hole takes: no payload is longer than this many of them.
+const ZERO_PARTS_MAX: usize = PAYLOAD_BYTES_MAX as usize / ZEROS_BYTES;
+/// A buffer for small replies that grew longer than this is not kept: see `CONN_BYTES` of the memory plan.
+const SPARE_BYTES_MAX: usize = 8 << 10;
+const _: () = assert!((SPARE_BYTES_MAX as u64) < weft_server_core::memory::CONN_BYTES);
 
 pub(super) struct ConnIo {
     file: FileId,
     pub(super) reader: FrameReader,
-    /// Frames not yet sent, each entry one send, and how many frames it has.
-    queue: VecDeque<(SendData, u32)>,
+    /// What is not yet sent, each entry one send.
+    queue: VecDeque<Batch>,
     /// An emptied one, kept for its memory.
     spare: Option<SendData>,
-    /// Frames in the send under way; 0 when there is none.
-    sending: u32,
+    /// Frames that end in the send under way, and their bytes without payloads; `None` when there is none.
+    sending: Option<(u32, u64)>,
     /// Frames queued and in the send under way.
     unsent: u32,
     receiving: bool,
@@ -50,7 +57,33 @@ pub(super) struct ConnIo {
     closing: bool,
 }
 
+/// Frames that leave in one send.
+#[derive(Default)]
+struct Batch {
+    data: SendData,
+    frames: u32,
+    /// Without payloads, whose slots the pool bounds.
+    bytes: u64,
+}
+
 impl ConnIo {
+    /// Bytes of replies that wait or are being sent, without payloads.
+    fn unsent_bytes(&self) -> u64 {
+        self.sending.map_or(0, |sending| sending.1)
+            + self.queue.iter().map(|batch| batch.bytes).sum::<u64>()
+    }
+
+    /// Where to queue so many parts: what is gathered already, or a new send when that is full. A reply in many pieces
+    /// (a file of holes and blocks in turn) takes several.
+    fn batch(&mut self, parts: usize) -> &mut Batch {
+        let full = |batch: &Batch| batch.data.part_count() + parts > SEND_PARTS_MAX;
+        if self.queue.back().is_none_or(full) {
+            let data = self.spare.take().unwrap_or_default();
+            self.queue.push_back(Batch { data, ..Batch::default() });
+        }
+        self.queue.back_mut().expect("pushed when there was none")
+    }
+
     pub(super) fn is_stalled(&self) -> bool {
         self.stalled
     }
@@ -100,10 +133,10 @@ impl ShardLoop {
         self.conn_next += 1;
         let state = ConnIo {
             file,
-            reader: FrameReader::new(inbox),
+            reader: FrameReader::new(inbox, self.bodies.clone()),
             queue: VecDeque::new(),
             spare: None,
-            sending: 0,
+            sending: None,
             unsent: 0,
             receiving: false,
             stalled: false,
@@ -173,7 +206,7 @@ impl ShardLoop {
                     }
                 }
                 Ok(Next::More) => break,
-                Ok(Next::NoSlot(_)) => {
+                Ok(Next::NoRoom(_)) => {
                     state.stalled = true;
                     state.owing_since = None;
                     return;
@@ -190,34 +223,35 @@ impl ShardLoop {
     pub(super) fn queue_send(&mut self, conn: ConnId, head: Vec<u8>, pieces: Vec<ReadPiece>) {
         let Some(state) = self.conns.get_mut(&conn) else { return };
         self.to_send.push(conn);
-        let full =
-            state.queue.back().is_none_or(|(data, _)| data.part_count() + pieces.len() > PARTS_MAX);
-        if full {
-            state.queue.push_back((state.spare.take().unwrap_or_default(), 0));
-        }
-        let (data, frames) = state.queue.back_mut().expect("pushed when there was none");
-        *frames += 1;
         state.unsent += 1;
-        data.push_bytes(&head);
+        self.unsent_bytes += to_u64(head.len());
+        let batch = state.batch(1);
+        batch.bytes += to_u64(head.len());
+        batch.data.push_bytes(&head);
         for piece in pieces {
             match piece {
                 ReadPiece::Data { slot, bytes } => {
+                    let data = &mut state.batch(1).data;
                     let pushed = data.push_slot(slot, 0..to_usize(u64::from(bytes)));
                     assert!(pushed.is_ok(), "the store's blocks lie within their slot");
                 }
-                ReadPiece::Zeros { bytes } => data.push_vec(vec![0; to_usize(u64::from(bytes))]),
+                ReadPiece::Zeros { bytes } => {
+                    let data = &mut state.batch(ZERO_PARTS_MAX).data;
+                    push_zeros(data, &self.zeros, to_usize(u64::from(bytes)));
+                }
             }
         }
+        state.batch(0).frames += 1;
     }
 
     /// Starts a send on each connection that has something queued and none under way.
     pub(super) fn send_queued(&mut self) {
         for conn in std::mem::take(&mut self.to_send) {
             let Some(state) = self.conns.get_mut(&conn) else { continue };
-            if state.sending == 0
-                && let Some((data, frames)) = state.queue.pop_front()
+            if state.sending.is_none()
+                && let Some(Batch { data, frames, bytes }) = state.queue.pop_front()
             {
-                state.sending = frames;
+                state.sending = Some((frames, bytes));
                 let file = state.file;
                 self.submit(Token::Send(conn), Op::Send { file, data });
             }
@@ -226,14 +260,16 @@ impl ShardLoop {
 
     pub(super) fn sent(&mut self, conn: ConnId, completion: Completion, now: Now) {
         let Some(state) = self.conns.get_mut(&conn) else { return };
-        state.unsent -= std::mem::take(&mut state.sending);
+        let (frames, bytes) = state.sending.take().expect("a send was under way");
+        state.unsent -= frames;
+        self.unsent_bytes -= bytes;
         if let Err(errno) = completion.result {
             tracing::debug!(conn = conn.0, %errno, "cannot send");
             return self.drop_conn(conn, now);
         }
         if let Op::Send { mut data, .. } = completion.op {
             data.clear();
-            state.spare = Some(data);
+            state.spare = (data.kept_bytes() <= SPARE_BYTES_MAX).then_some(data);
         }
         if !state.queue.is_empty() {
             self.to_send.push(conn);
@@ -262,7 +298,7 @@ impl ShardLoop {
     pub(super) fn close_when_sent(&mut self, conn: ConnId) {
         let Some(state) = self.conns.get_mut(&conn) else { return };
         state.closing = true;
-        if state.queue.is_empty() && state.sending == 0 {
+        if state.queue.is_empty() && state.sending.is_none() {
             self.close(conn);
         }
     }
@@ -277,6 +313,7 @@ impl ShardLoop {
 
     fn close(&mut self, conn: ConnId) {
         if let Some(state) = self.conns.remove(&conn) {
+            self.unsent_bytes -= state.unsent_bytes();
             self.submit(Token::CloseConn, Op::Close { file: state.file });
         }
     }
@@ -294,5 +331,15 @@ impl ShardLoop {
         }
         // Our descriptor only: the other shard has its own.
         self.close(conn);
+    }
+}
+
+/// Appends a hole to a reply.
+fn push_zeros(data: &mut SendData, zeros: &SharedSlot, mut bytes: usize) {
+    while bytes > 0 {
+        let part = bytes.min(ZEROS_BYTES);
+        bytes -= part;
+        let pushed = data.push_shared(zeros.clone(), 0..part);
+        assert!(pushed.is_ok(), "the slot has that many zeros");
     }
 }
