@@ -161,7 +161,10 @@ def memory_holes(ctx):
     """A file of blocks and holes in turn, more pieces than one send takes, and a hole of 1 GiB: right, and no memory for zeros."""
     fs = ctx.fs(gen=SMALL)
     blocks = 512
-    path = fs.path / "comb"
+    folder = fs.path / "longest-chunks"
+    folder.mkdir()
+    fs.weft("fs", "layout", "set", folder, "--stripe-unit", "4MiB")
+    path = folder / "comb"
     with open(path, "wb") as file:
         for index in range(blocks):
             os.pwrite(file.fileno(), bytes([1 + index % 250]) * 4096, index * 8192)
@@ -176,6 +179,9 @@ def memory_holes(ctx):
             if not piece:
                 break
             check(piece.count(0) == len(piece), "a hole has bytes")
+    bodies = [struct.pack("<HQQII", target, os.stat(path).st_ino, 0, 0, 4 * CHUNK_BYTES) for target in range(len(fs.targets))]
+    answers = _read_all(fs.port, ctx.random.randbytes(16), [frame(READ, body, request=1 + body[0]) for body in bodies])
+    check(sorted(answers) == [(0, 0)] * 3 + [(0, blocks * 8192 - 4096)], "a chunk of many pieces:", answers)
     _within(fs, ctx, "holes")
     fs.check_server()
     fs.close()
