@@ -1,5 +1,5 @@
 # The entry commands. Settings: see the heads of packaging/up.sh, down.sh and wipe.sh.
-.PHONY: help up down wipe install uninstall test system-test bench check
+.PHONY: help up down wipe install uninstall test system-test sim bench check
 
 help:
 	@echo "make up      build, make a file system under ./var, start the server, mount at ./mnt"
@@ -9,6 +9,7 @@ help:
 	@echo "make install programs under /usr/local (PREFIX=) and /sbin/mount.weft; make uninstall"
 	@echo "make test    install what the tests need, build, run every test"
 	@echo "make system-test  only the tests on a real mount (ARGS=\"--quick trees\"; see tests/run.py --list)"
+	@echo "make sim SEEDS=2000  so many fresh seeds of the simulator (a night: SEEDS=1000000)"
 	@echo "make bench   figures of fio, metadata and tree loads, on a mount and on a local directory"
 	@echo "make check   formatting and lints"
 
@@ -31,6 +32,11 @@ test:
 system-test:
 	@cargo build --release --quiet
 	@python3 tests/run.py $(ARGS)
+
+SEEDS ?= 2000
+sim:
+	@cargo build --release --quiet -p weft-sim
+	@$${CARGO_TARGET_DIR:-target}/release/weft-sim store --fresh --seeds $(SEEDS)
 
 bench:
 	@cargo build --release --quiet

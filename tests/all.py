@@ -3,8 +3,8 @@
 
     tests/all.py [--quick] [--only STEP...]
 
-Steps: format, docs (what they name is there), lints, unit (cargo test: the dev profile, so that debug assertions are on), build (release), system
-(tests/run.py). Formatting, lints and the build count as one test each. A step that fails does not keep the others
+Steps: format, docs (what they name is there), lints, unit (cargo test: the dev profile, so that debug assertions are on), build (release), sim
+(the simulator: kept seeds and 2,000 others, one test each), system (tests/run.py). Formatting, lints and the build count as one test each. A step that fails does not keep the others
 from running, except that nothing runs on a build that failed. The last line is `N passed, N failed, N skipped`;
 exit code 0 when nothing failed.
 """
@@ -20,6 +20,9 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CARGO_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.M)
 SYSTEM_RESULT = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$", re.M)
+SIM_RESULT = re.compile(r"^(\d+) seeds, .* (\d+) failed$", re.M)
+# Seeds of the simulator in each run, besides those that found something once.
+SIM_SEEDS = 2000
 
 
 def stream(args):
@@ -51,6 +54,16 @@ def counted(args, pattern):
     return passed, failed, skipped
 
 
+def simulated():
+    """Seeds of the simulator's worlds: each seed is a test."""
+    code, out = stream([os.path.join(os.environ.get("CARGO_TARGET_DIR", "target"), "release", "weft-sim"), "store", "--kept", "--seeds", str(SIM_SEEDS)])
+    found = SIM_RESULT.findall(out)
+    seeds, failed = (sum(int(result[at]) for result in found) for at in (0, 1))
+    if code != 0 and failed == 0 or seeds < SIM_SEEDS:
+        failed += 1
+    return seeds - failed, failed, 0
+
+
 def main():
     """Runs the steps and adds up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -64,6 +77,7 @@ def main():
         "lints": lambda: single(["cargo", "clippy", "-q", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
         "unit": lambda: counted(["cargo", "test", "-q", "--workspace", "--locked", "--no-fail-fast"], CARGO_RESULT),
         "build": lambda: single(["cargo", "build", "-q", "--release", "--locked"]),
+        "sim": simulated,
         "system": lambda: counted([sys.executable, os.path.join("tests", "run.py"), *quick], SYSTEM_RESULT),
     }
     unknown = set(args.only or []) - set(steps)

@@ -14,7 +14,7 @@
 //!
 //! Power loss and kill are no faults: they are calls ([`Disk::power_loss`], [`Disk::kill`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::time::Duration;
@@ -31,6 +31,8 @@ const BLOCK_LEN: usize = 4096;
 /// What a new device holds: nothing of anybody's.
 const FILL: u8 = 0xee;
 const EIO: i32 = 5;
+/// Writes remembered as the places where bits flip.
+const RECENT_MAX: usize = 16;
 
 /// How a write reaches the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -154,6 +156,8 @@ pub struct Disk {
     written: u64,
     flights: BTreeMap<(Duration, u64), Flight>,
     next_flight: u64,
+    /// Where was written lately.
+    recent: VecDeque<Range<u64>>,
     /// Blocks that cannot be read until they are written.
     bad: BTreeSet<u64>,
     random: Random,
@@ -175,6 +179,7 @@ impl Disk {
             written: 0,
             flights: BTreeMap::new(),
             next_flight: 0,
+            recent: VecDeque::new(),
             bad: BTreeSet::new(),
             random,
             calls_left: None,
@@ -212,11 +217,7 @@ impl Disk {
         let result = self.execute(flight.work, flight.covers);
         self.counts.errors += u64::from(result.is_err());
         if self.random.rarely(self.faults.rot) && !self.faults.area.is_empty() {
-            let span = self.faults.area.end - self.faults.area.start;
-            let at = self.faults.area.start + self.random.below(span);
-            let bit = self.random.pick(&[0, 1, 2, 3, 4, 5, 6, 7]);
-            self.counts.lies += 1;
-            self.flip(index(at), bit);
+            self.rot();
         }
         Some(Done { tag: flight.tag, at, result })
     }
@@ -302,6 +303,21 @@ impl Disk {
         assert!(bytes >= self.current.len());
         self.current.resize(bytes, FILL);
         self.durable.resize(bytes, FILL);
+    }
+
+    /// A bit flips, mostly where something was written lately.
+    fn rot(&mut self) {
+        let mut range = self.faults.area.clone();
+        if !self.recent.is_empty() && self.random.chance(75) {
+            let recent = self.random.index(self.recent.len());
+            range = self.recent[recent].clone();
+        }
+        let at = range.start + self.random.below(range.end - range.start);
+        if self.hits(at) {
+            let bit = self.random.pick(&[0, 1, 2, 3, 4, 5, 6, 7]);
+            self.counts.lies += 1;
+            self.flip(index(at), bit);
+        }
     }
 
     fn latency(&mut self, work: &Work) -> Duration {
@@ -403,6 +419,11 @@ impl Disk {
         let end = number(range.end).div_ceil(BLOCK);
         self.bad.retain(|block| !(first..end).contains(block));
         self.written += 1;
+        if !bytes.is_empty() {
+            self.recent.push_back(number(range.start)..number(range.end));
+            let old = self.recent.len().saturating_sub(RECENT_MAX);
+            self.recent.drain(..old);
+        }
         self.cache.push(Cached { number: self.written, offset, bytes });
     }
 

@@ -7,6 +7,8 @@ use weft_sim::runner::{self, Failure, Summary, Tally, Telling};
 use weft_sim::store_world;
 
 mod options;
+#[cfg(feature = "planted")]
+mod planted;
 
 use options::{Command, Options, Seeds};
 
@@ -16,6 +18,8 @@ const KEPT: &str = include_str!("../seeds.txt");
 fn main() -> ExitCode {
     let good = match Options::parse().command {
         Command::Store(seeds) => play("store", &seeds, store_world::play),
+        #[cfg(feature = "planted")]
+        Command::Planted { bug } => planted::hunt(threads(), bug.as_deref()),
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

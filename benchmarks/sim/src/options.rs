@@ -14,6 +14,12 @@ pub(crate) struct Options {
 pub(crate) enum Command {
     /// The chunk store of one target, over a simulated disk.
     Store(Seeds),
+    /// Plant mistakes in the store, one after another, and count the seeds until each is found.
+    #[cfg(feature = "planted")]
+    Planted {
+        /// Only this one.
+        bug: Option<String>,
+    },
 }
 
 /// Which seeds, and how much is told of them.

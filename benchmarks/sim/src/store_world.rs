@@ -26,9 +26,6 @@ use regime::{Habits, Regime};
 use rig::{Answer, BOOT, Params, Rig};
 
 const CAPACITY_BYTES: u64 = 8 << 20;
-/// Blocks of a chunk that clients touch.
-const CHUNK_BLOCKS: u32 = 64;
-const CHUNK_BYTES: u32 = CHUNK_BLOCKS * 4096;
 const ROUNDS: u64 = 4;
 /// Takes much of the device, so that the rest is full now and then.
 const FILLER: ChunkId = ChunkId { ino: Ino(99), index: ChunkIndex(0) };
@@ -212,8 +209,9 @@ impl World {
 
     fn begin_read(&mut self) {
         let chunk = self.any_chunk();
-        let first = self.random.below_u32(CHUNK_BLOCKS);
-        let count = 1 + self.random.below_u32(CHUNK_BLOCKS - first);
+        let chunk_blocks = self.habits.chunk_blocks;
+        let first = self.random.below_u32(chunk_blocks);
+        let count = 1 + self.random.below_u32(chunk_blocks - first);
         let (start, cut) = (self.random.below_u32(4096), self.random.below_u32(4096));
         let bytes = (count * 4096 - start).saturating_sub(cut).max(1);
         let op = self.rig.begin_read(chunk, first * 4096 + start, bytes);
@@ -224,13 +222,13 @@ impl World {
 
     fn begin_write(&mut self) {
         let chunk = self.any_chunk();
-        let mut offset = self.random.below_u32(CHUNK_BLOCKS) * 4096;
+        let mut offset = self.random.below_u32(self.habits.chunk_blocks) * 4096;
         let mut bytes = (1 + self.random.below_u32(self.habits.blocks_max)) * 4096;
         if self.random.chance(self.habits.partial) {
             offset += self.random.below_u32(4096);
             bytes = bytes.saturating_sub(self.random.below_u32(4096)).max(1);
         }
-        let bytes = self.content(blocks(bytes.min(CHUNK_BYTES - offset)));
+        let bytes = self.content(blocks(bytes.min(self.habits.chunk_blocks * 4096 - offset)));
         let op = self.rig.begin_write(chunk, offset, &bytes);
         self.rig.telling.event(self.rig.now, || {
             format!("op {op}: write {chunk} {offset}+{} ({})", bytes.len(), bytes[0])
@@ -256,7 +254,8 @@ impl World {
         let ino = Ino(1 + self.random.below(self.habits.inos));
         let from = self.random.below(self.habits.chunks + 1);
         let half = self.random.chance(50);
-        let cut = (from > 0 && half).then(|| (from - 1, self.random.below_u32(CHUNK_BYTES)));
+        let chunk_bytes = self.habits.chunk_blocks * 4096;
+        let cut = (from > 0 && half).then(|| (from - 1, self.random.below_u32(chunk_bytes)));
         let op = self.rig.begin_truncate(ino, from, cut);
         let change = Change::Truncate { ino, from, cut };
         self.rig.telling.event(self.rig.now, || format!("op {op}: {change:?}"));
@@ -381,7 +380,7 @@ impl World {
                 }
                 Crash::Clean
             }
-            10..65 if power => {
+            10..65 if power && !failed => {
                 self.rig.power_loss();
                 Crash::PowerLoss
             }

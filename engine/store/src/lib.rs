@@ -51,6 +51,7 @@ mod journal;
 mod limits;
 mod locks;
 mod map;
+pub mod planted;
 mod recent;
 mod record;
 mod recover;

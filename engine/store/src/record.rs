@@ -12,6 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::chunk::{Placed, RawRun, Run, decode_runs};
 use crate::limits::{CHUNK_BLOCKS_MAX, RECORD_BYTES_MAX};
+use crate::planted::{self, Bug};
 
 /// Records begin at multiples of this many bytes.
 pub(crate) const RECORD_ALIGN: u64 = 8;
@@ -231,7 +232,8 @@ pub(crate) fn decode(bytes: &[u8], nonce: u64) -> Option<Found> {
     let len_bytes = claimed_bytes(bytes, nonce)?;
     let record = bytes.get(..len_bytes)?;
     let (header, rest) = RawHeader::read_from_prefix(record).ok()?;
-    if crc32c(&record[4..]) != header.crc.get() || header.reserved != [0; 7] {
+    let good = crc32c(&record[4..]) == header.crc.get() || planted::is(Bug::SkipRecordSum);
+    if !good || header.reserved != [0; 7] {
         return None;
     }
     let body = &rest[..to_usize(u64::from(header.body_bytes.get()))];

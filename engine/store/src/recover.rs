@@ -27,6 +27,7 @@ use crate::chunk::Placed;
 use crate::error::{Kind, StoreError};
 use crate::index::Meta;
 use crate::map::Map;
+use crate::planted::{self, Bug};
 use crate::record::{Placement, Record, Truncate};
 use crate::replay::{self, Replay};
 use crate::space::{Extent, Space};
@@ -82,7 +83,8 @@ pub(crate) fn recover(
     meta: &Meta,
     boot_id: [u8; 16],
 ) -> Result<Recovered, StoreError> {
-    let same_boot = boot_id != [0; 16] && boot_id == meta.boot_id;
+    let same_boot =
+        (boot_id != [0; 16] && boot_id == meta.boot_id) || planted::is(Bug::TrustEveryBoot);
     let replay = replay::read(device, superblock, meta, same_boot)?;
     let mut work = Work {
         map,
@@ -114,7 +116,9 @@ pub(crate) fn recover(
     let txn = map.begin_commit(&now)?;
     // Data before the index that finds it: after a kill the blocks may still be in a volatile
     // cache of the device, and the journal that could tell is cut by the commit.
-    device.flush().map_err(|source| StoreError::device("flush at open", 0, source))?;
+    if !planted::is(Bug::SkipRecoverFlush) {
+        device.flush().map_err(|source| StoreError::device("flush at open", 0, source))?;
+    }
     map.commit(txn)?;
     Ok(Recovered { map, space, last_sequence: replay.last_sequence, generation, report })
 }
@@ -194,7 +198,8 @@ impl Work {
             return Ok(());
         }
         let before = self.map.get(id)?.and_then(|chunk| chunk.get(block));
-        let promised = before.is_none() && sequence <= self.last_mark;
+        let promised =
+            before.is_none() && sequence <= self.last_mark && !planted::is(Bug::SettleToNothing);
         let doubt = self.doubts.entry(key).or_default();
         doubt.intents.clear();
         if promised {
@@ -247,7 +252,9 @@ impl Work {
             }
             // A place that was given to another chunk since is no candidate, whatever it holds.
             let mut usable = |placed: &Placed| {
-                (placed.device_block == now.device_block || space.is_free(placed.device_block))
+                (placed.device_block == now.device_block
+                    || space.is_free(placed.device_block)
+                    || planted::is(Bug::SettleAnywhere))
                     && holds(placed)
             };
             let adopted = doubt.intents.iter().rev().find(|placed| usable(placed)).copied();

@@ -22,6 +22,7 @@ use crate::journal::Journal;
 use crate::limits::BLOCK;
 use crate::locks::{Hold, Locks};
 use crate::map::Map;
+use crate::planted::{self, Bug};
 use crate::recent::Recent;
 use crate::recover::{self, RecoveryReport};
 use crate::space::{Extent, Space};
@@ -562,6 +563,13 @@ impl Store {
     /// another chunk wrote there since.
     fn free_later(&mut self, sequence: u64, extents: Vec<Extent>) {
         for extent in extents {
+            if planted::is(Bug::FreeEarly) {
+                self.space.give_back(extent);
+                continue;
+            }
+            if planted::is(Bug::LeakBlock) && extent.start.is_multiple_of(16) {
+                continue;
+            }
             self.freed_block_count += u64::from(extent.count);
             self.freed.push_back((sequence, extent));
         }

@@ -49,10 +49,10 @@ impl Regime {
     /// The regime of a seed.
     pub fn draw(random: &mut Random) -> Regime {
         match random.below(100) {
-            0..15 => Regime::Kills,
-            15..50 => Regime::Power,
-            50..70 => Regime::Errors,
-            70..90 => Regime::DataLies,
+            0..10 => Regime::Kills,
+            10..45 => Regime::Power,
+            45..65 => Regime::Errors,
+            65..85 => Regime::DataLies,
             _ => Regime::JournalLies,
         }
     }
@@ -86,7 +86,7 @@ impl Regime {
                     read_errors: often(&[0, 50, 300]),
                     read_errors_for_good: 0,
                     write_errors: often(&[0, 50, 300]),
-                    flush_errors: often(&[0, 0, 200]),
+                    flush_errors: often(&[0, 200, 1000]),
                     ..Faults::default()
                 }
             }
@@ -128,6 +128,8 @@ pub struct Habits {
     pub contents: u64,
     /// Blocks nobody touches, so that the device is full now and then.
     pub filler_blocks: u32,
+    /// Blocks of a chunk that are touched: few are touched often.
+    pub chunk_blocks: u32,
     /// Inodes and chunks of each.
     pub inos: u64,
     /// See `inos`.
@@ -158,6 +160,7 @@ impl Habits {
             partial: random.pick(&[0, 20, 60]),
             contents: random.pick(&[0, 0, 0, 1, 2, 5]),
             filler_blocks: random.pick(&[0, 300, 500, 600]),
+            chunk_blocks: random.pick(&[64, 64, 12, 3]),
             inos: random.pick(&[1, 2, 3]),
             chunks: random.pick(&[1, 2, 4]),
             dirty_chunks_max: random.pick(&[1, 3, 8, 1000]),

@@ -6,7 +6,7 @@ use weft_wire::{ChunkId, ChunkIndex, Ino, Status};
 
 use super::model::{BLOCK_LEN, Change, Content, Crash};
 use super::rig::Answer;
-use super::{CHUNK_BLOCKS, FILLER, FILLER_BYTE, Pending, World, blocks, tell, tell_all};
+use super::{FILLER, FILLER_BYTE, Pending, World, blocks, tell, tell_all};
 
 impl World {
     /// Holds every block against the oracle. What is there is the truth from then on; what cannot
@@ -22,7 +22,7 @@ impl World {
         let mut written: BTreeMap<ChunkId, u64> = BTreeMap::new();
         let mut lost = Vec::new();
         for id in self.chunks() {
-            for block in 0..CHUNK_BLOCKS {
+            for block in 0..self.habits.chunk_blocks {
                 let may = self.model.after(crash, id, block, &pending);
                 let found = self.block(id, block);
                 match &found {
@@ -120,6 +120,8 @@ impl World {
             assert_eq!(self.rig.truncate(Ino(ino), 0, None), Answer::Done);
         }
         assert_eq!(self.rig.sync(), Answer::Done);
+        let space = self.rig.store().space();
+        assert_eq!((space.used_bytes, space.chunk_count), (0, 0), "all is removed");
         self.rig.shutdown();
         let report = self.rig.open([1; 16]).expect("it ended cleanly");
         assert_eq!(report.replayed_records, 0, "a clean end leaves nothing to replay");

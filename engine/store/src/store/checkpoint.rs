@@ -18,6 +18,7 @@ use weft_wire::{Ino, Status};
 use super::{Body, IoUse, Store, Waiter};
 use crate::action::{Action, Outcome};
 use crate::index::Meta;
+use crate::planted::{self, Bug};
 use crate::record::Record;
 
 /// How far a flush is.
@@ -115,6 +116,10 @@ impl Store {
             assert!(self.journal.appended() == mark, "a mark ends its append");
             self.flush = FlushStage::Flushing(mark);
             self.counters.flushes += 1;
+            if planted::is(Bug::SkipFlush) {
+                self.flush_done(out);
+                return;
+            }
             let io = self.new_io(IoUse::Flush);
             out.push(Action::Flush { io });
         }
@@ -162,6 +167,7 @@ impl Store {
         let under_way: Vec<Record> = self
             .ops
             .iter()
+            .filter(|_| !planted::is(Bug::ForgetIntents))
             .filter_map(|(_, op)| match &op.body {
                 Body::Write(write) => write.intent.clone().map(Record::Intent),
                 _ => None,
@@ -173,6 +179,9 @@ impl Store {
         let needs = self.journal.last_sequence();
         self.want_durable(needs);
         self.checkpoint = Some(Checkpoint { txn, applied, needs });
+        if planted::is(Bug::CommitEarly) {
+            self.commit_checkpoint(out);
+        }
     }
 
     /// Records are in the page cache: they survive the death of this process, and their
@@ -188,7 +197,7 @@ impl Store {
         }
     }
 
-    fn record_appended(&mut self, op: usize, out: &mut Vec<Action>) {
+    pub(super) fn record_appended(&mut self, op: usize, out: &mut Vec<Action>) {
         match &self.ops[op].body {
             Body::Write(write) if write.intent.is_some() => self.write_data(op, out),
             Body::Write(write) => {
@@ -258,7 +267,9 @@ impl Store {
         self.checkpoint = None;
         // The kernel may have dropped what it could not write: the next open must not take for
         // granted that everything written in this boot is there.
-        self.counters.index_errors += u64::from(self.map.forget_boot().is_err());
+        if !planted::is(Bug::KeepBoot) {
+            self.counters.index_errors += u64::from(self.map.forget_boot().is_err());
+        }
         for waiter in std::mem::take(&mut self.waiters).into_values() {
             match waiter {
                 Waiter::Sync { reply_to } => {

@@ -18,6 +18,7 @@ use super::{Body, Halt, Store, Waiter, block_matches};
 use crate::action::Action;
 use crate::chunk::{Chunk, Placed, Run, push_block};
 use crate::limits::journal_bytes_of_op;
+use crate::planted::{self, Bug};
 use crate::record::{Placement, Record};
 use crate::space::{Extent, Want};
 
@@ -118,7 +119,10 @@ impl Store {
         let mut need: Option<Stretch> = None;
         for piece in write.pieces() {
             let placed = chunk.get(piece.block);
-            let stays = |placed: &Placed| piece.is_full() && !self.recent.has(placed.device_block);
+            let stays = |placed: &Placed| {
+                let recent = self.recent.has(placed.device_block);
+                piece.is_full() && (!recent || planted::is(Bug::OverwriteRecent))
+            };
             let kept = placed.filter(stays);
             let moves = placed.is_some() && kept.is_none();
             if let Some(stretch) = need.as_mut()
@@ -189,6 +193,12 @@ impl Store {
                 push_block(&mut write.runs, block, device_block);
                 block += 1;
             }
+        }
+        if planted::is(Bug::GiveTwice)
+            && let Some(last) = extents.last()
+            && stretch.count > 8
+        {
+            self.space.give_back(Extent { start: last.start, count: 1 });
         }
         write.fresh.extend(extents);
         Ok(())
@@ -263,7 +273,7 @@ impl Store {
             write.sums[number] = crc32c(block);
         }
         write.merged = Some(payload.share());
-        if write.in_place.is_empty() {
+        if write.in_place.is_empty() || planted::is(Bug::SkipIntent) {
             self.write_data(op, out);
         } else {
             self.record_intent(op, out);
@@ -338,6 +348,10 @@ impl Store {
                 let write = self.write_mut(op);
                 write.intent = None;
                 write.merged = None;
+                if planted::is(Bug::AckEarly) {
+                    self.record_appended(op, out);
+                    return;
+                }
                 self.recorded.push_back((sequence, op));
             }
         }

@@ -1,0 +1,97 @@
+//! Bugs to plant, so that a test can show that the simulator finds them.
+//!
+//! Without the feature `planted`, which only the simulator's own test build has, [`is`] is the
+//! constant `false` and nothing of this is in the program.
+
+/// A mistake somebody could make here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bug {
+    /// A sync is acknowledged without a flush.
+    SkipFlush,
+    /// Blocks read are not compared with their checksums.
+    SkipReadSum,
+    /// Blocks are given out before the record that frees them is durable.
+    FreeEarly,
+    /// A write is acknowledged before its record is appended.
+    AckEarly,
+    /// Blocks are overwritten in place without an intent.
+    SkipIntent,
+    /// Blocks in doubt are overwritten in place.
+    OverwriteRecent,
+    /// A block in use is free, too.
+    GiveTwice,
+    /// A freed block stays in use.
+    LeakBlock,
+    /// Replay takes records whose checksum is wrong.
+    SkipRecordSum,
+    /// Recovery falls back to places that were given to somebody else.
+    SettleAnywhere,
+    /// Recovery takes "never written" for a block that a sync promised.
+    SettleToNothing,
+    /// Recovery commits before it flushes.
+    SkipRecoverFlush,
+    /// A checkpoint is committed before its flush.
+    CommitEarly,
+    /// A checkpoint forgets the intents of overwrites that are under way.
+    ForgetIntents,
+    /// Open believes that nothing was lost, whatever the boot.
+    TrustEveryBoot,
+    /// A flush failed, and the next open is not told.
+    KeepBoot,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Bug; 16] = [
+        Bug::SkipFlush,
+        Bug::SkipReadSum,
+        Bug::FreeEarly,
+        Bug::AckEarly,
+        Bug::SkipIntent,
+        Bug::OverwriteRecent,
+        Bug::GiveTwice,
+        Bug::LeakBlock,
+        Bug::SkipRecordSum,
+        Bug::SettleAnywhere,
+        Bug::SettleToNothing,
+        Bug::SkipRecoverFlush,
+        Bug::CommitEarly,
+        Bug::ForgetIntents,
+        Bug::TrustEveryBoot,
+        Bug::KeepBoot,
+    ];
+}
+
+#[cfg(feature = "planted")]
+mod on {
+    use std::cell::Cell;
+
+    use super::Bug;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// Plants a bug in the stores of this thread, or none.
+    pub fn plant(bug: Option<Bug>) {
+        PLANTED.set(bug);
+    }
+
+    pub(crate) fn is(bug: Bug) -> bool {
+        PLANTED.get() == Some(bug)
+    }
+}
+
+#[cfg(feature = "planted")]
+pub(crate) use on::is;
+#[cfg(feature = "planted")]
+pub use on::plant;
+
+/// Whether `bug` is planted: never.
+#[cfg(not(feature = "planted"))]
+pub(crate) const fn is(_: Bug) -> bool {
+    false
+}
+
+/// Whether bugs can be planted in this build.
+pub const POSSIBLE: bool = cfg!(feature = "planted");
