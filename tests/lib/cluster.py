@@ -174,7 +174,9 @@ class Cluster:
         path.mkdir(exist_ok=True)
         log = self.dir / (name + ".log")
         remember(self.ctx.work, "mount", path)
-        opts = ",".join(["foreground", *options])
+        transport = os.environ.get("WEFT_TEST_TRANSPORT")
+        chosen = ["transport=" + transport] if transport else []
+        opts = ",".join(["foreground", *chosen, *options])
         source = "127.0.0.1:%d:/" % self.port
         child = spawn([program("mount-weft"), source, path, "-o", opts], log, env={"RUST_BACKTRACE": "1"})
         remember(self.ctx.work, "pid", "%d %d" % (child.pid, start_time(child.pid)))

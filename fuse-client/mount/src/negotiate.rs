@@ -12,6 +12,9 @@ pub const MAX_WRITE_BYTES_DEFAULT: u32 = 256 * PAGE_BYTES;
 /// The largest `max_write` that is asked for: 16 MiB, the highest useful value of that sysctl here.
 pub const MAX_WRITE_BYTES_LIMIT: u32 = 4096 * PAGE_BYTES;
 
+/// Pages of a request at least, whatever `max_write` is: the kernel's own default.
+pub const MAX_PAGES_MIN: u32 = 32;
+
 /// What this mount wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -115,11 +118,12 @@ pub fn negotiate(init_in: &Init, limits: &Limits) -> Negotiated {
     }
     // Without MAX_PAGES a request carries 32 pages.
     let max_write_bytes = if flags & flag::MAX_PAGES == 0 {
-        limits.max_write_bytes.min(32 * PAGE_BYTES)
+        limits.max_write_bytes.min(MAX_PAGES_MIN * PAGE_BYTES)
     } else {
         limits.max_write_bytes
     };
-    let max_pages = u16::try_from(max_write_bytes / PAGE_BYTES)
+    // Over the ring no request is longer than this, so it must hold the longest value of an attribute, too.
+    let max_pages = u16::try_from((max_write_bytes / PAGE_BYTES).max(MAX_PAGES_MIN))
         .expect("max_write is at most 4096 pages, checked above");
     let minor = init_in.minor.min(MINOR_VERSION);
     let out = InitOut {

@@ -57,7 +57,9 @@ Options (default):
   timeout_ms=N           after how long a server counts as not answering (30000)
   log=LEVEL              error, warn, info, debug or trace (info)
   log_file=PATH          where the log goes in the background
-  transport=classic      how requests come from the kernel: the /dev/fuse device
+  transport=auto|uring|classic  how requests come from the kernel: over io_uring (Linux 6.14), by reading
+                         /dev/fuse, or over io_uring where the kernel has it (auto)
+  queue_depth=N          over io_uring: requests of each CPU at once, 1 to 64 (16)
   foreground             as --foreground
 
 Exit status: 0 mounted, 1 wrong usage, 32 the mount failed.
@@ -111,6 +113,10 @@ impl LogLevel {
 /// How requests come from the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransportKind {
+    /// Over io_uring where the kernel has it, else classic.
+    Auto,
+    /// Over io_uring, or the mount fails.
+    Uring,
     /// Reads and writes of /dev/fuse.
     Classic,
 }
@@ -150,6 +156,8 @@ pub struct Options {
     pub log_file: Option<PathBuf>,
     /// How requests come.
     pub transport: TransportKind,
+    /// Entries of each CPU's queue, over io_uring.
+    pub queue_depth: u32,
 }
 
 impl Options {
@@ -170,7 +178,8 @@ impl Options {
             timeout: Duration::from_millis(30_000),
             log: LogLevel::Info,
             log_file: None,
-            transport: TransportKind::Classic,
+            transport: TransportKind::Auto,
+            queue_depth: 16,
         }
     }
 

@@ -30,6 +30,7 @@ const _: () = assert!(HEAD_BYTES_MAX == 304);
 /// The header of one reply and its fixed part.
 #[derive(Clone, Debug)]
 pub struct ReplyHead {
+    unique: Unique,
     bytes: [u8; HEAD_BYTES_MAX],
     len_bytes: usize,
     payload_bytes: u32,
@@ -81,6 +82,12 @@ impl ReplyHead {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len_bytes]
+    }
+
+    /// The request it answers.
+    #[must_use]
+    pub const fn unique(&self) -> Unique {
+        self.unique
     }
 
     /// How long the whole reply is, with its payload.
@@ -221,6 +228,6 @@ impl ReplyHead {
         let mut bytes = [0; HEAD_BYTES_MAX];
         bytes[..head_bytes].copy_from_slice(header.as_bytes());
         bytes[head_bytes..len_bytes].copy_from_slice(fixed);
-        Self { bytes, len_bytes, payload_bytes }
+        Self { unique, bytes, len_bytes, payload_bytes }
     }
 }

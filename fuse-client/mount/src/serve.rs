@@ -6,7 +6,9 @@
 //!
 //! What an operation means is the core's; what the kernel's bytes mean is `translate`'s.
 
+mod device;
 mod links;
+mod status;
 mod translate;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -16,21 +18,20 @@ use std::time::Duration;
 use rustix::io::Errno;
 use weft_client_core::{Caller, ClientConfig, ClientCore, FsOp, FsReply, OnTimeout, OpId, Output};
 use weft_iobuf::Pool;
-use weft_ring::{Op, Ring, RingConfig};
+use weft_ring::{Op, Ring};
 use weft_wire::SessionId;
 
 use crate::clock;
-use crate::kernel_mount::{self, KernelMount, MountConfig};
-use crate::negotiate::{Limits, Negotiated, negotiate};
+use crate::kernel_mount;
+use crate::negotiate::{Limits, negotiate};
 use crate::options::{self, Options};
 use crate::reply::ReplyHead;
 use crate::request::{Operation, Unique};
-use crate::transport::{Classic, ClassicConfig, Event, Incoming, Reply, Transport};
+use crate::transport::{Classic, Event, Incoming, Reply, Transport, UringConfig};
+use device::TRANSPORT_TOKENS;
 use links::Links;
 use translate::{Shape, Translated};
 
-/// What the transport's operations carry in the ring; the links' tokens are below.
-const TRANSPORT_TOKEN: u64 = u64::MAX;
 /// Requests of the kernel taken in one turn, so that the servers' answers get theirs.
 const REQUESTS_PER_TURN: usize = 64;
 /// Memory for requests, write-behind and replies.
@@ -49,7 +50,9 @@ pub(crate) struct Mount {
     pool: Pool,
     links: Links,
     /// Absent until the servers answered and the kernel mounted.
-    transport: Option<Classic>,
+    transport: Option<Box<dyn Transport>>,
+    /// The queues to be registered with the kernel, where it offers them.
+    queues: Option<UringConfig>,
     limits: Limits,
     /// What the reply of an operation needs to be shaped, where its kind does not say it.
     shapes: BTreeMap<u64, Shape>,
@@ -73,7 +76,7 @@ pub fn run(options: &Options, ready: impl FnOnce() -> std::io::Result<()>) -> Re
     kernel_mount::check_mount_point(&options.mount_point).map_err(|error| error.to_string())?;
     let mut mount = Mount::new(options)?;
     mount.connect(options)?;
-    let mount_point = mount.mount(options)?;
+    let (mount_point, _status) = mount.mount(options)?;
     ready().map_err(|error| format!("leaving the foreground: {error}"))?;
     watch_signals(mount_point)?;
     mount.serve()
@@ -81,7 +84,7 @@ pub fn run(options: &Options, ready: impl FnOnce() -> std::io::Result<()>) -> Re
 
 impl Mount {
     fn new(options: &Options) -> Result<Mount, String> {
-        let mut ring = Ring::new(RingConfig::default()).map_err(|error| error.to_string())?;
+        let (mut ring, queues) = device::ring(options)?;
         let slot_bytes = Classic::slot_bytes(options.max_write_bytes()).next_power_of_two();
         let pool = Pool::new(POOL_BYTES, slot_bytes.max(8 << 20)).map_err(|e| e.to_string())?;
         if let weft_ring::Registration::Plain(errno) =
@@ -92,6 +95,7 @@ impl Mount {
         let limits = Limits {
             max_write_bytes: options.max_write_bytes(),
             max_readahead_bytes: options.read_ahead_kib.saturating_mul(1024),
+            over_io_uring: queues.is_some(),
             ..Limits::default()
         };
         let mut session = [0u8; 16];
@@ -114,6 +118,7 @@ impl Mount {
             pool,
             links: Links::default(),
             transport: None,
+            queues,
             limits,
             shapes: BTreeMap::new(),
             backlog: VecDeque::new(),
@@ -148,34 +153,6 @@ impl Mount {
         Ok(())
     }
 
-    /// Mounts, and serves until INIT is answered.
-    fn mount(&mut self, options: &Options) -> Result<PathBuf, String> {
-        let config = MountConfig {
-            source: options.source.to_string(),
-            mount_point: options.mount_point.clone(),
-            flags: options.mount_flags,
-            max_read_bytes: options.max_write_bytes(),
-        };
-        let mounted = KernelMount::new(&config).map_err(|error| error.to_string())?;
-        if let Err(error) = mounted.set_read_ahead(options.read_ahead_kib) {
-            tracing::warn!(%error, "read-ahead");
-        }
-        let (device, mount_point) = mounted.into_parts();
-        let config =
-            ClassicConfig { token: TRANSPORT_TOKEN, max_write_bytes: options.max_write_bytes() };
-        let transport = Classic::new(&mut self.ring, device, self.pool.clone(), config)
-            .map_err(|error| error.to_string())?;
-        self.transport = Some(transport);
-        while !self.serving {
-            self.turn()?;
-            if self.unmounted {
-                return Err("the kernel gave the mount up before it was served".to_owned());
-            }
-        }
-        tracing::info!(mount_point = %mount_point.display(), transport = "classic", "serving");
-        Ok(mount_point)
-    }
-
     fn serve(&mut self) -> Result<(), String> {
         while !self.unmounted {
             self.turn()?;
@@ -206,20 +183,13 @@ impl Mount {
         }
         let now = clock::mono();
         let timer = self.core.next_timer().map_or(TICK, |at| at.saturating_sub(now).min(TICK));
-        let patience = match self.transport.as_ref().is_some_and(Transport::has_more) {
+        let has_more = self.transport.as_ref().is_some_and(|transport| transport.has_more());
+        let patience = match has_more {
             true => Duration::ZERO,
             false if self.links.any_stalled() => Duration::from_millis(1),
             false => timer,
         };
-        self.ring.wait(Some(patience)).map_err(|error| error.to_string())?;
-        while let Some(completion) = self.ring.next_completion() {
-            match &mut self.transport {
-                Some(transport) if completion.token == TRANSPORT_TOKEN => {
-                    transport.on_completion(completion);
-                }
-                _ => self.link_completed(completion),
-            }
-        }
+        self.wait(patience)?;
         self.take_requests();
         self.retry_stalled();
         let now = clock::mono();
@@ -228,6 +198,20 @@ impl Mount {
             self.clock_due = now + CLOCK_INTERVAL;
         }
         self.core.tick(now);
+        Ok(())
+    }
+
+    /// Gives the kernel what was submitted, and what it completed to its owners.
+    fn wait(&mut self, patience: Duration) -> Result<(), String> {
+        self.ring.wait(Some(patience)).map_err(|error| error.to_string())?;
+        while let Some(completion) = self.ring.next_completion() {
+            match &mut self.transport {
+                Some(transport) if completion.token >= TRANSPORT_TOKENS => {
+                    transport.on_completion(completion);
+                }
+                _ => self.link_completed(completion),
+            }
+        }
         Ok(())
     }
 
@@ -326,8 +310,7 @@ impl Mount {
                 if let Some(shape) = shape {
                     self.shapes.insert(unique.0, shape);
                 }
-                let (slot, start) = incoming.into_slot();
-                let op = translated.with_slot(slot, start);
+                let op = translated.with_data_of(incoming);
                 self.core.op(OpId(unique.0), caller, op, clock::mono());
             }
             Err(errno) => self.send(&ReplyHead::error(unique, errno), |_| {}),
@@ -338,22 +321,6 @@ impl Mount {
     fn forget(&mut self, node: u64, count: u64) {
         let forget = FsOp::Forget { ino: weft_wire::Ino(node), count };
         self.core.op(OpId(0), Caller::default(), forget, clock::mono());
-    }
-
-    fn answer_init(&mut self, unique: Unique, answer: &Negotiated) {
-        match answer {
-            Negotiated::Agreed(out, features) => {
-                tracing::info!(
-                    minor = features.minor,
-                    max_write = features.max_write_bytes,
-                    "init"
-                );
-                self.send(&ReplyHead::init(unique, out), |_| {});
-                self.serving = true;
-            }
-            Negotiated::TryAgain(out) => self.send(&ReplyHead::init(unique, out), |_| {}),
-            Negotiated::TooOld => self.send(&ReplyHead::error(unique, Errno::PROTO), |_| {}),
-        }
     }
 
     /// Answers the kernel.
@@ -381,7 +348,7 @@ impl Mount {
         let Some(transport) = &mut self.transport else { return };
         let mut reply = Reply::new(transport.spare(), head);
         payload(&mut reply);
-        transport.reply(&self.ring, reply);
+        transport.reply(&mut self.ring, reply);
     }
 }
 

@@ -1,28 +1,43 @@
 //! How requests come from the kernel and replies go back: one interface, two ways.
 //!
-//! [`Classic`] reads and writes /dev/fuse. FUSE over io_uring will be the other. A transport owns no thread and never
-//! waits: the loop gives it the completions that carry its token, takes what came, and calls [`Transport::pump`] once
-//! per turn.
+//! [`Classic`] reads and writes /dev/fuse; [`Uring`] has queues of entries in the ring beside it. A transport owns no
+//! thread and never waits: the loop gives it the completions that carry its tokens, takes what came, and calls
+//! [`Transport::pump`] once per turn.
 
 mod classic;
+pub mod offer;
+mod uring;
 
 use std::ops::Range;
 
 use rustix::io::Errno;
 use weft_iobuf::BufSlot;
 use weft_ring::{Completion, Ring, SendData};
+use zerocopy::IntoBytes;
 
 pub use classic::{Classic, ClassicConfig, ClassicError};
+pub use uring::{DEPTH_MAX, Uring, UringConfig};
 
+use crate::abi::input::InHeader;
 use crate::reply::ReplyHead;
-use crate::request::{DecodeError, Request};
+use crate::request::{Args, DecodeError, Request, Unique};
 
 /// Moves requests and replies. Both implementations serve one mount.
-pub trait Transport {
+pub trait Transport: std::fmt::Debug {
+    /// INIT was answered; whether with `OVER_IO_URING`. What the kernel must have before it sends requests goes to the
+    /// ring here, and what it refuses is completed by the next wait.
+    fn agreed(&mut self, ring: &mut Ring, over_io_uring: bool);
+
+    /// The way requests come, as people know it, or what the kernel said to the queues.
+    ///
+    /// # Errors
+    /// The kernel refused queues; where all are refused, requests come the classic way.
+    fn state(&self) -> Result<&'static str, Errno>;
+
     /// Keeps in the ring what must be there for requests to come. Once per turn of the loop, before it waits.
     fn pump(&mut self, ring: &mut Ring);
 
-    /// Takes one completion that carries this transport's token.
+    /// Takes one completion that carries one of this transport's tokens.
     fn on_completion(&mut self, completion: Completion);
 
     /// What came: a request, or the end. `Nothing` when there is no more now.
@@ -35,11 +50,15 @@ pub trait Transport {
     fn spare(&mut self) -> SendData;
 
     /// Sends a reply or a notification. Never fails here: what the kernel says about it comes as an [`Event`].
-    fn reply(&mut self, ring: &Ring, reply: Reply);
+    fn reply(&mut self, ring: &mut Ring, reply: Reply);
 }
 
 /// What came from the kernel.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "lives for a moment; a box would be an allocation for each request"
+)]
 pub enum Event {
     /// A request.
     Request(Incoming),
@@ -53,11 +72,29 @@ pub enum Event {
     Failed(Errno),
 }
 
-/// One request in the slot it was read into.
+/// One request, in memory of its own.
 #[derive(Debug)]
 pub struct Incoming {
-    slot: BufSlot,
-    range: Range<usize>,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// As read from the device: `range` of the slot.
+    Whole { slot: BufSlot, range: Range<usize> },
+    /// As it was in an entry of a queue.
+    Split { header: InHeader, op_in: [u64; 16], data: SplitData },
+    /// Not a request.
+    Broken(DecodeError),
+}
+
+/// What follows the operation's struct.
+#[derive(Debug)]
+enum SplitData {
+    /// Names and values.
+    Bytes(Vec<u8>),
+    /// The data of a WRITE: so many bytes from the slot's start.
+    Slot(BufSlot, usize),
 }
 
 impl Incoming {
@@ -66,13 +103,15 @@ impl Incoming {
     pub fn new(slot: BufSlot, range: Range<usize>) -> Self {
         assert!(range.start <= range.end, "a range goes forward");
         assert!(range.end <= slot.capacity_bytes(), "the request is within its slot");
-        Self { slot, range }
+        Self { content: Content::Whole { slot, range } }
     }
 
-    /// The request's bytes.
-    #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        &self.slot.as_slice()[self.range.clone()]
+    fn split(header: InHeader, op_in: [u64; 16], data: SplitData) -> Self {
+        Self { content: Content::Split { header, op_in, data } }
+    }
+
+    fn broken(error: DecodeError) -> Self {
+        Self { content: Content::Broken(error) }
     }
 
     /// What it says.
@@ -80,19 +119,35 @@ impl Incoming {
     /// # Errors
     /// What is wrong with it, and whom to answer.
     pub fn decode(&self) -> Result<Request<'_>, DecodeError> {
-        Request::decode(self.bytes())
+        match &self.content {
+            Content::Whole { slot, range } => Request::decode(&slot.as_slice()[range.clone()]),
+            Content::Split { header, op_in, data } => {
+                let payload = match data {
+                    SplitData::Bytes(bytes) => bytes.as_slice(),
+                    SplitData::Slot(slot, len) => &slot.as_slice()[..*len],
+                };
+                Request::decode_args(header, Args::Split { op_in: op_in.as_bytes(), payload })
+            }
+            Content::Broken(error) => Err(*error),
+        }
     }
 
-    /// The slot, to send a WRITE's data on, and where in it the request's first byte is.
+    /// The slot a WRITE's data is in, to send it on, and where in it the range of the decoded request counts from.
+    /// `None` for requests without data.
     #[must_use]
-    pub fn into_slot(self) -> (BufSlot, usize) {
-        (self.slot, self.range.start)
+    pub fn into_slot(self) -> Option<(BufSlot, usize)> {
+        match self.content {
+            Content::Whole { slot, range } => Some((slot, range.start)),
+            Content::Split { data: SplitData::Slot(slot, _), .. } => Some((slot, 0)),
+            Content::Split { .. } | Content::Broken(_) => None,
+        }
     }
 }
 
 /// One reply: its head, then the payload the head was told of.
 #[derive(Debug)]
 pub struct Reply {
+    unique: Unique,
     data: SendData,
     len_bytes: usize,
 }
@@ -103,7 +158,7 @@ impl Reply {
     pub fn new(mut data: SendData, head: &ReplyHead) -> Self {
         assert!(data.is_empty(), "a reply starts in an empty list");
         data.push_bytes(head.as_bytes());
-        Self { data, len_bytes: head.reply_bytes() }
+        Self { unique: head.unique(), data, len_bytes: head.reply_bytes() }
     }
 
     /// A notification of `crate::reply`.
@@ -112,7 +167,13 @@ impl Reply {
         assert!(data.is_empty(), "a notification starts in an empty list");
         let len_bytes = message.len();
         data.push_vec(message);
-        Self { data, len_bytes }
+        Self { unique: Unique(0), data, len_bytes }
+    }
+
+    /// Which request it answers; 0 in a notification.
+    #[must_use]
+    pub const fn unique(&self) -> Unique {
+        self.unique
     }
 
     /// Where the payload goes: push it, in order.

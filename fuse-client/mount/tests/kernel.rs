@@ -1,10 +1,10 @@
-//! The layer against the real kernel: a tiny read-only tree is mounted and read with `std::fs`.
-//! Needs root and /dev/fuse; says so and passes otherwise. The tree lives only here.
+//! The layer against the real kernel: a tiny read-only tree is mounted and read with `std::fs`, with each transport.
+//! Needs root and /dev/fuse, and the ring Linux 6.14; says so and passes otherwise. The tree lives only here.
 
 #![allow(clippy::unwrap_used, reason = "test code: a failed unwrap is a failed test")]
 
 use std::fs;
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -13,15 +13,20 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 use weft_iobuf::Pool;
+use weft_mount::abi::flags::init::OVER_IO_URING;
 use weft_mount::abi::output::{Attr, Kstatfs};
 use weft_mount::kernel_mount::{self, KernelMount, Kind, MountConfig};
 use weft_mount::negotiate::{Features, Limits, Negotiated, negotiate};
 use weft_mount::reply::{DirBuffer, DirEntry, Entry, ReplyHead};
 use weft_mount::request::{FileHandle, NodeId, Operation, Read, Request, Write};
-use weft_mount::transport::{Classic, ClassicConfig, Event, Incoming, Reply, Transport};
+use weft_mount::transport::{
+    Classic, ClassicConfig, Event, Incoming, Reply, Transport, Uring, UringConfig, offer,
+};
 use weft_ring::{Ring, RingConfig, SendData};
 
 const TOKEN: u64 = 7;
+/// Few, so that they are all in use at times.
+const DEPTH: u32 = 2;
 const TTL: Duration = Duration::from_secs(1);
 const HELLO: &[u8] = b"hello from the test\n";
 const BIG_BYTES: u64 = 5 << 20;
@@ -29,6 +34,7 @@ const FILES: u64 = 300;
 
 /// Node 1 is the root, 2 "hello", 3 "big", 4 "sink" (takes writes), 10.. "file-NNN".
 struct Tree {
+    limits: Limits,
     features: Option<Features>,
     pool: Pool,
     sink: Sink,
@@ -92,7 +98,7 @@ impl Tree {
                 return None;
             }
             Operation::Init(init) => {
-                let Negotiated::Agreed(out, features) = negotiate(init, &Limits::default()) else {
+                let Negotiated::Agreed(out, features) = negotiate(init, &self.limits) else {
                     panic!("{init:?}")
                 };
                 self.features = Some(features);
@@ -137,6 +143,13 @@ impl Tree {
                 return Some(reply);
             }
             Operation::Getxattr { .. } => ReplyHead::error(unique, Errno::NODATA),
+            Operation::Setxattr { name, value, .. } => {
+                let right = (0..).zip(value.iter()).all(|(at, &byte)| byte == big_byte(at));
+                match *name == b"user.long" && right {
+                    true => ReplyHead::empty(unique),
+                    false => ReplyHead::error(unique, Errno::IO),
+                }
+            }
             Operation::Flush { .. }
             | Operation::Release(_)
             | Operation::Releasedir(_)
@@ -148,7 +161,7 @@ impl Tree {
     }
 
     fn write(&mut self, write: &Write, incoming: Incoming) -> u32 {
-        let (slot, start) = incoming.into_slot();
+        let (slot, start) = incoming.into_slot().unwrap();
         let data = start + write.data.start..start + write.data.end;
         let aligned = data.start.is_multiple_of(4096);
         let right = (write.offset..)
@@ -208,14 +221,49 @@ impl Tree {
     }
 }
 
-/// Serves until the file system is unmounted.
-fn serve(device: std::os::fd::OwnedFd) -> Tree {
-    let pool = Pool::new(64 << 20, 2 << 20).unwrap();
-    let mut ring = Ring::new(RingConfig::default()).unwrap();
-    let max_write_bytes = Limits::default().max_write_bytes;
+/// How requests come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Classic,
+    /// With so many CPUs.
+    Uring(u16),
+}
+
+/// The ways this kernel has.
+fn ways() -> Vec<Way> {
+    match offer::ask() {
+        Ok(offer) => vec![Way::Classic, Way::Uring(offer.queue_count)],
+        Err(error) => {
+            println!("skipped over io_uring: {error}");
+            vec![Way::Classic]
+        }
+    }
+}
+
+fn transport(
+    ring: &mut Ring,
+    device: std::os::fd::OwnedFd,
+    pool: &Pool,
+    way: Way,
+    max_write_bytes: u32,
+) -> Box<dyn Transport> {
     let config = ClassicConfig { token: TOKEN, max_write_bytes };
-    let mut transport = Classic::new(&mut ring, device, pool.clone(), config).unwrap();
-    let mut tree = Tree { features: None, pool, sink: (0, 0, true) };
+    let classic = Classic::new(ring, device, pool.clone(), config).unwrap();
+    let Way::Uring(queue_count) = way else { return Box::new(classic) };
+    let first_token = TOKEN + 1;
+    let config = UringConfig { first_token, queue_count, depth: DEPTH, max_write_bytes };
+    Box::new(Uring::new(classic, pool.clone(), &config.fitted()).unwrap())
+}
+
+/// Serves until the file system is unmounted.
+fn serve(device: std::os::fd::OwnedFd, way: Way, max_write_bytes: u32) -> Tree {
+    let pool = Pool::new(64 << 20, 2 << 20).unwrap();
+    let sqe128 = way != Way::Classic;
+    let mut ring = Ring::new(RingConfig { sqe128, ..RingConfig::default() }).unwrap();
+    let mut transport = transport(&mut ring, device, &pool, way, max_write_bytes);
+    let limits = Limits { max_write_bytes, over_io_uring: sqe128, ..Limits::default() };
+    let mut tree = Tree { limits, features: None, pool, sink: (0, 0, true) };
+    let mut agreed = false;
     loop {
         transport.pump(&mut ring);
         ring.wait(Some(Duration::from_secs(60))).unwrap();
@@ -226,13 +274,19 @@ fn serve(device: std::os::fd::OwnedFd) -> Tree {
             match transport.next(&ring) {
                 Event::Request(incoming) => {
                     if let Some(reply) = tree.answer(incoming, transport.spare()) {
-                        transport.reply(&ring, reply);
+                        transport.reply(&mut ring, reply);
                     }
                 }
                 Event::Nothing => break,
                 Event::Unmounted => return tree,
                 event => panic!("{event:?}"),
             }
+        }
+        if let Some(features) = tree.features.filter(|_| !agreed) {
+            agreed = true;
+            transport.agreed(&mut ring, features.has(OVER_IO_URING));
+            let name = if sqe128 { "uring" } else { "classic" };
+            assert_eq!(transport.state(), Ok(name));
         }
     }
 }
@@ -246,7 +300,11 @@ struct Mounted {
 }
 
 impl Mounted {
-    fn new(flags: MountFlags) -> Option<Self> {
+    fn new(flags: MountFlags, way: Way) -> Option<Self> {
+        Self::with(flags, way, Limits::default().max_write_bytes)
+    }
+
+    fn with(flags: MountFlags, way: Way, max_write_bytes: u32) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let mount = match KernelMount::new(&config(dir.path(), flags)) {
             Ok(mount) => mount,
@@ -261,7 +319,7 @@ impl Mounted {
         let (device, _) = mount.into_parts();
         #[allow(clippy::disallowed_methods, reason = "the ring stays on the thread that made it")]
         let server = std::thread::spawn(move || {
-            let tree = serve(device);
+            let tree = serve(device, way, max_write_bytes);
             (tree.features, tree.sink)
         });
         Some(Self { dir, read_ahead, server: Some(server) })
@@ -298,7 +356,11 @@ fn config(mount_point: &Path, flags: MountFlags) -> MountConfig {
 
 #[test]
 fn a_tree_is_mounted_listed_and_read() {
-    let Some(mounted) = Mounted::new(MountFlags::RDONLY | MountFlags::NOSUID) else { return };
+    ways().into_iter().for_each(read_a_tree);
+}
+
+fn read_a_tree(way: Way) {
+    let Some(mounted) = Mounted::new(MountFlags::RDONLY | MountFlags::NOSUID, way) else { return };
     assert_eq!(fs::read(mounted.path("hello")).unwrap(), HELLO);
     let metadata = fs::metadata(mounted.path("hello")).unwrap();
     assert_eq!(
@@ -345,7 +407,11 @@ fn a_tree_is_mounted_listed_and_read() {
 
 #[test]
 fn large_reads_cached_and_direct_are_the_same_bytes() {
-    let Some(mounted) = Mounted::new(MountFlags::empty()) else { return };
+    ways().into_iter().for_each(read_a_large_file);
+}
+
+fn read_a_large_file(way: Way) {
+    let Some(mounted) = Mounted::new(MountFlags::empty(), way) else { return };
     let expected: Vec<u8> = (0..BIG_BYTES).map(big_byte).collect();
     assert!(fs::read(mounted.path("big")).unwrap() == expected);
     let direct = 0o40000;
@@ -361,7 +427,11 @@ fn large_reads_cached_and_direct_are_the_same_bytes() {
 
 #[test]
 fn writes_arrive_whole_and_page_aligned() {
-    let Some(mounted) = Mounted::new(MountFlags::empty()) else { return };
+    ways().into_iter().for_each(write_a_file);
+}
+
+fn write_a_file(way: Way) {
+    let Some(mounted) = Mounted::new(MountFlags::empty(), way) else { return };
     let data: Vec<u8> = (0..3 << 20).map(big_byte).collect();
     let file = fs::File::options().write(true).open(mounted.path("sink")).unwrap();
     let written = rustix::io::write(&file, &data).unwrap();
@@ -369,6 +439,52 @@ fn writes_arrive_whole_and_page_aligned() {
     drop(file);
     let (_, (requests, end, right)) = mounted.unmount();
     assert_eq!((requests, end, right), (3, 3 << 20, true), "1 MiB each");
+}
+
+#[test]
+fn the_longest_value_goes_through_the_shortest_requests() {
+    for way in ways() {
+        let Some(mounted) = Mounted::with(MountFlags::empty(), way, 4096) else { return };
+        let value: Vec<u8> = (0..65_536).map(big_byte).collect();
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(mounted.path("hello"), "user.long", &value, flags).unwrap();
+        let data: Vec<u8> = (0..64 << 10).map(big_byte).collect();
+        fs::File::options()
+            .write(true)
+            .open(mounted.path("sink"))
+            .unwrap()
+            .write_all(&data)
+            .unwrap();
+        let (_, (requests, end, right)) = mounted.unmount();
+        assert_eq!((requests, end, right), (16, 64 << 10, true), "4 KiB each, {way:?}");
+    }
+}
+
+#[test]
+fn more_readers_than_entries_all_get_their_bytes() {
+    for way in ways() {
+        let Some(mounted) = Mounted::new(MountFlags::empty(), way) else { return };
+        let path = mounted.path("big");
+        let expected: Vec<u8> = (0..BIG_BYTES).map(big_byte).collect();
+        std::thread::scope(|scope| {
+            for reader in 0..8u64 {
+                let (path, expected) = (&path, &expected);
+                scope.spawn(move || {
+                    let direct = 0o40000;
+                    let mut options = fs::File::options();
+                    let file = options.read(true).custom_flags(direct).open(path).unwrap();
+                    let mut got = vec![0; 64 << 10];
+                    for round in 0..40 {
+                        let at = (reader * 7 + round * 3) % 80 * (64 << 10);
+                        rustix::io::pread(&file, &mut got, at).unwrap();
+                        let from = usize::try_from(at).unwrap();
+                        assert!(got == expected[from..from + got.len()], "{reader} {round}");
+                    }
+                });
+            }
+        });
+        mounted.unmount();
+    }
 }
 
 #[test]

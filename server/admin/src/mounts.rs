@@ -11,6 +11,8 @@ const MOUNTS: &str = "/proc/self/mounts";
 const FS_TYPE: &[u8] = b"fuse.weft";
 /// Name of the process that serves a mount.
 const CLIENT_NAME: &str = "mount.weft";
+/// Where each client says what cannot be seen from outside (`fuse-client/mount/src/serve/status.rs`).
+const STATUS_FOLDER: &str = "/run/weft-mounts";
 
 /// One line of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +63,16 @@ pub(crate) fn client_pid(mount: &Mount) -> Option<u32> {
         let mut args = command.split(|byte| *byte == 0);
         (comm.trim_end() == CLIENT_NAME && args.any(|arg| is_path(arg, wanted))).then_some(pid)
     })
+}
+
+/// How requests come to a client from the kernel, when it could say so.
+pub(crate) fn client_transport(pid: u32) -> Option<String> {
+    let status = std::fs::read_to_string(Path::new(STATUS_FOLDER).join(pid.to_string())).ok()?;
+    transport_of(&status).map(str::to_owned)
+}
+
+fn transport_of(status: &str) -> Option<&str> {
+    status.lines().find_map(|line| line.strip_prefix("transport="))
 }
 
 fn is_path(arg: &[u8], wanted: &[u8]) -> bool {
@@ -131,6 +143,13 @@ short line
         assert_eq!(at("/mnt/weft/a/b"), Some("127.0.0.1:7811:/"));
         assert_eq!(at("/mnt/weft/tmp/x"), Some("tmpfs"));
         assert_eq!(at("/mnt/wefts"), Some("/dev/root"));
+    }
+
+    #[test]
+    fn the_transport_is_found_among_what_a_client_says() {
+        assert_eq!(transport_of("transport=uring\n"), Some("uring"));
+        assert_eq!(transport_of("other=1\ntransport=classic\n"), Some("classic"));
+        assert_eq!(transport_of("uring"), None);
     }
 
     #[test]

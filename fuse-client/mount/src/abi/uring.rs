@@ -1,5 +1,4 @@
-//! The structs of FUSE over io_uring (Linux 6.14+). The ring transport is not written yet; the
-//! decoder already accepts a request in this split form (see [`crate::request::Args`]).
+//! The structs of FUSE over io_uring (Linux 6.14+); see `transport::uring`.
 #![allow(missing_docs, reason = "the kernel's own names, documented in fuse_kernel.h")]
 #![allow(
     missing_debug_implementations,

@@ -7,6 +7,7 @@ use rustix::mount::MountFlags;
 
 use super::{Kind, LogLevel, OnTimeout, Options, TransportKind, UsageError};
 use crate::negotiate::{MAX_WRITE_BYTES_LIMIT, PAGE_BYTES};
+use crate::transport::DEPTH_MAX;
 
 /// Options of mount(8) that are bits of mount(2): name, bits, whether they are set or cleared.
 const FLAGS: &[(&str, MountFlags, bool)] = &[
@@ -64,6 +65,7 @@ const VALUED: &[&str] = &[
     "log",
     "log_file",
     "transport",
+    "queue_depth",
 ];
 
 const MILLISECONDS_MAX: u64 = 24 * 3600 * 1000;
@@ -143,7 +145,15 @@ fn apply_value(options: &mut Options, name: &str, value: &str) -> Result<(), Usa
             options.log_file = Some(path);
         }
         "transport" => {
-            options.transport = one_of(name, value, &[("classic", TransportKind::Classic)])?;
+            let known = [
+                ("auto", TransportKind::Auto),
+                ("uring", TransportKind::Uring),
+                ("classic", TransportKind::Classic),
+            ];
+            options.transport = one_of(name, value, &known)?;
+        }
+        "queue_depth" => {
+            options.queue_depth = small(number(name, value, 1, DEPTH_MAX.into())?);
         }
         _ => return Err(unknown(name)),
     }

@@ -46,11 +46,14 @@ fn our_own_options() {
     let got = options(
         "n:/ /mnt --foreground -o attr_timeout_ms=0,entry_timeout_ms=5,max_write_kib=4096,\
          read_ahead_kib=128,on_timeout=eio,timeout_ms=100,log=debug,log_file=/var/log/w,\
-         transport=classic",
+         transport=classic,queue_depth=3",
     );
     assert!(got.foreground);
     assert_eq!((got.attr_timeout, got.entry_timeout), (Duration::ZERO, Duration::from_millis(5)));
     assert_eq!((got.max_write_bytes(), got.read_ahead_kib), (4 << 20, 128));
+    assert_eq!((got.transport, got.queue_depth), (TransportKind::Classic, 3));
+    assert_eq!(options("n:/ /mnt").transport, TransportKind::Auto);
+    assert_eq!(options("n:/ /mnt -o transport=uring").transport, TransportKind::Uring);
     assert_eq!((got.on_timeout, got.timeout), (OnTimeout::Eio, Duration::from_millis(100)));
     assert_eq!((got.log, got.log_file), (LogLevel::Debug, Some(PathBuf::from("/var/log/w"))));
     assert!(options("n:/ /mnt -o foreground").foreground);
@@ -117,7 +120,9 @@ fn wrong_values_say_what_is_allowed() {
         ("on_timeout=never", "wait, eio"),
         ("log=loud", "error, warn, info, debug, trace"),
         ("log_file=x", "absolute"),
-        ("transport=uring", "classic"),
+        ("transport=ring", "auto, uring, classic"),
+        ("queue_depth=0", "1 to 64"),
+        ("queue_depth=65", "1 to 64"),
         ("ro=1", "takes no value"),
         ("foreground=yes", "takes no value"),
         ("log", "needs a value"),
@@ -150,6 +155,7 @@ fn the_help_names_every_option_of_ours() {
         "log=",
         "log_file=",
         "transport=",
+        "queue_depth=",
         "foreground",
     ] {
         assert!(USAGE.contains(&format!("  {name}")), "{name}");

@@ -7,7 +7,6 @@ use std::ops::Range;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use weft_client_core::{Caller, DataPiece, FsOp, FsReply, Handle, OpenFlags, Opened, Ttl, Whence};
-use weft_iobuf::BufSlot;
 use weft_wire::Ino;
 use weft_wire::meta::{Attr, FileKind, MetaReply, SetAttr, Time, TimeSet};
 use weft_wire::units::{to_u32, to_usize};
@@ -18,7 +17,7 @@ use crate::reply::{DirBuffer, DirEntry, Entry, ReplyHead};
 use crate::request::{
     FileHandle, KernelTime, NodeId, Operation, Request, SetTime, Setattr, Unique,
 };
-use crate::transport::Reply;
+use crate::transport::{Incoming, Reply};
 
 /// Offset of `..` in a directory, and so the one after `.`.
 const OFFSET_DOT_DOT: u64 = 1;
@@ -54,11 +53,12 @@ pub(super) enum Translated {
 }
 
 impl Translated {
-    /// Completes it with the slot the request came in, whose first byte is at `start` of it.
-    pub(super) fn with_slot(self, slot: BufSlot, start: usize) -> FsOp {
+    /// Completes it with the data of the request it was translated from.
+    pub(super) fn with_data_of(self, incoming: Incoming) -> FsOp {
         match self {
             Translated::Op(op) => op,
             Translated::Write { handle, offset, data, direct } => {
+                let (slot, start) = incoming.into_slot().expect("a write's data is in a slot");
                 let data = (slot, start + data.start..start + data.end);
                 FsOp::Write { handle, offset, data, direct }
             }

@@ -16,11 +16,11 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use weft_iobuf::Pool;
 use weft_ring::{Completion, FileId, Op, PollFlags, Ring, RingError, SendData};
+use weft_wire::units::to_usize;
 
 use super::{Event, Incoming, Reply, Transport};
-use crate::abi::READ_BUFFER_BYTES_MIN;
 use crate::abi::input::{InHeader, WriteIn};
-use crate::negotiate::PAGE_BYTES;
+use crate::negotiate::{MAX_PAGES_MIN, PAGE_BYTES};
 
 /// Empty lists that are kept for the next replies.
 const SPARES_MAX: usize = 64;
@@ -87,10 +87,9 @@ impl Classic {
     /// The length of the slot a request is read into.
     #[must_use]
     pub fn slot_bytes(max_write_bytes: u32) -> usize {
-        let page = page_bytes();
-        let max_write_bytes =
-            usize::try_from(max_write_bytes).expect("Weft runs on 64-bit machines");
-        max_write_bytes.max(READ_BUFFER_BYTES_MIN) + page
+        // Not less than the longest value of an attribute needs: the kernel answers E2BIG for what does not fit.
+        let longest = max_write_bytes.max(MAX_PAGES_MIN * PAGE_BYTES);
+        to_usize(u64::from(longest)) + page_bytes()
     }
 
     /// The registered device: to close it, which ends the mount.
@@ -127,7 +126,7 @@ impl Classic {
         Event::Unmounted
     }
 
-    fn keep_spare(&mut self, mut data: SendData) {
+    pub(super) fn keep_spare(&mut self, mut data: SendData) {
         data.clear();
         if self.spares.len() < SPARES_MAX {
             self.spares.push(data);
@@ -147,6 +146,12 @@ pub enum ClassicError {
 }
 
 impl Transport for Classic {
+    fn agreed(&mut self, _ring: &mut Ring, _over_io_uring: bool) {}
+
+    fn state(&self) -> Result<&'static str, Errno> {
+        Ok("classic")
+    }
+
     fn pump(&mut self, ring: &mut Ring) {
         if self.armed || self.closed {
             return;
@@ -181,7 +186,7 @@ impl Transport for Classic {
         self.spares.pop().unwrap_or_default()
     }
 
-    fn reply(&mut self, ring: &Ring, reply: Reply) {
+    fn reply(&mut self, ring: &mut Ring, reply: Reply) {
         let data = reply.into_parts();
         let Some(device) = ring.file(self.file) else { return };
         let parts: Vec<IoSlice<'_>> = data.slices().map(IoSlice::new).collect();

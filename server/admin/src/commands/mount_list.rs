@@ -7,9 +7,6 @@ use crate::mounts;
 use crate::output::Align::{Left, Right};
 use crate::output::{Report, Table};
 
-/// The only way requests come from the kernel as yet: read and write of /dev/fuse.
-const TRANSPORT: &str = "classic";
-
 pub(super) fn run() -> Result<Report, AdminError> {
     let mut table = Table::new(&[
         ("SOURCE", Left),
@@ -21,17 +18,18 @@ pub(super) fn run() -> Result<Report, AdminError> {
     let mut rows = Vec::new();
     for mount in mounts::all()?.into_iter().filter(|mount| mount.is_weft) {
         let pid = mounts::client_pid(&mount);
+        let transport = pid.and_then(mounts::client_transport);
         rows.push(json!({
             "source": mount.source,
             "mount_point": mount.mount_point.to_string_lossy(),
-            "transport": TRANSPORT,
+            "transport": transport,
             "pid": pid,
             "options": mount.options,
         }));
         table.row([
             mount.source,
             mount.mount_point.to_string_lossy().into_owned(),
-            TRANSPORT.to_owned(),
+            transport.unwrap_or_else(|| "-".to_owned()),
             pid.map_or("-".to_owned(), |pid| pid.to_string()),
             mount.options,
         ]);

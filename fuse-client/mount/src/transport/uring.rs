@@ -1,0 +1,315 @@
+//! FUSE over io_uring (Linux 6.14+): each CPU has a queue of entries, registered ahead; the kernel puts a request into
+//! one of the queue of the CPU its caller is on, and one submission hands over the reply and asks for the next request.
+//!
+//! One thread serves all queues through one ring. INIT comes over /dev/fuse, and so do FORGETs, interrupts and
+//! notifications for ever: this transport is [`Classic`] with queues beside it, and where the kernel refuses the queues
+//! it stays classic, as does the kernel.
+//!
+//! Invariants:
+//! - An entry's memory belongs to the ring from the submission of a command to its completion, else to the entry.
+//! - A request is answered on the entry it came in, whatever happened to it meanwhile: a queue without entries would
+//!   hang its CPU. An entry is lost only when the kernel says so.
+//! - Entries' addresses never change and their memory is a pool of its own that nothing else draws from, so that
+//!   another process that maps it at the same place can answer what this one had taken. See `doc/uring.md`.
+
+mod entry;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use rustix::io::Errno;
+use weft_iobuf::{BufSlot, IobufError, Pool};
+use weft_ring::{Command, Completion, FileId, Op, Ring, SendData};
+use weft_wire::units::to_usize;
+
+use super::{Classic, Event, Incoming, Reply, Transport};
+use crate::abi::opcode;
+use crate::abi::uring::ReqHeader;
+use crate::negotiate::{MAX_PAGES_MIN, PAGE_BYTES};
+
+/// Ring requests taken before /dev/fuse is looked at again: interrupts must get through under any load.
+const RING_REQUESTS_MAX: u32 = 16;
+/// Most address space for payloads. Pages are taken from the system when they are first used.
+const PAYLOAD_BYTES_MAX: usize = 4 << 30;
+/// Most entries of one queue.
+pub const DEPTH_MAX: u32 = 64;
+/// Most entries of all queues, unless there are more queues.
+const ENTRIES_MAX: u32 = 4096;
+/// The least the kernel accepts, as `negotiate` tells it.
+const PAYLOAD_BYTES_MIN: u32 = MAX_PAGES_MIN * PAGE_BYTES;
+
+/// How the queues are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UringConfig {
+    /// What the commands of the first entry carry in the ring; each further entry's carry one more.
+    pub first_token: u64,
+    /// One queue for each CPU there may ever be.
+    pub queue_count: u16,
+    /// Entries of each queue, before [`UringConfig::fitted`].
+    pub depth: u32,
+    /// The longest WRITE, as given to `negotiate`.
+    pub max_write_bytes: u32,
+}
+
+impl UringConfig {
+    /// With as many entries as the address space for payloads allows, at least one for each queue.
+    #[must_use]
+    pub fn fitted(self) -> Self {
+        let queues = usize::from(self.queue_count.max(1));
+        let most = PAYLOAD_BYTES_MAX / (queues * self.slot_bytes());
+        let most = u32::try_from(most)
+            .unwrap_or(DEPTH_MAX)
+            .min(ENTRIES_MAX / u32::from(self.queue_count.max(1)));
+        let most = most.clamp(1, DEPTH_MAX);
+        Self { depth: self.depth.clamp(1, most), ..self }
+    }
+
+    /// Entries of all queues: so many commands are in the ring for as long as the mount lives.
+    #[must_use]
+    pub fn entry_count(&self) -> u32 {
+        u32::from(self.queue_count) * self.depth
+    }
+
+    /// What the kernel wants to have room for: its `max_pages`, which `negotiate` gives it.
+    fn payload_bytes(&self) -> usize {
+        to_usize(u64::from(self.max_write_bytes.max(PAYLOAD_BYTES_MIN)))
+    }
+
+    fn slot_bytes(&self) -> usize {
+        self.payload_bytes().next_power_of_two()
+    }
+}
+
+/// The ring transport of one mount.
+#[derive(Debug)]
+pub struct Uring {
+    classic: Classic,
+    device: FileId,
+    first_token: u64,
+    entries: Vec<Entry>,
+    /// Entries with a request that was not looked at yet, in the order they came.
+    arrived: VecDeque<usize>,
+    /// Entries whose command the ring had no room for.
+    unsubmitted: VecDeque<usize>,
+    /// Which entry a request is answered on.
+    by_unique: BTreeMap<u64, usize>,
+    /// Where a WRITE's data is moved to: it is kept after the reply, when the entry's memory is the kernel's again.
+    pool: Pool,
+    ring_streak: u32,
+    /// A WRITE waits for a slot.
+    starved: bool,
+    /// The first refusal, to be told.
+    refused: Option<Errno>,
+    lost_count: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    queue: u16,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// The ring has the command: the kernel may put a request in.
+    Waiting,
+    /// A request came, or is being served.
+    Ours { command: Box<Command>, commit_id: u64 },
+    /// Ready to be submitted.
+    Ready(Box<Command>),
+    /// The kernel does not know it any more.
+    Lost,
+}
+
+impl Uring {
+    /// Beside `classic`, which serves the device; the entries come from memory of their own.
+    ///
+    /// # Errors
+    /// No memory for them.
+    pub fn new(classic: Classic, pool: Pool, config: &UringConfig) -> Result<Self, IobufError> {
+        let count = to_usize(u64::from(config.entry_count()));
+        let slot_bytes = config.slot_bytes();
+        let memory = Pool::new(count * slot_bytes, slot_bytes)?;
+        let header_bytes = size_of::<ReqHeader>();
+        let headers = Pool::new(count * to_usize(u64::from(PAGE_BYTES)), 2 << 20)?;
+        let mut entries = Vec::with_capacity(count);
+        for _ in 0..config.depth {
+            for queue in 0..config.queue_count {
+                let room = "the pools were made for this many entries";
+                let header = headers.alloc(header_bytes).expect(room);
+                let payload = memory.alloc(slot_bytes).expect(room);
+                let command = entry::register(queue, header, payload, config.payload_bytes());
+                entries.push(Entry { queue, state: State::Ready(command) });
+            }
+        }
+        Ok(Self {
+            device: classic.file(),
+            classic,
+            first_token: config.first_token,
+            entries,
+            arrived: VecDeque::new(),
+            unsubmitted: VecDeque::new(),
+            by_unique: BTreeMap::new(),
+            pool,
+            ring_streak: 0,
+            starved: false,
+            refused: None,
+            lost_count: 0,
+        })
+    }
+
+    fn token(&self, at: usize) -> u64 {
+        self.first_token + u64::try_from(at).expect("entries are few")
+    }
+
+    /// Gives an entry's command to the ring, now or when there is room.
+    fn submit(&mut self, ring: &mut Ring, at: usize) {
+        let state = std::mem::replace(&mut self.entries[at].state, State::Waiting);
+        let State::Ready(command) = state else { unreachable!("only ready entries get here") };
+        let op = Op::Command { file: self.device, command };
+        let Err(rejected) = ring.submit(self.token(at), op) else { return };
+        let Op::Command { command, .. } = rejected.op else { unreachable!("it comes back whole") };
+        match rejected.reason {
+            weft_ring::Reject::Full | weft_ring::Reject::Busy => {
+                self.entries[at].state = State::Ready(command);
+                self.unsubmitted.push_back(at);
+            }
+            // The device is being closed, or the ring was made without room for commands.
+            _ => self.lose(at, Errno::NODEV),
+        }
+    }
+
+    fn lose(&mut self, at: usize, errno: Errno) {
+        self.entries[at].state = State::Lost;
+        self.lost_count += 1;
+        self.refused.get_or_insert(errno);
+    }
+
+    /// A request that lies in an entry, as something of its own. `None` when a WRITE finds no slot.
+    fn take_request(&mut self, at: usize) -> Option<Incoming> {
+        let State::Ours { command, commit_id } = &mut self.entries[at].state else {
+            unreachable!("what arrived is ours until it is answered")
+        };
+        let (incoming, unique) = match entry::received(command) {
+            Ok(received) => {
+                *commit_id = received.commit_id;
+                let payload = entry::payload(command, received.payload_bytes);
+                let data = if received.header.opcode == opcode::WRITE {
+                    super::SplitData::Slot(copy(&self.pool, payload)?, payload.len())
+                } else {
+                    super::SplitData::Bytes(payload.to_vec())
+                };
+                let unique = received.header.unique;
+                (Incoming::split(received.header, received.op_in, data), unique)
+            }
+            Err(error) => {
+                let unique = error.unique.map_or(0, |unique| unique.0);
+                *commit_id = unique;
+                (Incoming::broken(error), unique)
+            }
+        };
+        self.by_unique.insert(unique, at);
+        Some(incoming)
+    }
+}
+
+fn copy(pool: &Pool, payload: &[u8]) -> Option<BufSlot> {
+    let mut slot = pool.alloc(payload.len())?;
+    slot.as_mut_slice()[..payload.len()].copy_from_slice(payload);
+    Some(slot)
+}
+
+impl Transport for Uring {
+    fn agreed(&mut self, ring: &mut Ring, over_io_uring: bool) {
+        if !over_io_uring {
+            self.entries.clear();
+            self.refused = Some(Errno::OPNOTSUPP);
+            return;
+        }
+        for at in 0..self.entries.len() {
+            self.submit(ring, at);
+        }
+    }
+
+    fn state(&self) -> Result<&'static str, Errno> {
+        match self.refused {
+            None => Ok("uring"),
+            Some(errno) => Err(errno),
+        }
+    }
+
+    fn pump(&mut self, ring: &mut Ring) {
+        self.classic.pump(ring);
+        self.starved = false;
+        for _ in 0..self.unsubmitted.len() {
+            if let Some(at) = self.unsubmitted.pop_front() {
+                self.submit(ring, at);
+            }
+        }
+    }
+
+    fn on_completion(&mut self, completion: Completion) {
+        let Op::Command { command, .. } = completion.op else {
+            return self.classic.on_completion(completion);
+        };
+        let at = to_usize(completion.token - self.first_token);
+        match completion.result {
+            Ok(_) => {
+                self.entries[at].state = State::Ours { command, commit_id: 0 };
+                self.arrived.push_back(at);
+            }
+            Err(errno) => self.lose(at, errno),
+        }
+    }
+
+    fn next(&mut self, ring: &Ring) -> Event {
+        if self.ring_streak >= RING_REQUESTS_MAX || self.arrived.is_empty() || self.starved {
+            self.ring_streak = 0;
+            match self.classic.next(ring) {
+                Event::Nothing => {}
+                event => return event,
+            }
+        }
+        if self.starved {
+            return Event::Nothing;
+        }
+        let Some(&at) = self.arrived.front() else { return Event::Nothing };
+        match self.take_request(at) {
+            Some(incoming) => {
+                self.arrived.pop_front();
+                self.ring_streak += 1;
+                Event::Request(incoming)
+            }
+            None => {
+                self.starved = true;
+                Event::Nothing
+            }
+        }
+    }
+
+    fn has_more(&self) -> bool {
+        (!self.arrived.is_empty() && !self.starved) || self.classic.has_more()
+    }
+
+    fn spare(&mut self) -> SendData {
+        self.classic.spare()
+    }
+
+    fn reply(&mut self, ring: &mut Ring, reply: Reply) {
+        let Some(at) = self.by_unique.remove(&reply.unique().0) else {
+            return self.classic.reply(ring, reply);
+        };
+        let entry = &mut self.entries[at];
+        let data = reply.into_parts();
+        let state = std::mem::replace(&mut entry.state, State::Lost);
+        let State::Ours { mut command, commit_id } = state else {
+            unreachable!("a request's entry is ours until it is answered")
+        };
+        entry::commit(&mut command, entry.queue, commit_id, &data);
+        entry.state = State::Ready(command);
+        self.classic.keep_spare(data);
+        self.submit(ring, at);
+    }
+}
+
+#[cfg(test)]
+mod tests;
