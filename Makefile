@@ -1,5 +1,5 @@
 # The entry commands. Settings: see the heads of packaging/up.sh, down.sh and wipe.sh.
-.PHONY: help up down wipe install uninstall test system-test sim bench check
+.PHONY: help up down wipe install uninstall test system-test sim bench check bench-store
 
 help:
 	@echo "make up      build, make a file system under ./var, start the server, mount at ./mnt"
@@ -11,6 +11,7 @@ help:
 	@echo "make system-test  only the tests on a real mount (ARGS=\"--quick trees\"; see tests/run.py --list)"
 	@echo "make sim SEEDS=2000  so many fresh seeds of the simulator (a night: SEEDS=1000000)"
 	@echo "make bench   figures of fio, metadata and tree loads, on a mount and on a local directory"
+	@echo "make bench-store  the chunk store alone against fio on one file (ARGS=\"--device /dev/X --force\")"
 	@echo "make check   formatting and lints"
 
 up:
@@ -41,6 +42,10 @@ sim:
 bench:
 	@cargo build --release --quiet
 	@python3 benchmarks/bench.py $(ARGS)
+
+bench-store:
+	@cargo build --release --quiet -p weft-load
+	@target/release/weft-load store $(if $(findstring --device,$(ARGS)),,--file var/bench-store) $(ARGS)
 
 check:
 	cargo fmt --check

@@ -21,6 +21,7 @@ mod rows;
 mod sample;
 mod scratch;
 mod stats;
+mod store;
 mod tree;
 mod worker;
 
@@ -34,6 +35,7 @@ const EXIT_USAGE: u8 = 2;
 fn main() -> ExitCode {
     let result = match Options::parse().command {
         Command::Compare(args) => compare(&args),
+        Command::Store(args) => store::run(&args),
         Command::Worker(args) => serve(args.into()),
     };
     match result {

@@ -28,6 +28,8 @@ pub(crate) struct Options {
 pub(crate) enum Command {
     /// Runs every load in each directory in turn and reports medians, ratios and where Weft stands
     Compare(CompareArgs),
+    /// Drives a chunk store alone, and fio on the same file or device, in turn
+    Store(crate::store::StoreArgs),
     /// One process of the metadata load; `compare` starts these
     #[command(hide = true)]
     Worker(WorkerArgs),
@@ -138,7 +140,7 @@ fn parse_peer(text: &str) -> Result<(String, PathBuf)> {
 }
 
 /// `256M`, `1G` or plain bytes, in whole MiB.
-fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
+pub(crate) fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
     let (digits, unit) = match text.as_bytes().last() {
         Some(b'M') => (&text[..text.len() - 1], 1 << 20),
         Some(b'G') => (&text[..text.len() - 1], 1 << 30),
@@ -215,7 +217,7 @@ mod tests {
         let options = Options::try_parse_from(base.iter().chain(words)).expect("parses");
         match options.command {
             Command::Compare(args) => args.plan(),
-            Command::Worker(_) => unreachable!("compare was asked for"),
+            _ => unreachable!("compare was asked for"),
         }
     }
 

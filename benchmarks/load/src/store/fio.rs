@@ -1,0 +1,85 @@
+//! fio's side: the same job, in the same place of the same file or device.
+
+use super::jobs::{Job, Sample};
+use super::{DATA_OFFSET_MAX, StoreArgs};
+use crate::error::{Error, Result};
+use crate::program;
+use serde::Deserialize;
+use std::path::Path;
+
+const MIB: f64 = 1_048_576.0;
+
+#[derive(Debug, Deserialize)]
+struct Report {
+    jobs: Vec<JobReport>,
+}
+
+#[derive(Debug, Deserialize)]
+struct JobReport {
+    error: i32,
+    read: Direction,
+    write: Direction,
+    usr_cpu: f64,
+    sys_cpu: f64,
+    /// Milliseconds that the percentages are of.
+    job_runtime: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Direction {
+    io_bytes: u64,
+    total_ios: u64,
+    iops: f64,
+    bw_bytes: f64,
+}
+
+/// Runs one job.
+pub(super) fn measure(job: Job, args: &StoreArgs, path: &Path) -> Result<Sample> {
+    let rw = match job {
+        Job::SeqWrite => "write",
+        Job::SeqRead => "read",
+        Job::RandRead => "randread",
+        Job::RandWrite => "randwrite",
+        Job::Fsync | Job::Fsync32 => return Err(Error::usage("fio", "no such job")),
+    };
+    let mut text = format!(
+        "[{rw}]\nfilename={}\nioengine=io_uring\nfixedbufs=1\nregisterfiles=1\ndirect=1\nthread=1\nrw={rw}\n\
+         bs={}\niodepth={}\noffset={DATA_OFFSET_MAX}\nsize={}\ncpus_allowed={}\nrandrepeat=1\nnorandommap=1\n\
+         allow_file_create=0\n",
+        path.display(),
+        job.bytes(),
+        job.depth(),
+        args.data,
+        args.core,
+    );
+    if !job.is_sequential() {
+        text += &format!("time_based=1\nruntime={}\n", args.runtime_s);
+    }
+    let mut command = program::limited(args.limit_s, "fio");
+    command.args(["--output-format=json", "-"]);
+    let done = program::run("fio", args.limit_s, &mut command, text.as_bytes())?;
+    let output = String::from_utf8_lossy(&done.stdout);
+    let start = if output.starts_with('{') { Some(0) } else { output.find("\n{") };
+    let json = start.map(|at| &output[at..]);
+    let json = json.ok_or_else(|| Error::wrong("fio", "its output holds no JSON"))?;
+    let report: Report = serde_json::from_str(json.trim_end())
+        .map_err(|error| Error::wrong("fio", format!("JSON not understood: {error}")))?;
+    sample(job, &report, args)
+}
+
+fn sample(job: Job, report: &Report, args: &StoreArgs) -> Result<Sample> {
+    let [told] = &report.jobs[..] else {
+        return Err(Error::wrong("fio", format!("{} jobs reported, not 1", report.jobs.len())));
+    };
+    let way = if job.writes() { &told.write } else { &told.read };
+    let whole = !job.is_sequential() || way.io_bytes == args.data;
+    if told.error != 0 || way.total_ios == 0 || !whole {
+        return Err(Error::wrong("fio", format!("it did not do what it was told: {told:?}")));
+    }
+    let cpu_ms = (told.usr_cpu + told.sys_cpu) / 100.0 * told.job_runtime;
+    Ok(Sample {
+        value: if job.is_sequential() { way.bw_bytes / MIB } else { way.iops },
+        cpu_us: cpu_ms * 1000.0 / way.total_ios as f64,
+        syncs_max: 0,
+    })
+}
