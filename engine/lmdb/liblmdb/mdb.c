@@ -4235,7 +4235,7 @@ retry_seek:
 							goto retry_write;
 						DPRINTF(("Write error: %s", strerror(rc)));
 					} else {
-						rc = EIO; /* TODO: Use which error code? */
+						rc = ENOSPC; /* weft: upstream says EIO. The medium has other ways to fail. */
 						DPUTS("short write, filesystem full?");
 					}
 				}
@@ -7344,6 +7344,19 @@ mdb_env_get_map(MDB_env *env, void **addr, size_t *len)
 {
 	*addr = env->me_map;
 	*len = env->me_map ? env->me_mapsize : 0;
+}
+
+/** weft: how many pages and runs a write txn holds in memory, how many page numbers its
+ * free list has to write, and where the file ends with it
+ */
+void ESECT
+mdb_txn_size(MDB_txn *txn, mdb_size_t *dirty, mdb_size_t *freed, mdb_size_t *pages)
+{
+	MDB_env *env = txn->mt_env;
+
+	*dirty = txn->mt_u.dirty_list[0].mid;
+	*freed = txn->mt_free_pgs[0] + (env->me_pghead ? env->me_pghead[0] : 0);
+	*pages = txn->mt_next_pgno;
 }
 
 /** Find the address of the page corresponding to a given page number.

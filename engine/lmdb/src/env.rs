@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Kind, check};
 use crate::ffi;
+use crate::room::Room;
 use crate::sigbus::Guard;
 use crate::txn::{ReadTxn, View, WriteTxn};
 use crate::{PAGE_BYTES, READERS_MAX, header, sum};
@@ -62,6 +63,7 @@ pub(crate) struct Inner {
     pub(crate) env_id: u32,
     /// A write transaction is open. LMDB would wait for it forever on the same thread.
     pub(crate) writing: Cell<bool>,
+    room: Room,
     /// Unregistered in `drop`, before the map goes away.
     guard: Option<Guard>,
     /// Held, not read: closing it lets the next opener in.
@@ -97,11 +99,12 @@ impl Env {
             Err(e) => return Err(Error::io(OPEN, &e)),
         }
         remove_if_there(&dir.join(READERS_FILE))?;
+        let room = Room::new(&dir.join(DATA_FILE))?;
         let raw = open_raw(dir, options)?;
         static NEXT_ID: AtomicU32 = AtomicU32::new(1);
         let env_id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let mut inner =
-            Inner { raw, env_id, writing: Cell::new(false), guard: None, _owner: owner };
+        let writing = Cell::new(false);
+        let mut inner = Inner { raw, env_id, writing, room, guard: None, _owner: owner };
         let (start, len_bytes) = map_of(raw);
         inner.guard = Some(Guard::new(start, len_bytes)?);
         Ok(Env(Rc::new(inner)))
@@ -165,6 +168,32 @@ impl Env {
     /// None known: LMDB answers from memory.
     pub fn map_bytes(&self) -> Result<u64, Error> {
         Ok(u64::try_from(self.info()?.map_bytes).unwrap_or(u64::MAX))
+    }
+
+    /// Has the file system set room aside for the first `bytes` of the file (or the map, if that
+    /// is less): writing there cannot fail because the disk is full. What was set aside stays so.
+    /// A file system that cannot do that (`fallocate`) promises nothing.
+    ///
+    /// # Errors
+    /// `Full` if there is not so much, nothing is kept of it then; `Io`.
+    pub fn reserve(&self, bytes: u64) -> Result<(), Error> {
+        self.0.room.reserve(bytes.min(self.map_bytes()?))
+    }
+
+    /// What [`Env::reserve`] set aside since the environment was opened.
+    pub fn reserved_bytes(&self) -> u64 {
+        self.0.room.reserved_bytes()
+    }
+
+    /// How much longer than what is in use the file can become: up to the map, or what is set
+    /// aside and what the disk has besides. Free pages within the file are not counted.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn free_bytes(&self) -> Result<u64, Error> {
+        let used_bytes = self.used_bytes()?;
+        let disk_bytes = self.reserved_bytes().max(used_bytes) + self.0.room.disk_free_bytes()?;
+        Ok(self.map_bytes()?.min(disk_bytes).saturating_sub(used_bytes))
     }
 
     /// How many entries `table` had at the last commit.

@@ -83,7 +83,8 @@ impl Error {
             | ffi::MDB_CURSOR_FULL
             | ffi::MDB_PAGE_FULL
             | ffi::MDB_PROBLEM => Kind::Damaged,
-            ffi::MDB_MAP_FULL | ffi::MDB_TXN_FULL | libc::ENOSPC | libc::EDQUOT => Kind::Full,
+            ffi::MDB_MAP_FULL | ffi::MDB_TXN_FULL => Kind::Full,
+            libc::ENOSPC | libc::EDQUOT | libc::EFBIG => Kind::Full,
             ffi::MDB_DBS_FULL | ffi::MDB_READERS_FULL => Kind::Limit,
             ffi::MDB_BAD_TXN => Kind::TxnFailed,
             ffi::MDB_PANIC => Kind::Broken,

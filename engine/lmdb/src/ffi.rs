@@ -103,6 +103,12 @@ unsafe extern "C" {
     pub(crate) fn mdb_env_set_maxdbs(env: *mut MdbEnv, tables: c_uint) -> c_int;
     pub(crate) fn mdb_env_set_checksum(env: *mut MdbEnv, sum: MdbSumFunc, bytes: c_uint) -> c_int;
     pub(crate) fn mdb_env_get_map(env: *mut MdbEnv, at: *mut *mut c_void, bytes: *mut size_t);
+    pub(crate) fn mdb_txn_size(
+        txn: *mut MdbTxn,
+        dirty: *mut size_t,
+        freed: *mut size_t,
+        pages: *mut size_t,
+    );
     pub(crate) fn mdb_txn_begin(
         env: *mut MdbEnv,
         parent: *mut MdbTxn,

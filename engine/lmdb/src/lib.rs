@@ -22,6 +22,7 @@ mod env;
 mod error;
 mod ffi;
 mod header;
+mod room;
 mod sigbus;
 mod sum;
 mod txn;

@@ -5,9 +5,24 @@
 
 use crate::env::{Env, Inner, Table};
 use crate::error::{Error, Kind, check};
-use crate::{KEY_BYTES_MAX, VALUE_BYTES_MAX, ffi};
+use crate::{KEY_BYTES_MAX, PAGE_BYTES, VALUE_BYTES_MAX, ffi};
 use std::ops::{ControlFlow, Deref};
 use std::rc::Rc;
+
+/// Page numbers on a page of the free list, at least: it may be a quarter full.
+const LIST_NUMBERS_PER_PAGE: u64 = 100;
+/// Pages a commit may write besides: of the free list's tree, and of the table of tables.
+const LIST_PAGES_MIN: u64 = 64;
+
+/// What a write transaction comes to.
+struct Size {
+    /// Pages and runs in memory.
+    dirty: u64,
+    /// Page numbers of the free list that it has to write.
+    freed: u64,
+    /// Pages of the file, without those of the free list that the commit adds.
+    pages: u64,
+}
 
 /// A key and its value, borrowed from the transaction.
 pub type Entry<'a> = (&'a [u8], &'a [u8]);
@@ -234,6 +249,8 @@ impl Deref for ReadTxn {
 #[derive(Debug)]
 pub struct WriteTxn {
     view: View,
+    /// Pages of long values beyond the first of each: LMDB counts runs.
+    run_pages: u64,
     /// The first change that failed. LMDB may have left half of it behind, so nothing after it
     /// may reach the disk.
     failed: Option<Error>,
@@ -249,7 +266,7 @@ impl Deref for WriteTxn {
 
 impl WriteTxn {
     pub(crate) fn new(view: View) -> WriteTxn {
-        WriteTxn { view, failed: None }
+        WriteTxn { view, run_pages: 0, failed: None }
     }
 
     /// Sets `key` to `value`.
@@ -263,6 +280,7 @@ impl WriteTxn {
             return Err(Error::new(Kind::ValueTooLong, "put"));
         }
         let dbi = self.ready(table, "put")?;
+        self.run_pages += value.len() as u64 / u64::from(PAGE_BYTES);
         let mut key = ffi::MdbVal::lend(key);
         let mut value = ffi::MdbVal::lend(value);
         // SAFETY: alive - the transaction is open, key and value outlive the call and are not of
@@ -298,6 +316,28 @@ impl WriteTxn {
             Some(e) => Err(e),
             None => self.view.commit("commit"),
         }
+    }
+
+    /// Memory its changed pages take; each time a long value is set counts.
+    pub fn dirty_bytes(&self) -> u64 {
+        (self.size().dirty + self.run_pages) * u64::from(PAGE_BYTES)
+    }
+
+    /// How long the file must be for a commit now. Where this much is set aside
+    /// ([`Env::reserve`]), the commit does not fail for want of disk space.
+    pub fn commit_bytes(&self) -> u64 {
+        let Size { freed, pages, .. } = self.size();
+        let list_pages = freed / LIST_NUMBERS_PER_PAGE + LIST_PAGES_MIN;
+        (pages + list_pages) * u64::from(PAGE_BYTES)
+    }
+
+    fn size(&self) -> Size {
+        let (mut dirty, mut freed, mut pages) = (0, 0, 0);
+        // SAFETY: alive - the transaction is open; until - the call returns; alone - locals.
+        unsafe {
+            ffi::mdb_txn_size(self.view.raw, &raw mut dirty, &raw mut freed, &raw mut pages);
+        }
+        Size { dirty: dirty as u64, freed: freed as u64, pages: pages as u64 }
     }
 
     fn ready(&self, table: Table, op: &'static str) -> Result<u32, Error> {

@@ -146,6 +146,11 @@ impl Shape {
             } else if rng.one_in(3) {
                 snapshot = None;
             }
+            if rng.one_in(4) {
+                let used_bytes = opened.env.used_bytes().expect("LMDB knows it");
+                let ahead_bytes = rng.next() % (1 << 19);
+                opened.env.reserve(used_bytes + ahead_bytes).expect("there is room");
+            }
             if rng.one_in(8) {
                 let mut given_up = opened.env.write().expect("the environment is good");
                 self.change(opened, &mut given_up, &mut self.empty(), 1, rng).expect("it has room");

@@ -1,0 +1,79 @@
+//! Room for the data file: set aside before it is needed, so that a full disk is met while there is
+//! still a choice, not in the midst of a commit.
+
+use crate::PAGE_BYTES;
+use crate::error::{Error, Kind};
+use rustix::fs::fstatvfs;
+use std::cell::Cell;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+const OP: &str = "reserve";
+/// Unit of a file's `blocks`.
+const STAT_BLOCK_BYTES: u64 = 512;
+
+/// The data file, to reserve room in.
+#[derive(Debug)]
+pub(crate) struct Room {
+    data: File,
+    reserved_bytes: Cell<u64>,
+}
+
+impl Room {
+    pub(crate) fn new(data: &Path) -> Result<Room, Error> {
+        let data = File::options().write(true).open(data).map_err(|e| Error::io("open", &e))?;
+        Ok(Room { data, reserved_bytes: Cell::new(0) })
+    }
+
+    pub(crate) fn reserved_bytes(&self) -> u64 {
+        self.reserved_bytes.get()
+    }
+
+    pub(crate) fn disk_free_bytes(&self) -> Result<u64, Error> {
+        let disk = fstatvfs(&self.data).map_err(|e| Error::code(OP, e.raw_os_error()))?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
+    pub(crate) fn reserve(&self, bytes: u64) -> Result<(), Error> {
+        let bytes = bytes.next_multiple_of(u64::from(PAGE_BYTES));
+        if bytes <= self.reserved_bytes.get() {
+            return Ok(());
+        }
+        let before = self.data.metadata().map_err(|e| Error::io(OP, &e))?;
+        // Asked first: a file system may fill up its last blocks before it says no.
+        let there_bytes = before.blocks().saturating_mul(STAT_BLOCK_BYTES);
+        if self.disk_free_bytes()? < bytes.saturating_sub(there_bytes) {
+            return Err(Error::code(OP, libc::ENOSPC));
+        }
+        match self.allocate(bytes) {
+            Ok(()) => {}
+            Err(e) if e.code == libc::EOPNOTSUPP => {}
+            Err(e) => {
+                if self.data.metadata().is_ok_and(|now| now.len() > before.len()) {
+                    // Gives back what it got before it failed; LMDB uses nothing there yet.
+                    self.data.set_len(before.len()).map_err(|e| Error::io(OP, &e))?;
+                }
+                return Err(e);
+            }
+        }
+        self.reserved_bytes.set(bytes);
+        Ok(())
+    }
+
+    fn allocate(&self, bytes: u64) -> Result<(), Error> {
+        let bytes = i64::try_from(bytes).map_err(|_| Error::new(Kind::Invalid, OP))?;
+        loop {
+            // SAFETY: alive - the descriptor is open while `self` is; until - the call returns;
+            // alone - no memory is passed.
+            if unsafe { libc::fallocate(self.data.as_raw_fd(), 0, 0, bytes) } == 0 {
+                return Ok(());
+            }
+            match std::io::Error::last_os_error() {
+                e if e.raw_os_error() == Some(libc::EINTR) => {}
+                e => return Err(Error::io(OP, &e)),
+            }
+        }
+    }
+}

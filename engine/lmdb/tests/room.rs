@@ -1,0 +1,137 @@
+//! A full disk: what is set aside stays usable to the last byte, and a commit that fits in it does
+//! not fail. Files cannot grow beyond `ulimit -f` in the child processes here, as on a full disk.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+use weft_lmdb::{Env, Kind, OpenOptions, Reader, Table};
+
+const MIB: u64 = 1 << 20;
+/// What `ulimit -f` of the children comes to.
+const DISK_BYTES: u64 = 12 * MIB;
+const MAP_BYTES: u64 = 64 * MIB;
+
+fn open(dir: &Path) -> (Env, Table) {
+    let options =
+        OpenOptions { map_bytes_max: MAP_BYTES, create: true, tables_max: 4, read_ahead: false };
+    let env = Env::open(dir, &options).unwrap();
+    let table = env.table("t").unwrap();
+    (env, table)
+}
+
+fn key(n: u64) -> [u8; 8] {
+    n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes()
+}
+
+#[test]
+fn what_is_set_aside_is_allocated() {
+    let dir = tempfile::tempdir().unwrap();
+    let (env, table) = open(dir.path());
+    assert_eq!(env.reserved_bytes(), 0);
+    env.reserve(8 * MIB).unwrap();
+    env.reserve(MIB).unwrap();
+    assert_eq!(env.reserved_bytes(), 8 * MIB);
+    let file = std::fs::metadata(dir.path().join("data.mdb")).unwrap();
+    assert!(file.blocks() * 512 >= 8 * MIB, "{} blocks", file.blocks());
+    // It is room, not contents: the rest of the disk and of the map is still free besides.
+    assert!(env.free_bytes().unwrap() > 50 * MIB && env.used_bytes().unwrap() < MIB);
+    let mut txn = env.write().unwrap();
+    txn.put(table, b"k", b"v").unwrap();
+    txn.commit().unwrap();
+    drop(env);
+    let (env, table) = open(dir.path());
+    assert_eq!(env.read().unwrap().get(table, b"k").unwrap(), Some(&b"v"[..]));
+    // The map is the end of it.
+    env.reserve(u64::MAX).unwrap();
+    assert_eq!(env.reserved_bytes(), MAP_BYTES);
+    assert!(env.free_bytes().unwrap() < MAP_BYTES);
+}
+
+#[test]
+fn commits_within_what_is_set_aside_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let (env, table) = open(dir.path());
+    for round in 0..60 {
+        let mut txn = env.write().unwrap();
+        for n in 0..200 {
+            let n = round * 37 + n * 11 % 3000;
+            if (n + round) % 3 == 0 {
+                txn.delete(table, &key(n)).unwrap();
+            } else {
+                let len = if n % 40 == 0 { 9000 } else { n % 300 };
+                txn.put(table, &key(n), &vec![1; usize::try_from(len).unwrap()]).unwrap();
+            }
+        }
+        let promised = txn.commit_bytes();
+        assert!(txn.dirty_bytes() >= 4096);
+        txn.commit().unwrap();
+        assert!(env.used_bytes().unwrap() <= promised, "round {round}: longer than it said");
+    }
+}
+
+/// Runs `name` of this binary where no file can be longer than [`DISK_BYTES`].
+fn on_a_full_disk(name: &str) {
+    // dash counts 512 bytes. The signal of a file too long would end the process.
+    let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", DISK_BYTES / 512);
+    let output = Command::new("/bin/dash")
+        .args(["-c", &script])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text} {}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("1 passed"), "the child ran no test: {text}");
+}
+
+#[test]
+fn a_full_disk_is_met_before_the_commit() {
+    on_a_full_disk("child_fills_the_disk");
+}
+
+#[test]
+#[ignore = "run by a_full_disk_is_met_before_the_commit under ulimit -f"]
+fn child_fills_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let (env, table) = open(dir.path());
+    assert_eq!(env.reserve(DISK_BYTES + MIB).unwrap_err().kind, Kind::Full);
+    let length = std::fs::metadata(dir.path().join("data.mdb")).unwrap().len();
+    assert!(length < MIB, "a reservation that failed keeps nothing: {length}");
+    env.reserve(DISK_BYTES).unwrap();
+    let mut count = 0;
+    loop {
+        let mut txn = env.write().unwrap();
+        for n in count..count + 500 {
+            txn.put(table, &key(n), &[7; 300]).unwrap();
+        }
+        if txn.commit_bytes() > env.reserved_bytes() {
+            break;
+        }
+        txn.commit().unwrap();
+        count += 500;
+    }
+    assert!(count > 10_000, "{count}");
+    // All of it goes again, in small steps, within what is set aside.
+    for start in (0..count).step_by(50) {
+        let mut txn = env.write().unwrap();
+        for n in start..start + 50 {
+            assert!(txn.delete(table, &key(n)).unwrap());
+        }
+        assert!(txn.commit_bytes() <= env.reserved_bytes(), "no room to delete at {start}");
+        txn.commit().unwrap();
+    }
+    assert_eq!(env.entries(table).unwrap(), 0);
+    // Without the question a commit fails, changes nothing, and harms nothing.
+    let mut txn = env.write().unwrap();
+    for n in 0..60_000 {
+        txn.put(table, &key(n), &[8; 300]).unwrap();
+    }
+    assert!(txn.commit_bytes() > env.reserved_bytes());
+    assert_eq!(txn.commit().unwrap_err().kind, Kind::Full);
+    let mut txn = env.write().unwrap();
+    assert_eq!(txn.entries(table).unwrap(), 0);
+    txn.put(table, b"after", b"1").unwrap();
+    txn.commit().unwrap();
+}
