@@ -13,7 +13,7 @@ use zerocopy::byteorder::little_endian::{I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::error::{Kind, MetaError};
-use crate::limits::LOG_BLOCK_BYTES;
+use crate::limits::{COMMAND_DIRTY_BYTES, LOG_BLOCK_BYTES};
 use crate::record::{FORMAT, Identity};
 
 /// "WLOG" as bytes.
@@ -74,6 +74,15 @@ impl Command {
     /// Bytes in the log.
     pub(crate) fn log_bytes(&self) -> usize {
         size_of::<RawCommand>() + self.body.len()
+    }
+
+    /// How much it changes, in units of [`crate::limits::COMMAND_DIRTY_BYTES`].
+    pub(crate) fn change_count(&self) -> u64 {
+        let body_bytes = to_u64(self.body.len());
+        match self.kind {
+            DROP_ORPHANS | WORKS_DONE => body_bytes / 8,
+            _ => 1 + body_bytes / COMMAND_DIRTY_BYTES,
+        }
     }
 }
 

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use weft_wire::limits::SLOTS_MAX;
 use weft_wire::meta::Caller;
+use weft_wire::units::to_u64;
 use weft_wire::{Ino, SessionId};
 
+use crate::limits::{SLOT_BYTES, SLOTS_SURE};
 use crate::record::Outcome;
 use crate::store::{Name, Rows};
 
@@ -44,6 +46,8 @@ pub(crate) struct Slots {
     done: BTreeMap<Key, Slot>,
     dirty: BTreeSet<Key>,
     accepted: BTreeMap<Key, Accepted>,
+    /// Bytes of the outcomes' bodies.
+    body_bytes: u64,
 }
 
 /// Key of a slot's row: the session, then the slot big-endian.
@@ -73,8 +77,25 @@ impl Slots {
         let (Some(key), Some(outcome)) = (split_key(key), Outcome::decode(value)) else {
             return false;
         };
-        self.done.insert(key, Slot { outcome, open_counted: false });
+        self.put(key, Slot { outcome, open_counted: false });
         true
+    }
+
+    fn put(&mut self, key: Key, slot: Slot) {
+        self.body_bytes += to_u64(slot.outcome.body.len());
+        if let Some(old) = self.done.insert(key, slot) {
+            self.body_bytes -= to_u64(old.outcome.body.len());
+        }
+    }
+
+    /// Memory of the outcomes.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.body_bytes + to_u64(self.done.len()) * SLOT_BYTES
+    }
+
+    /// Whether the slot is one that memory may be refused for: new, and not among the session's first.
+    pub(crate) fn is_extra(&self, session: SessionId, slot: u16) -> bool {
+        slot >= SLOTS_SURE && !self.done.contains_key(&(session, slot))
     }
 
     /// What to do with operation `op`, which carries a change.
@@ -114,7 +135,7 @@ impl Slots {
         live: bool,
     ) -> Vec<u64> {
         let key = (session, slot);
-        self.done.insert(key, Slot { outcome, open_counted: live });
+        self.put(key, Slot { outcome, open_counted: live });
         self.dirty.insert(key);
         self.accepted.remove(&key).map_or(Vec::new(), |a| a.ops)
     }
@@ -142,7 +163,9 @@ impl Slots {
     pub(crate) fn forget(&mut self, session: SessionId) {
         let slots: Vec<u16> = self.of(session).collect();
         for slot in slots {
-            self.done.remove(&(session, slot));
+            if let Some(slot) = self.done.remove(&(session, slot)) {
+                self.body_bytes -= to_u64(slot.outcome.body.len());
+            }
             self.dirty.remove(&(session, slot));
         }
     }

@@ -9,7 +9,7 @@ use weft_wire::units::to_u64;
 use weft_wire::{Ino, Status};
 
 use crate::error::{Kind, MetaError, status_of};
-use crate::limits::{DIRTY_DIVISOR, RESERVE_DIVISOR};
+use crate::limits::{AHEAD_TXNS, DIRTY_BYTES_MIN, RESERVE_DIVISOR};
 use crate::name;
 use crate::record::{Entry, Inode, entry_key, number_key, split_entry_key};
 
@@ -84,9 +84,12 @@ pub(crate) struct Store {
     pub(crate) hash_seed: [u8; 16],
     /// Bytes of all keys and values of the tables that commands change.
     pub(crate) live_bytes: u64,
-    /// Upper estimate of the pages made dirty since the last commit.
-    dirty_pages: u64,
+    /// Changed pages after which a checkpoint is due, when there is room for them.
+    dirty_bytes_max: u64,
+    /// Length of the file's part in use at the last commit.
     used_bytes: u64,
+    /// The disk did not give what was asked for.
+    room_wanted: bool,
     map_bytes: u64,
 }
 
@@ -118,10 +121,17 @@ impl Store {
             txn: Some(txn),
             hash_seed: [0; 16],
             live_bytes: 0,
-            dirty_pages: 0,
+            dirty_bytes_max: DIRTY_BYTES_MIN,
             used_bytes,
+            room_wanted: false,
             map_bytes,
         })
+    }
+
+    /// How much may change between two checkpoints; room for that is set aside from here on.
+    pub(crate) fn set_dirty_bytes_max(&mut self, bytes: u64) {
+        self.dirty_bytes_max = bytes.max(DIRTY_BYTES_MIN);
+        self.make_room();
     }
 
     fn table(&self, name: Name) -> Table {
@@ -236,8 +246,6 @@ impl Store {
     ) -> Result<(), MetaError> {
         let table = self.table(name);
         let txn = self.txn.as_mut().ok_or(MetaError::new(Kind::Database, "write"))?;
-        let value_pages = value.map_or(0, |v| to_u64(v.len()) / PAGE_BYTES);
-        self.dirty_pages += 3 + value_pages;
         match value {
             Some(value) => txn.put(table, key, value),
             None => txn.delete(table, key).map(drop),
@@ -251,8 +259,8 @@ impl Store {
         let txn = self.txn.take().ok_or(MetaError::new(Kind::Database, "checkpoint"))?;
         txn.commit().map_err(failed)?;
         self.used_bytes = self.env.used_bytes().map_err(failed)?;
-        self.dirty_pages = 0;
         self.txn = Some(self.env.write().map_err(failed)?);
+        self.make_room();
         Ok(())
     }
 
@@ -261,25 +269,74 @@ impl Store {
         self.txn = None;
     }
 
-    /// Whether so much changed that a checkpoint should bound the open transaction.
-    pub(crate) fn is_checkpoint_due(&self) -> bool {
-        self.dirty_pages * PAGE_BYTES > self.map_bytes / DIRTY_DIVISOR
+    /// Whether the disk is sure to take the commit of what was written. If it is not, the commit waits.
+    pub(crate) fn can_commit(&self) -> bool {
+        let fits = self.txn.as_ref().map(|txn| self.env.reserve(txn.commit_bytes()));
+        !matches!(fits, Some(Err(e)) if e.kind == weft_lmdb::Kind::Full)
     }
 
-    /// Whether a command that adds rows may be taken. `contiguous`: one of its values needs pages side by side,
-    /// which are sure to be found only behind the last page used so far.
-    pub(crate) fn has_room(&self, contiguous: bool) -> bool {
-        let limit = self.map_bytes - self.map_bytes / RESERVE_DIVISOR;
-        let dirty = self.dirty_pages * PAGE_BYTES;
-        let tail_is_free = self.used_bytes.saturating_add(dirty) <= limit;
+    /// Whether less room is set aside than there should be.
+    pub(crate) fn wants_room(&self) -> bool {
+        self.room_wanted
+    }
+
+    /// Has room set aside on the disk for the next transactions, as much of it as there is.
+    pub(crate) fn make_room(&mut self) {
+        let ahead = AHEAD_TXNS * self.dirty_bytes_max;
+        let base = self.env.reserved_bytes().max(self.used_bytes);
+        let enough = (self.used_bytes + ahead / 2).min(self.map_bytes);
+        self.room_wanted = self.env.reserved_bytes() < enough;
+        let mut wanted = (self.used_bytes + ahead).saturating_sub(base);
+        let mut asked_all = true;
+        while self.room_wanted && wanted >= PAGE_BYTES {
+            if self.env.reserve(base + wanted).is_ok() {
+                self.room_wanted = !asked_all;
+                return;
+            }
+            asked_all = false;
+            wanted /= 2;
+        }
+    }
+
+    /// Memory the changes since the last checkpoint take.
+    pub(crate) fn dirty_bytes(&self) -> u64 {
+        self.txn.as_ref().map_or(0, WriteTxn::dirty_bytes)
+    }
+
+    /// What commands that grow the namespace leave alone.
+    fn reserve_bytes(&self) -> u64 {
+        (self.env.reserved_bytes() / RESERVE_DIVISOR).min(AHEAD_TXNS * self.dirty_bytes_max)
+    }
+
+    /// Changed pages after which a checkpoint is due: less when there is little room, so that several transactions fit
+    /// in what is left.
+    pub(crate) fn dirty_bytes_due(&self) -> u64 {
+        let left = self.env.reserved_bytes().saturating_sub(self.used_bytes);
+        let fits = left.max(self.reserve_bytes()) / AHEAD_TXNS;
+        self.dirty_bytes_max.min(fits).max(DIRTY_BYTES_MIN)
+    }
+
+    /// Whether so much changed that a checkpoint should bound the open transaction.
+    pub(crate) fn is_checkpoint_due(&self) -> bool {
+        self.dirty_bytes() >= self.dirty_bytes_due()
+    }
+
+    /// Whether a command that adds rows may be taken, when those taken before it and not applied yet add up to
+    /// `waiting_bytes`. `contiguous`: one of its values needs pages side by side, which are sure to be found only behind
+    /// the last page used so far.
+    pub(crate) fn has_room(&self, contiguous: bool, waiting_bytes: u64) -> bool {
+        let limit = self.env.reserved_bytes() - self.reserve_bytes();
+        let coming = self.dirty_bytes() + waiting_bytes;
+        let tail_is_free = self.used_bytes.saturating_add(coming) <= limit;
         let rows_are_few =
-            self.live_bytes.saturating_mul(FILL_DIVISOR).saturating_add(dirty) <= limit;
+            self.live_bytes.saturating_mul(FILL_DIVISOR).saturating_add(coming) <= limit;
         tail_is_free || rows_are_few && !contiguous
     }
 
     /// Inodes of `inode_bytes` that still fit, an estimate.
     pub(crate) fn rows_free(&self, row_bytes: u64) -> u64 {
-        let limit = self.map_bytes - self.map_bytes / RESERVE_DIVISOR;
+        let free_bytes = self.env.free_bytes().unwrap_or(0);
+        let limit = (self.used_bytes + free_bytes).saturating_sub(self.reserve_bytes());
         let used = self.used_bytes.min(self.live_bytes.saturating_mul(2));
         limit.saturating_sub(used) / row_bytes
     }

@@ -6,6 +6,7 @@ mod directory;
 mod format;
 mod model;
 mod random;
+mod room;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -138,7 +139,16 @@ impl Rig {
 
     fn open(&mut self) -> Result<OpenReport, MetaError> {
         self.volume = None;
-        let (volume, report) = Volume::open(self.dir.path(), &self.params, &mut self.log)?;
+        let opened = loop {
+            match Volume::open(self.dir.path(), &self.params, &mut self.log) {
+                // A child that another test of this process starts holds our lock until it execs.
+                Err(e) if e.source.is_some_and(|s| s.kind == weft_lmdb::Kind::Busy) => {
+                    std::thread::yield_now();
+                }
+                opened => break opened,
+            }
+        };
+        let (volume, report) = opened?;
         self.volume = Some(volume);
         Ok(report)
     }

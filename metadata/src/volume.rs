@@ -14,14 +14,14 @@ use std::time::Duration;
 
 use weft_wire::limits::BODY_BYTES_MAX;
 use weft_wire::meta::{Caller, MetaReply, MetaRequest, Time};
-use weft_wire::units::to_usize;
+use weft_wire::units::{to_u64, to_usize};
 use weft_wire::{Ino, SessionId, Status, VolumeId};
 
 pub use open::{FormatParams, OpenReport, VolumeParams};
 
 use crate::apply::numbers_body;
 use crate::error::{Kind, MetaError};
-use crate::limits::{INTERNAL_LIST_MAX, PENDING_BYTES_MAX, PENDING_COUNT_MAX};
+use crate::limits::{COMMAND_BYTES, INTERNAL_LIST_MAX, MemoryShares, OPEN_BYTES, REMOVAL_BYTES};
 use crate::log::{Command, DROP_ORPHANS, SESSION_END, WORKS_DONE};
 use crate::opens::Opens;
 use crate::record::{Identity, Outcome, State, Work, key_number};
@@ -99,6 +99,10 @@ pub struct Counters {
     pub orphan_count: usize,
     /// Works the targets are not done with.
     pub work_count: usize,
+    /// Memory of the changes since the last checkpoint.
+    pub dirty_bytes: u64,
+    /// The disk gives no more room for the database: what grows the namespace is, or will soon be, refused.
+    pub disk_full: bool,
 }
 
 #[derive(Debug)]
@@ -134,7 +138,9 @@ pub struct Volume {
     /// Internal commands do not wait for others to share a batch with.
     internal_urgent: bool,
     pending: VecDeque<Command>,
-    pending_bytes: usize,
+    /// Memory of `pending`.
+    pending_bytes: u64,
+    memory: MemoryShares,
     flight: Option<Flight>,
     next_io: u64,
     next_sequence: u64,
@@ -144,6 +150,8 @@ pub struct Volume {
     checkpoint_interval: Duration,
     checkpoint_at: Option<Duration>,
     checkpoint_due: bool,
+    /// The disk has no room for the checkpoint that is due: changes are refused until it has.
+    starved: bool,
     stopping: bool,
     stopped: bool,
     health: Health,
@@ -170,6 +178,8 @@ impl Volume {
             open_count: self.opens.len(),
             orphan_count: self.orphans.len(),
             work_count: self.works.len(),
+            dirty_bytes: self.store.dirty_bytes(),
+            disk_full: self.starved || self.store.wants_room(),
         }
     }
 
@@ -220,6 +230,9 @@ impl Volume {
                 if self.dropping.contains(ino) {
                     return Err(Status::Stale);
                 }
+                if self.opens_full() {
+                    return Err(Status::Busy);
+                }
                 let inode = self.store.known_inode(*ino)?;
                 self.opens.add(session, *ino);
                 Ok(MetaReply::Opened(inode.attr, inode.layout().cloned()))
@@ -263,7 +276,7 @@ impl Volume {
             Admission::Joined => {}
             Admission::Refused => push_reply(out, op, Status::Protocol, Vec::new()),
             Admission::Repeat(outcome) => self.repeat(op, session, caller.slot, outcome, out),
-            Admission::New => match self.check_admissible(request, body) {
+            Admission::New => match self.check_admissible(session, &caller, request, body) {
                 Err(status) => push_reply(out, op, status, Vec::new()),
                 Ok(()) => {
                     self.slots.accept(session, &caller, op);
@@ -275,7 +288,13 @@ impl Volume {
     }
 
     /// Whether a new change can be taken now. What is refused here leaves no trace: the slot keeps its last outcome.
-    fn check_admissible(&self, request: &MetaRequest<'_>, body: &[u8]) -> Result<(), Status> {
+    fn check_admissible(
+        &self,
+        session: SessionId,
+        caller: &Caller,
+        request: &MetaRequest<'_>,
+        body: &[u8],
+    ) -> Result<(), Status> {
         if self.stopping {
             return Err(Status::Unavailable);
         }
@@ -285,8 +304,17 @@ impl Volume {
         if body.len() > to_usize(u64::from(BODY_BYTES_MAX)) {
             return Err(Status::ArgumentTooBig);
         }
-        let full = self.pending.len() >= PENDING_COUNT_MAX
-            || self.pending_bytes + body.len() > PENDING_BYTES_MAX;
+        let slots_full = self.slots.memory_bytes() >= self.memory.slots_bytes;
+        let full = self.pending_bytes + command_bytes(body) > self.memory.pending_bytes
+            || slots_full && self.slots.is_extra(session, caller.slot)
+            || match request {
+                MetaRequest::Make { how, .. } => how.open && self.opens_full(),
+                MetaRequest::SetAttr { set, .. } => set.size.is_some() && self.removals_full(),
+                MetaRequest::Unlink { .. }
+                | MetaRequest::Rmdir { .. }
+                | MetaRequest::Rename { .. } => self.removals_full(),
+                _ => false,
+            };
         if full {
             return Err(Status::Busy);
         }
@@ -297,9 +325,22 @@ impl Volume {
             _ => None,
         };
         match grows {
-            Some(contiguous) if !self.store.has_room(contiguous) => Err(Status::NoSpace),
+            _ if self.starved => Err(Status::NoSpace),
+            Some(contiguous) if !self.store.has_room(contiguous, 2 * self.pending_bytes) => {
+                Err(Status::NoSpace)
+            }
             _ => Ok(()),
         }
+    }
+
+    fn opens_full(&self) -> bool {
+        to_u64(self.opens.len()) * OPEN_BYTES >= self.memory.opens_bytes
+    }
+
+    /// Inodes without a name that are open count as opens.
+    fn removals_full(&self) -> bool {
+        let count = self.works.len() + self.to_drop.len() + self.dropping.len();
+        to_u64(count) * REMOVAL_BYTES >= self.memory.removals_bytes
     }
 
     fn repeat(
@@ -370,6 +411,10 @@ impl Volume {
             self.checkpoint_at = Some(now);
             self.checkpoint_due |= self.commands_since_checkpoint > 0;
         }
+        self.checkpoint_due |= self.starved;
+        if self.store.wants_room() {
+            self.store.make_room();
+        }
     }
 
     /// No change is taken from here on. [`Action::Stopped`] comes from a later [`Volume::flush_log`], after what is
@@ -392,7 +437,7 @@ impl Volume {
                 return self.fail(Health::Broken(error), out);
             }
             self.push_internal();
-            if !self.pending.is_empty() {
+            if !self.pending.is_empty() && self.log_has_room() {
                 return self.send_batch(out);
             }
         }
@@ -408,6 +453,7 @@ impl Volume {
         {
             self.fail(Health::Broken(error), out);
         }
+        // Without room for a checkpoint the log keeps what it has.
         self.stopped = true;
         out.push(Action::Stopped);
     }
@@ -431,7 +477,7 @@ impl Volume {
     }
 
     fn push_command(&mut self, session: SessionId, now: Time, kind: u16, body: Vec<u8>) {
-        self.pending_bytes += body.len();
+        self.pending_bytes += command_bytes(&body);
         self.pending.push_back(Command { sequence: 0, session, now, kind, body });
     }
 
@@ -463,6 +509,11 @@ impl Volume {
     pub(crate) fn slots(&self) -> &Slots {
         &self.slots
     }
+}
+
+/// Memory of a command that waits.
+fn command_bytes(body: &[u8]) -> u64 {
+    COMMAND_BYTES + to_u64(body.len())
 }
 
 fn push_reply(out: &mut Vec<Action>, op: u64, status: Status, body: Vec<u8>) {

@@ -4,6 +4,7 @@
 use crate::PAGE_BYTES;
 use crate::error::{Error, Kind};
 use rustix::fs::fstatvfs;
+use rustix::process::{Resource, getrlimit};
 use std::cell::Cell;
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -44,30 +45,42 @@ impl Room {
         let before = self.data.metadata().map_err(|e| Error::io(OP, &e))?;
         // Asked first: a file system may fill up its last blocks before it says no.
         let there_bytes = before.blocks().saturating_mul(STAT_BLOCK_BYTES);
-        if self.disk_free_bytes()? < bytes.saturating_sub(there_bytes) {
+        let file_bytes_max = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
+        let wanted_bytes = bytes.saturating_sub(there_bytes);
+        if bytes > file_bytes_max || self.disk_free_bytes()? < wanted_bytes {
             return Err(Error::code(OP, libc::ENOSPC));
         }
         match self.allocate(bytes) {
-            Ok(()) => {}
-            Err(e) if e.code == libc::EOPNOTSUPP => {}
-            Err(e) => {
-                if self.data.metadata().is_ok_and(|now| now.len() > before.len()) {
-                    // Gives back what it got before it failed; LMDB uses nothing there yet.
-                    self.data.set_len(before.len()).map_err(|e| Error::io(OP, &e))?;
-                }
-                return Err(e);
+            Err(e) if e.code != libc::EOPNOTSUPP => {
+                self.give_back(before.len())?;
+                Err(e)
+            }
+            _ => {
+                self.reserved_bytes.set(bytes);
+                Ok(())
             }
         }
-        self.reserved_bytes.set(bytes);
+    }
+
+    /// Frees what a failed call got: all behind the end of the file. Then takes again what was
+    /// there before.
+    fn give_back(&self, len_bytes: u64) -> Result<(), Error> {
+        self.data.set_len(len_bytes).map_err(|e| Error::io(OP, &e))?;
+        let again = self.reserved_bytes.take();
+        if again > 0 && self.allocate(again).is_ok() {
+            self.reserved_bytes.set(again);
+        }
         Ok(())
     }
 
+    /// Keeps the file's length: that goes with its contents.
     fn allocate(&self, bytes: u64) -> Result<(), Error> {
         let bytes = i64::try_from(bytes).map_err(|_| Error::new(Kind::Invalid, OP))?;
+        let keep = libc::FALLOC_FL_KEEP_SIZE;
         loop {
             // SAFETY: alive - the descriptor is open while `self` is; until - the call returns;
             // alone - no memory is passed.
-            if unsafe { libc::fallocate(self.data.as_raw_fd(), 0, 0, bytes) } == 0 {
+            if unsafe { libc::fallocate(self.data.as_raw_fd(), keep, 0, bytes) } == 0 {
                 return Ok(());
             }
             match std::io::Error::last_os_error() {

@@ -35,6 +35,7 @@ fn what_is_set_aside_is_allocated() {
     assert_eq!(env.reserved_bytes(), 8 * MIB);
     let file = std::fs::metadata(dir.path().join("data.mdb")).unwrap();
     assert!(file.blocks() * 512 >= 8 * MIB, "{} blocks", file.blocks());
+    assert!(file.len() < MIB, "the length goes with the contents");
     // It is room, not contents: the rest of the disk and of the map is still free besides.
     assert!(env.free_bytes().unwrap() > 50 * MIB && env.used_bytes().unwrap() < MIB);
     let mut txn = env.write().unwrap();
@@ -97,8 +98,8 @@ fn child_fills_the_disk() {
     let dir = tempfile::tempdir().unwrap();
     let (env, table) = open(dir.path());
     assert_eq!(env.reserve(DISK_BYTES + MIB).unwrap_err().kind, Kind::Full);
-    let length = std::fs::metadata(dir.path().join("data.mdb")).unwrap().len();
-    assert!(length < MIB, "a reservation that failed keeps nothing: {length}");
+    let blocks = std::fs::metadata(dir.path().join("data.mdb")).unwrap().blocks();
+    assert!(blocks * 512 < MIB, "a reservation that failed keeps nothing: {blocks}");
     env.reserve(DISK_BYTES).unwrap();
     let mut count = 0;
     loop {

@@ -213,7 +213,7 @@ fn a_failed_log_write_stops_changes_and_is_no_acknowledgement() {
 }
 
 /// Makes files until there is no space; how many.
-fn fill(rig: &mut Rig, prefix: &str) -> u64 {
+pub(super) fn fill(rig: &mut Rig, prefix: &str) -> u64 {
     for round in 0.. {
         let ops: Vec<u64> =
             (0..200).map(|slot| send(rig, slot, &format!("{prefix}-{round}-{slot}"))).collect();

@@ -14,7 +14,8 @@ use crate::apply::root_inode;
 use crate::error::{Kind, MetaError};
 use crate::limits::{
     CHECKPOINT_COMMANDS_DEFAULT, CHECKPOINT_SECONDS_DEFAULT, LOG_BLOCK_BYTES, MAP_BYTES_DEFAULT,
-    MAP_BYTES_MIN, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
+    MAP_BYTES_MIN, MEMORY_BYTES_DEFAULT, MemoryShares, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX,
+    SEGMENT_BYTES_MIN,
 };
 use crate::log::{LogDevice, Replay};
 use crate::opens::Opens;
@@ -85,6 +86,8 @@ pub struct VolumeParams {
     pub targets: Vec<TargetId>,
     /// How large the database may grow, in bytes.
     pub map_bytes_max: u64,
+    /// Memory the volume may take, in bytes; see [`crate::limits::MemoryShares`].
+    pub memory_bytes_max: u64,
     /// Commands between two checkpoints.
     pub checkpoint_commands_max: u32,
     /// Time between two checkpoints, when anything changed.
@@ -98,6 +101,7 @@ impl VolumeParams {
             cluster,
             targets,
             map_bytes_max: MAP_BYTES_DEFAULT,
+            memory_bytes_max: MEMORY_BYTES_DEFAULT,
             checkpoint_commands_max: CHECKPOINT_COMMANDS_DEFAULT,
             checkpoint_interval: Duration::from_secs(u64::from(CHECKPOINT_SECONDS_DEFAULT)),
         }
@@ -192,11 +196,17 @@ impl Volume {
         store.hash_seed = identity.hash_seed;
         store.live_bytes = state.live_bytes;
         let mut report = OpenReport::default();
+        let memory = MemoryShares::new(params.memory_bytes_max);
+        store.set_dirty_bytes_max(memory.dirty_bytes);
         let mut volume = Volume::idle(identity, store, state, params);
         volume.load_rows(&mut report)?;
         volume.replay(log, &mut report)?;
         volume.state.targets.clone_from(&params.targets);
         volume.checkpoint()?;
+        if volume.starved {
+            let full = weft_lmdb::Error { kind: weft_lmdb::Kind::Full, op: "commit", code: 0 };
+            return Err(MetaError::database("open", full));
+        }
         report.orphan_count = volume.orphans.len();
         report.work_count = volume.works.len();
         Ok((volume, report))
@@ -219,6 +229,7 @@ impl Volume {
             internal_urgent: false,
             pending: Default::default(),
             pending_bytes: 0,
+            memory: MemoryShares::new(params.memory_bytes_max),
             flight: None,
             next_io: 0,
             log_used_bytes: 0,
@@ -227,6 +238,7 @@ impl Volume {
             checkpoint_interval: params.checkpoint_interval,
             checkpoint_at: None,
             checkpoint_due: false,
+            starved: false,
             stopping: false,
             stopped: false,
             health: Health::Good,

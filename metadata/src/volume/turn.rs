@@ -1,28 +1,35 @@
 //! A batch's way: out to the log, and once durable into the state; then, now and then, a checkpoint.
 
+use weft_wire::limits::BODY_BYTES_MAX;
 use weft_wire::meta::MetaRequest;
 use weft_wire::units::{to_u32, to_usize};
 use weft_wire::{Ino, Status};
 
-use super::{Action, Flight, Health, Volume, WorkState, open, push_reply};
+use super::{Action, Flight, Health, Volume, WorkState, command_bytes, open, push_reply};
 use crate::apply::{Applied, apply};
 use crate::error::{Kind, MetaError};
+use crate::limits::{BATCH_COUNT_MAX, BATCH_COUNT_MIN, COMMAND_DIRTY_BYTES, LOG_BLOCK_BYTES};
 use crate::log::{BATCH_HEADER_BYTES, Command, SESSION_END, area_start, encode_batch, padded};
 use crate::record::Outcome;
 use crate::store::Name;
 
 impl Volume {
     pub(super) fn send_batch(&mut self, out: &mut Vec<Action>) {
-        let bytes_max = to_usize(u64::from(self.identity.segment_bytes / 4));
+        let bytes_max = to_usize(self.batch_bytes_max());
+        // A batch is applied as a whole: it must fit in what may change before the next checkpoint.
+        let fits = self.store.dirty_bytes_due().saturating_sub(self.store.dirty_bytes());
+        let count_max = (fits / COMMAND_DIRTY_BYTES).clamp(BATCH_COUNT_MIN, BATCH_COUNT_MAX);
         let mut bytes = BATCH_HEADER_BYTES;
+        let mut count = 0;
         let mut commands = Vec::new();
         while let Some(mut command) = self.pending.pop_front() {
             bytes += command.log_bytes();
-            if !commands.is_empty() && padded(bytes) > bytes_max {
+            count += command.change_count();
+            if !commands.is_empty() && (padded(bytes) > bytes_max || count > count_max) {
                 self.pending.push_front(command);
                 break;
             }
-            self.pending_bytes -= command.body.len();
+            self.pending_bytes -= command_bytes(&command.body);
             command.sequence = self.next_sequence;
             self.next_sequence += 1;
             commands.push(command);
@@ -36,6 +43,17 @@ impl Volume {
         let io = self.next_io;
         self.flight = Some(Flight { io, commands });
         out.push(Action::AppendLog { io, offset, bytes: batch });
+    }
+
+    fn batch_bytes_max(&self) -> u64 {
+        u64::from(self.identity.segment_bytes / 4).min(self.memory.batch_bytes / 2)
+    }
+
+    /// Whether the log takes a batch now: always, but when a checkpoint is due that the disk has no room for.
+    pub(super) fn log_has_room(&self) -> bool {
+        let batch = self.batch_bytes_max().max(u64::from(BODY_BYTES_MAX + 2 * LOG_BLOCK_BYTES));
+        !self.starved
+            || u64::from(self.log_used_bytes) + batch <= u64::from(self.identity.segment_bytes)
     }
 
     /// The log write `io` ended: durable when `Ok`, else the errno. Applies its commands and answers them.
@@ -129,23 +147,28 @@ impl Volume {
         }
     }
 
-    /// Makes the state durable in the database and begins the log's other area.
+    /// Makes the state durable in the database and begins the log's other area. If the disk has no room for that,
+    /// nothing is lost and nothing is done: `starved`, until a tick finds room.
     pub(crate) fn checkpoint(&mut self) -> Result<(), MetaError> {
         assert!(self.flight.is_none(), "what is in the log is applied");
-        self.state.generation += 1;
+        self.checkpoint_due = false;
         let rows = self.slots.dirty_rows();
         let bytes = self
             .store
             .check_rows(&rows)
             .map_err(|_| MetaError::new(Kind::Damaged, "checkpoint"))?;
         self.store.write_rows(&rows, bytes)?;
+        self.starved = !self.store.can_commit();
+        if self.starved {
+            return Ok(());
+        }
+        self.state.generation += 1;
         self.state.live_bytes = self.store.live_bytes;
         self.store.write(Name::Meta, open::STATE_KEY, Some(&self.state.encode()))?;
         self.store.commit()?;
         self.slots.set_clean();
         self.log_used_bytes = 0;
         self.commands_since_checkpoint = 0;
-        self.checkpoint_due = false;
         assert_eq!(self.next_sequence, self.state.applied + 1, "the log continues the state");
         Ok(())
     }

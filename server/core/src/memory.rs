@@ -4,6 +4,7 @@
 //! happens at its bound: a request is answered `Busy` (the client asks again after a pause, `net::link`), bytes stay
 //! in the socket, or a checkpoint comes early. Nothing is dropped.
 
+use weft_metadata::limits::MEMORY_BYTES_MIN;
 use weft_net::stream::INBOX_BYTES;
 use weft_wire::limits::BODY_BYTES_MAX;
 use weft_wire::units::to_u64;
@@ -46,6 +47,10 @@ mod percent {
 const _: () = assert!(
     (SHARD_BYTES_MIN - RING_TABLES_BYTES) / 100 * percent::BODIES >= 4 * BODY_BYTES_MAX as u64,
     "the smallest shard still takes several of the longest bodies at once"
+);
+const _: () = assert!(
+    (SHARD_BYTES_MIN - RING_TABLES_BYTES) / 100 * percent::VOLUME >= MEMORY_BYTES_MIN,
+    "and gives the volume the least it works with"
 );
 const _: () = assert!(
     (SHARD_BYTES_MIN - RING_TABLES_BYTES) / 100 * percent::BUFFERS >= 3 * SLOT_BYTES_MAX,

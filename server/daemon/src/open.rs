@@ -186,6 +186,7 @@ pub(crate) fn boot_id() -> [u8; 16] {
 pub(crate) fn open_volume(
     config: &Config,
     targets: Vec<TargetId>,
+    memory_bytes_max: u64,
     ring: &mut Ring,
 ) -> Result<(Volume, LogFiles), String> {
     let dir = config.volume_dir();
@@ -203,6 +204,7 @@ pub(crate) fn open_volume(
         advice::sentence(&format!("{what}: cannot open the log"), &error, advice::volume(kind))
     })?;
     let params = VolumeParams {
+        memory_bytes_max,
         checkpoint_interval: Duration::from_secs(u64::from(config.checkpoint_s)),
         ..VolumeParams::new(config.cluster, targets)
     };

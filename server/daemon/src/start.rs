@@ -314,7 +314,7 @@ fn build_shard(
     let (volume, log) = match seed.id {
         ShardId(0) => {
             let ids: Vec<TargetId> = seed.targets.iter().map(|target| target.id).collect();
-            let (volume, log) = open::open_volume(config, ids, &mut ring)?;
+            let (volume, log) = open::open_volume(config, ids, memory.volume_bytes, &mut ring)?;
             (Some(volume), Some(log))
         }
         _ => (None, None),

@@ -135,9 +135,10 @@ interpose! {
     fn fallocate(fd: c_int, mode: c_int, at: off_t, len: off_t) -> c_int {
         let result = unsafe { libc::syscall(libc::SYS_fallocate, fd, mode, at, len) };
         push(|| {
-            assert!(mode == 0 || !is_data(fd), "a recording knows plain allocation only");
             let len = std::fs::metadata(path_of(fd)).ok()?.len() as usize;
-            (result == 0 && is_data(fd)).then_some(Op::SetLen(len))
+            // Room set aside behind the end is no change to the file.
+            let longer = mode & libc::FALLOC_FL_KEEP_SIZE == 0;
+            (result == 0 && longer && is_data(fd)).then_some(Op::SetLen(len))
         });
         result as c_int
     }

@@ -1,0 +1,232 @@
+//! A disk that is full under the database, and memory that is used up: what is refused, and that everything else goes
+//! on. Files cannot grow beyond `RLIMIT_FSIZE` in the child processes here, as on a full disk.
+
+use std::process::Command;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::crash::fill;
+use super::*;
+use crate::limits::{COMMAND_BYTES, MEMORY_BYTES_MIN, MemoryShares, OPEN_BYTES, REMOVAL_BYTES};
+use crate::store::Name;
+use crate::{Health, limits};
+
+const MIB: u64 = 1 << 20;
+const ROOT: Ino = Ino::ROOT;
+
+/// Runs `name` of this binary in a process in which writing too far is an error and no signal.
+fn in_child(name: &str) {
+    let output = Command::new("/bin/sh")
+        .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("tests::room::{name}"), "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text} {}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("1 passed"), "the child ran no test: {text}");
+}
+
+/// No file gets longer than that from here on.
+fn limit_files(bytes: Option<u64>) {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Fsize);
+    setrlimit(Resource::Fsize, Rlimit { current: bytes, maximum }).unwrap();
+}
+
+fn unlink_all(rig: &mut Rig, prefix: &str, count: u64) {
+    for number in 0..count {
+        let name = format!("{prefix}-{}-{}", number / 200, number % 200);
+        rig.sequence += 1;
+        let slot = u16::try_from(number % 200).unwrap();
+        let caller = Caller { uid: 0, gid: 0, slot, sequence: rig.sequence };
+        let unlink = MetaRequest::Unlink { parent: ROOT, name: name.as_bytes() };
+        let op = rig.submit_as(ALICE, caller, &unlink);
+        if slot == 199 || number + 1 == count {
+            rig.settle();
+            assert_eq!(rig.replies[&op].0, Status::Ok, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_new_names_and_still_deletes() {
+    in_child("child_fills_the_disk");
+}
+
+#[test]
+#[ignore = "run by a_full_disk_refuses_new_names_and_still_deletes in a process of its own"]
+fn child_fills_the_disk() {
+    limit_files(Some(12 * MIB));
+    let mut rig = Rig::with(VolumeParams { memory_bytes_max: MEMORY_BYTES_MIN, ..params() });
+    for round in ["a", "b"] {
+        let made = fill(&mut rig, round);
+        assert!(made > 3_000, "{made}");
+        assert!(rig.volume().counters().disk_full, "the map is longer than the disk");
+        assert_eq!(rig.volume().health(), Health::Good);
+        // Also after a restart, with the disk as full as before.
+        rig.crash(|_, _| ()).unwrap();
+        rig.volume().grace_over();
+        let more = fill(&mut rig, "more");
+        assert!(more < made / 4, "{more} more than {made}");
+        unlink_all(&mut rig, round, made);
+        unlink_all(&mut rig, "more", more);
+        assert_eq!(rig.volume().health(), Health::Good);
+        rig.assert_sound();
+    }
+    // The disk has room again: so has the volume, at the next tick.
+    limit_files(None);
+    rig.settle();
+    assert!(!rig.volume().counters().disk_full);
+}
+
+#[test]
+fn a_checkpoint_waits_for_a_disk_without_room() {
+    in_child("child_starves_a_checkpoint");
+}
+
+#[test]
+#[ignore = "run by a_checkpoint_waits_for_a_disk_without_room in a process of its own"]
+fn child_starves_a_checkpoint() {
+    limit_files(Some(4 * MIB));
+    let mut rig = Rig::with(VolumeParams { memory_bytes_max: MEMORY_BYTES_MIN, ..params() });
+    let old = rig.make(ROOT, b"old", FILE).unwrap();
+    // Past the question whether there is room: more than there can be.
+    for number in 0..1500_u32 {
+        let key = [&old.0.to_be_bytes()[..], &number.to_be_bytes()[..]].concat();
+        rig.volume().store_mut().write(Name::Xattrs, &key, Some(&[1; 3000])).unwrap();
+    }
+    rig.make(ROOT, b"last", FILE).unwrap_err();
+    rig.done(&resize(old, 7)).unwrap();
+    rig.settle();
+    assert_eq!(rig.volume().health(), Health::Good);
+    assert!(rig.volume().counters().disk_full);
+    // Nothing can be made durable in the database: no change, but everything there is can be read.
+    let unlink = MetaRequest::Unlink { parent: ROOT, name: b"old" };
+    assert_eq!(rig.done(&unlink), Err(Status::NoSpace));
+    assert_eq!(rig.attr(old).unwrap().size, 7);
+    let generation = rig.volume().counters().generation;
+    rig.settle();
+    assert_eq!(rig.volume().counters().generation, generation);
+    limit_files(None);
+    rig.settle();
+    assert!(rig.volume().counters().generation > generation, "the checkpoint was made");
+    rig.done(&unlink).unwrap();
+    let new = rig.make(ROOT, b"new", FILE).unwrap();
+    rig.crash(|_, _| ()).unwrap();
+    assert_eq!((rig.attr(old).err(), rig.attr(new).err()), (Some(Status::Stale), None));
+}
+
+#[test]
+fn what_waits_for_the_log_is_bounded() {
+    let mut rig = Rig::with(VolumeParams { memory_bytes_max: MEMORY_BYTES_MIN, ..params() });
+    let shares = MemoryShares::new(MEMORY_BYTES_MIN);
+    let long = [b'x'; 200];
+    let mut taken = 0;
+    let busy = (0..).find(|number: &u16| {
+        let name = [&number.to_be_bytes()[..], &long[..]].concat();
+        let name: Vec<u8> = name.iter().map(|byte| byte % 26 + b'a').collect();
+        rig.sequence += 1;
+        let session = SessionId([number.to_be_bytes()[0] + 10; 16]);
+        let slot = number % 256;
+        let caller = Caller { uid: 0, gid: 0, slot, sequence: rig.sequence };
+        let op = rig.submit_as(session, caller, &make(ROOT, &name, FILE));
+        taken += u64::from(!rig.replies.contains_key(&op));
+        rig.replies.remove(&op).is_some_and(|(status, _)| status == Status::Busy)
+    });
+    assert!(busy.is_some() && taken * (COMMAND_BYTES + 200) <= shares.pending_bytes, "{taken}");
+    assert!(taken * 2 * (COMMAND_BYTES + 200) > shares.pending_bytes, "{taken}");
+    rig.settle();
+    assert!(rig.make(ROOT, b"again", FILE).is_ok(), "the same change is taken later");
+}
+
+#[test]
+fn opens_removals_and_slots_are_bounded() {
+    let mut rig = Rig::with(VolumeParams { memory_bytes_max: MEMORY_BYTES_MIN, ..params() });
+    let shares = MemoryShares::new(MEMORY_BYTES_MIN);
+    let file = rig.make(ROOT, b"file", FILE).unwrap();
+    let open = MetaRequest::Open { ino: file };
+    let mut session = 0_u64;
+    let refused = loop {
+        session += 1;
+        let id = SessionId([&session.to_be_bytes()[..], &[9; 8]].concat().try_into().unwrap());
+        let op = rig.submit_as(id, Caller { uid: 0, gid: 0, slot: NO_SLOT, sequence: 0 }, &open);
+        if rig.replies[&op].0 != Status::Ok {
+            break rig.replies[&op].0;
+        }
+    };
+    assert_eq!((refused, session), (Status::Busy, shares.opens_bytes.div_ceil(OPEN_BYTES) + 1));
+    rig.volume()
+        .session_ended(SessionId([&1_u64.to_be_bytes()[..], &[9; 8]].concat().try_into().unwrap()));
+    rig.done(&open).unwrap();
+
+    // Removals wait while the targets do not keep up, and nothing else does.
+    let count = shares.removals_bytes / REMOVAL_BYTES + 10;
+    for number in 0..count {
+        rig.make(ROOT, format!("r{number}").as_bytes(), FILE).unwrap();
+    }
+    let mut removed = 0;
+    loop {
+        let name = format!("r{removed}");
+        let op = rig.submit(&MetaRequest::Unlink { parent: ROOT, name: name.as_bytes() });
+        rig.volume().tick(Duration::ZERO);
+        rig.flush();
+        rig.complete();
+        if rig.replies.remove(&op).is_some_and(|(status, _)| status == Status::Busy) {
+            break;
+        }
+        removed += 1;
+        assert!(removed < count, "nothing bounds the removals");
+    }
+    assert!(removed > 100, "{removed}");
+    let op = rig.submit(&make(ROOT, b"meanwhile", FILE));
+    rig.flush();
+    rig.complete();
+    assert_eq!(rig.replies[&op].0, Status::Ok);
+    rig.settle();
+    let name = format!("r{removed}");
+    rig.done(&MetaRequest::Unlink { parent: ROOT, name: name.as_bytes() }).unwrap();
+}
+
+#[test]
+fn a_session_has_its_first_slots_whatever_others_hold() {
+    let mut rig = Rig::with(VolumeParams { memory_bytes_max: MEMORY_BYTES_MIN, ..params() });
+    let mut send = |session: u8, slot: u16| {
+        rig.sequence += 1;
+        let caller = Caller { uid: 0, gid: 0, slot, sequence: rig.sequence };
+        let op = rig.submit_as(SessionId([session; 16]), caller, &resize(ROOT, 1));
+        rig.settle();
+        rig.replies.remove(&op).unwrap().0
+    };
+    let full = (10..250).find(|session| (0..256).any(|slot| send(*session, slot) == Status::Busy));
+    let full = full.expect("slots are bounded");
+    assert_eq!(send(251, limits::SLOTS_SURE), Status::Busy);
+    assert_ne!(send(251, limits::SLOTS_SURE - 1), Status::Busy);
+    assert_ne!(send(full, 0), Status::Busy, "a slot that is there is used again");
+}
+
+#[test]
+fn changes_are_bounded_by_memory() {
+    for memory_bytes_max in [MEMORY_BYTES_MIN, 16 * MIB] {
+        let mut rig = Rig::with(VolumeParams { memory_bytes_max, ..params() });
+        let shares = MemoryShares::new(memory_bytes_max);
+        assert!(shares.total_bytes() <= memory_bytes_max);
+        assert_eq!(limits::memory_bytes_max(memory_bytes_max), shares.total_bytes());
+        let (mut most, mut checkpoints) = (0, 0);
+        for number in 0..8_000_u64 {
+            let key = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let name = format!("{key:x}");
+            let slot = u16::try_from(number % 200).unwrap();
+            rig.sequence += 1;
+            let caller = Caller { uid: 0, gid: 0, slot, sequence: rig.sequence };
+            rig.submit_as(ALICE, caller, &make(ROOT, name.as_bytes(), FILE));
+            if slot == 199 {
+                let before = rig.volume().counters().generation;
+                rig.settle();
+                most = most.max(rig.volume().counters().dirty_bytes);
+                checkpoints += rig.volume().counters().generation - before;
+            }
+        }
+        assert!(most <= shares.dirty_bytes + shares.batch_dirty_bytes, "{most}");
+        assert!(memory_bytes_max > MEMORY_BYTES_MIN || checkpoints > 0);
+    }
+}
