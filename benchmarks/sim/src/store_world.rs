@@ -140,8 +140,10 @@ impl World {
         ChunkId { ino: Ino(ino), index: ChunkIndex(index) }
     }
 
-    /// Time passes until so many operations were begun, and then a little more.
+    /// Time passes until so many operations were begun, and then a little more: for a while, or
+    /// until a sync is answered, which is when the most was promised.
     fn run(&mut self, operations: u64) {
+        let last_sync = self.random.chance(40);
         let mut next_tick = self.rig.now + self.habits.tick;
         let mut next_op = self.rig.now;
         let mut left = operations;
@@ -167,13 +169,20 @@ impl World {
                     self.begin();
                     left -= 1;
                 }
-                if left == 0 {
+                if left == 0 && last_sync {
+                    next_op = Duration::MAX;
+                    end = next + Duration::from_millis(100);
+                    self.begin_sync();
+                } else if left == 0 {
                     next_op = Duration::MAX;
                     let more_us = self.random.pick(&[1, 200, 2_000, 30_000]);
                     end = next + Duration::from_micros(self.random.below(more_us));
                 }
             }
-            self.take_answers();
+            let syncs = self.take_answers();
+            if left == 0 && last_sync && syncs > 0 {
+                return;
+            }
         }
     }
 
@@ -197,14 +206,16 @@ impl World {
         match kind {
             0 => self.begin_write(),
             1 => self.begin_read(),
-            2 => {
-                let clock = self.model.clock();
-                let op = self.rig.begin_sync(Ino(1));
-                self.rig.telling.event(self.rig.now, || format!("op {op}: sync"));
-                self.pending.insert(op, Pending::Sync { clock });
-            }
+            2 => self.begin_sync(),
             _ => self.begin_truncate(),
         }
+    }
+
+    fn begin_sync(&mut self) {
+        let clock = self.model.clock();
+        let op = self.rig.begin_sync(Ino(1));
+        self.rig.telling.event(self.rig.now, || format!("op {op}: sync"));
+        self.pending.insert(op, Pending::Sync { clock });
     }
 
     fn begin_read(&mut self) {
@@ -262,8 +273,9 @@ impl World {
         self.pending.insert(op, Pending::Change(change));
     }
 
-    /// Takes in what was answered, in order.
-    fn take_answers(&mut self) {
+    /// Takes in what was answered, in order; gives how many syncs were.
+    fn take_answers(&mut self) -> u64 {
+        let mut syncs = 0;
         for op in std::mem::take(&mut self.rig.log) {
             let answer = self.rig.answers.remove(&op).expect("it is in the log");
             match (self.pending.remove(&op).expect("answered once"), answer) {
@@ -273,6 +285,7 @@ impl World {
                 }
                 (Pending::Sync { clock }, Answer::Done) => {
                     self.model.synced(clock, self.rig.disk.counts.flushes);
+                    syncs += 1;
                 }
                 (Pending::Sync { .. }, Answer::Failed(status)) => {
                     let told = self.rig.disk.counts.errors > 0 && status == Status::Io;
@@ -290,6 +303,7 @@ impl World {
                 (pending, answer) => panic!("op {op}: {pending:?} answered {answer:?}"),
             }
         }
+        syncs
     }
 
     /// Whether an operation on these blocks may end so, without having done anything.

@@ -118,10 +118,10 @@ impl Store {
             self.counters.flushes += 1;
             if planted::is(Bug::SkipFlush) {
                 self.flush_done(out);
-                return;
+            } else {
+                let io = self.new_io(IoUse::Flush);
+                out.push(Action::Flush { io });
             }
-            let io = self.new_io(IoUse::Flush);
-            out.push(Action::Flush { io });
         }
         self.stop_if_done(out);
     }
