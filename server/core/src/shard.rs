@@ -15,7 +15,7 @@ use weft_net::Frame;
 use weft_store::{ReadPiece, Store};
 use weft_wire::meta::Time;
 use weft_wire::session::{ClusterMap, TargetInfo, TargetListReply};
-use weft_wire::{ClusterId, Header, Kind, SessionId, ShardId, Status, TargetId};
+use weft_wire::{ClusterId, Header, Ino, Kind, SessionId, ShardId, Status, TargetId};
 
 use crate::action::{Action, ConnId, Message, Now};
 use crate::memory::MemoryPlan;
@@ -81,7 +81,9 @@ enum Pending {
     /// A client's request.
     Client { conn: ConnId, header: Header, memory_bytes: u64 },
     /// A piece of a volume's deferred work.
-    Work { from: ShardId, work: u64, target: TargetId },
+    Work { from: ShardId, work: u64, target: TargetId, ino: Ino },
+    /// The same, done and not yet durable.
+    WorkSync { from: ShardId, work: u64, target: TargetId },
 }
 
 /// See the module.

@@ -91,7 +91,7 @@ impl Shard {
             let message = Message::Truncated { work, target, status: Status::WrongShard };
             return self.send_to_shard(from, message);
         };
-        let op = to_u64(self.pending.insert(Pending::Work { from, work, target }));
+        let op = to_u64(self.pending.insert(Pending::Work { from, work, target, ino }));
         let mut actions = Vec::new();
         let store = &mut self.targets[index].params.store;
         store.truncate(op, ino, remove_from, cut, &self.pool, &mut actions);
@@ -119,11 +119,23 @@ impl Shard {
                 self.requests_bytes -= memory_bytes;
                 self.answer_data(index, conn, &header, result);
             }
-            Pending::Work { from, work, target } => {
+            Pending::Work { from, work, target, ino } if result.is_ok() => {
+                self.sync_work(index, ino, Pending::WorkSync { from, work, target });
+            }
+            Pending::Work { from, work, target, .. } | Pending::WorkSync { from, work, target } => {
                 let status = result.err().unwrap_or(Status::Ok);
                 self.send_to_shard(from, Message::Truncated { work, target, status });
             }
         }
+    }
+
+    /// The volume forgets a work once it is told that it is done: it must not come undone by a power loss, which would
+    /// bring the cut bytes back into the file, or chunks of a file that is gone.
+    fn sync_work(&mut self, index: usize, ino: Ino, waiting: Pending) {
+        let op = to_u64(self.pending.insert(waiting));
+        let mut actions = Vec::new();
+        self.targets[index].params.store.sync(op, ino, &mut actions);
+        self.store_actions(index, actions);
     }
 
     fn answer_data(
