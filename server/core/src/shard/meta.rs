@@ -41,6 +41,9 @@ impl Shard {
     }
 
     pub(super) fn tick_volume(&mut self) {
+        if !self.may_serve() {
+            self.wait_for_clients();
+        }
         if self.grace_end.is_some_and(|end| self.now.mono >= end) {
             self.grace_end = None;
             self.with_volume(|volume, _| volume.grace_over());
@@ -48,6 +51,15 @@ impl Shard {
         let now = self.now.mono;
         self.with_volume(|volume, _| volume.tick(now));
         self.retry_works();
+    }
+
+    /// Nobody can come back before the server takes connections: until then no time counts against the clients.
+    fn wait_for_clients(&mut self) {
+        let now = self.now.mono;
+        self.grace_end = self.grace_end.map(|_| now + self.grace);
+        for state in self.sessions.values_mut() {
+            *state = state.map_err(|_| now);
+        }
     }
 
     pub(super) fn stop_volume(&mut self) {
