@@ -2,7 +2,7 @@
 //!
 //! The life of a change: [`Volume::request`] admits it (slot, headroom, bounds) -> `pending` -> [`Volume::flush_log`]
 //! makes a batch of what waits, one at a time -> the caller writes it, synced -> [`Volume::log_done`]: **durable from
-//! here on** -> applied in order -> the replies go out. A shrinking `SetAttr` waits further: for the targets, and for
+//! here on** -> applied in order -> the replies go out. A `SetAttr` of the size waits further: for the targets, and for
 //! the logged word that they are done, so that the cut is never repeated after later writes were acknowledged.
 
 mod open;
