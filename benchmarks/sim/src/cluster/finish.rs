@@ -101,7 +101,7 @@ impl World {
         let mut offset = 0;
         while offset <= file.longest() {
             let asked = 64 << 10;
-            let ask = FsOp::Read { handle, offset: to_u64(offset), bytes: asked };
+            let ask = FsOp::Read { handle, offset: to_u64(offset), bytes: asked, into: None };
             let asked = usize::try_from(asked).expect("fits");
             match self.ask(client, ask) {
                 Ok(FsReply::Data(pieces)) => {

@@ -464,7 +464,7 @@ impl Program {
                 let offset = self.random.below(size + 5000);
                 let asked = 1 + self.random.below_u32(60_000);
                 let doing = Doing::Read { node, offset: to_usize(offset), asked: wide(asked) };
-                Some((FsOp::Read { handle, offset, bytes: asked }, doing))
+                Some((FsOp::Read { handle, offset, bytes: asked, into: None }, doing))
             }
             65..74 => {
                 Some((FsOp::Flush { handle }, Doing::Settle { node, handle, durable: false }))
