@@ -37,6 +37,7 @@ enum Pending {
     Change(Change),
     Read { chunk: ChunkId, first: u32, count: u32 },
     Sync { clock: u64 },
+    Grow { capacity_bytes: u64 },
 }
 
 #[derive(Debug)]
@@ -48,6 +49,10 @@ struct World {
     faults: Faults,
     random: Random,
     pending: BTreeMap<u64, Pending>,
+    /// What came later than the first kept seeds: drawn apart, so that those stay what they are.
+    extra: Random,
+    /// Lengths the target may have: one, unless it is growing.
+    capacities: Vec<u64>,
     /// The machine's boot, and how many there were.
     boot: [u8; 16],
     boots: u8,
@@ -83,10 +88,12 @@ impl World {
         let mut random = Random::new(seed);
         let regime = Regime::draw(&mut random);
         let habits = Habits::draw(&mut random);
+        let mut extra = Random::new(seed ^ 0x0d15_ca2d);
         let params = Params {
             dirty_chunks_max: habits.dirty_chunks_max,
             cache_bytes_max: habits.cache_bytes_max,
             checkpoint_interval: habits.checkpoint_interval,
+            discard: extra.chance(70),
         };
         let mut rig = Rig::new(random.next(), CAPACITY_BYTES, params);
         rig.telling = telling;
@@ -105,6 +112,8 @@ impl World {
             faults,
             random,
             pending,
+            extra,
+            capacities: vec![CAPACITY_BYTES],
             boot: BOOT,
             boots: 0,
             tally,
@@ -196,6 +205,9 @@ impl World {
 
     fn begin(&mut self) {
         self.tally.operations += 1;
+        if self.extra.rarely(50) && self.capacities.len() == 1 {
+            return self.begin_grow();
+        }
         let weights = self.habits.weights;
         let mut drawn = self.random.below_u32(weights.iter().sum());
         let mut kind = 0;
@@ -216,6 +228,14 @@ impl World {
         let op = self.rig.begin_sync(Ino(1));
         self.rig.telling.event(self.rig.now, || format!("op {op}: sync"));
         self.pending.insert(op, Pending::Sync { clock });
+    }
+
+    fn begin_grow(&mut self) {
+        let capacity_bytes = self.capacities[0] + 4096 * (1 + self.extra.below(300));
+        let op = self.rig.begin_grow(capacity_bytes);
+        self.rig.telling.event(self.rig.now, || format!("op {op}: grow to {capacity_bytes}"));
+        self.capacities.push(capacity_bytes);
+        self.pending.insert(op, Pending::Grow { capacity_bytes });
     }
 
     fn begin_read(&mut self) {
@@ -282,6 +302,14 @@ impl World {
                 (Pending::Change(change), Answer::Done) => self.model.done(&change),
                 (Pending::Change(change), Answer::Failed(status)) => {
                     self.change_failed(op, &change, status);
+                }
+                (Pending::Grow { capacity_bytes }, Answer::Done) => {
+                    self.capacities = vec![capacity_bytes];
+                }
+                // An error leaves one length or the other for the next open to find.
+                (Pending::Grow { .. }, Answer::Failed(status)) => {
+                    assert!(matches!(status, Status::Io | Status::ReadOnly), "op {op}: {status:?}");
+                    assert!(self.rig.disk.counts.errors > 0, "op {op}: grow failed: {status:?}");
                 }
                 (Pending::Sync { clock }, Answer::Done) => {
                     self.model.synced(clock, self.rig.disk.counts.flushes);

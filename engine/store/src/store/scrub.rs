@@ -171,6 +171,10 @@ impl Store {
     }
 
     fn read_superblock(&mut self, copy: u8, pool: &Pool, out: &mut Vec<Action>) -> bool {
+        // A growth is writing them: the next tick looks again.
+        if self.grow.is_some() {
+            return false;
+        }
         let Some(buf) = pool.alloc(BLOCK_LEN) else { return false };
         self.scrub.stepping = true;
         self.scrub.budget_bytes -= signed(u128::from(BLOCK));
