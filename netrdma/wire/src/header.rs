@@ -117,6 +117,8 @@ kinds! {
     Truncate = 0x0203;
     /// Which chunks of a file are here.
     ChunkList = 0x0204;
+    /// Take a target's device into use up to the length it has now.
+    Grow = 0x0210;
 }
 
 impl Kind {

@@ -200,6 +200,14 @@ pub(crate) enum TargetCommand {
         #[command(flatten)]
         server: ServerArgs,
     },
+    /// Use all of a target's device or file, which was made longer; the server runs on
+    Grow {
+        /// The target's id, or the path the server has it at (weft target list)
+        #[arg(value_name = "ID|PATH")]
+        target: String,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
     /// Show what a device or file holds, without a server
     Show {
         /// The device or file
@@ -280,6 +288,8 @@ mod tests {
             "weft target format --config f /dev/x --bytes 1GiB --id 3 --force",
             "weft target list --server h:1 --timeout 0.5",
             "weft target show /dev/x",
+            "weft target grow 3 --config f",
+            "weft target grow /dev/x --server h:1",
             "weft node status --config f",
             "weft mount list",
             "weft ping --json",

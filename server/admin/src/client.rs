@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use weft_wire::blocks::first_mismatch;
 use weft_wire::codec::WireErrorKind;
-use weft_wire::data::{ChunkInfo, ChunkListReply, ChunkRange, DataRequest, ReadReply};
+use weft_wire::data::{ChunkInfo, ChunkListReply, ChunkRange, DataRequest, GrowReply, ReadReply};
 use weft_wire::header::{HEADER_BYTES, VERSION, VERSION_MIN};
 use weft_wire::meta::{Caller, MetaReply, MetaRequest, NO_SLOT};
 use weft_wire::session::{ClusterMap, Hello, TargetInfo, TargetListReply, Welcome};
@@ -336,6 +336,19 @@ impl Connection {
             return Err(self.error(op, ClientErrorKind::Garbage(error)));
         }
         Ok(blocks.sums.len())
+    }
+
+    /// Has a target use its device up to the length it has now.
+    ///
+    /// # Errors
+    /// Any [`ClientErrorKind`].
+    pub(crate) fn grow(&mut self, target: TargetId) -> Result<GrowReply, ClientError> {
+        let op = "grow a target of";
+        let mut body = Vec::new();
+        DataRequest::Grow.encode(target, &mut body);
+        let reply = self.call(op, Kind::Grow, &body)?;
+        GrowReply::decode(&reply.body)
+            .map_err(|error| self.error(op, ClientErrorKind::Garbage(error)))
     }
 
     /// All chunks of a file on a target, ascending.

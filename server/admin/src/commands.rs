@@ -3,6 +3,7 @@
 mod check;
 mod create;
 mod generate;
+mod grow;
 mod layout;
 mod mount_list;
 mod node;
@@ -38,6 +39,9 @@ pub(crate) fn run(cli: &Cli) -> Result<Report, AdminError> {
         Command::Fs(FsCommand::Df { path, server }) => node::df(path.as_deref(), server, timeout),
         Command::Target(TargetCommand::Format(args)) => target::format(args, timeout),
         Command::Target(TargetCommand::List { server }) => target::list(server, timeout),
+        Command::Target(TargetCommand::Grow { target, server }) => {
+            grow::run(target, server, timeout)
+        }
         Command::Target(TargetCommand::Show { path }) => target::show(path),
         Command::Node(NodeCommand::Status { server }) => node::status(server, timeout),
         Command::Mount(MountCommand::List) => mount_list::run(),

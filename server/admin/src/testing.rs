@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use weft_wire::blocks::{BLOCK_LEN, crc32c};
-use weft_wire::data::{ChunkInfo, ChunkListReply, DataRequest, ReadReply};
+use weft_wire::data::{ChunkInfo, ChunkListReply, DataRequest, GrowReply, ReadReply};
 use weft_wire::header::HEADER_BYTES;
 use weft_wire::layout::LayoutPolicy;
 use weft_wire::meta::{Attr, MetaReply, MetaRequest, StatFs, Time};
@@ -252,6 +252,12 @@ fn data(kind: Kind, body: &[u8], manner: Manner) -> Answer {
             };
             let more = (target.0, index) == (1, 0);
             ChunkListReply { chunks: vec![chunk], more }.encode(&mut out);
+        }
+        DataRequest::Grow if target == TargetId(2) => {
+            return (Status::Invalid, Vec::new(), Vec::new());
+        }
+        DataRequest::Grow => {
+            GrowReply { before_bytes: 4 << 30, capacity_bytes: 5 << 30 }.encode(&mut out);
         }
         _ => return (Status::NotSupported, Vec::new(), Vec::new()),
     }

@@ -27,7 +27,7 @@ pub const CORE_COUNT_MAX: usize = 256;
 pub const NODE_NAME_BYTES_MAX: usize = 64;
 
 /// Every key there is, in the order of [`Config::generate`]: the first five must be there.
-pub const KEYS: [&str; 14] = [
+pub const KEYS: [&str; 15] = [
     "cluster",
     "node",
     "listen",
@@ -42,6 +42,7 @@ pub const KEYS: [&str; 14] = [
     "credits",
     "io_poll",
     "passthrough",
+    "discard",
 ];
 
 /// What a node's config file says.
@@ -79,6 +80,9 @@ pub struct Config {
     pub io_poll: Wanted,
     /// Whether data goes to NVMe namespaces as commands of our own, past the block layer.
     pub passthrough: Wanted,
+    /// Whether freed space is given back to the device; in a file, by punching holes. Not said: on block devices that
+    /// say they can discard, and not in files, which are preallocated so that no write finds their disk full.
+    pub discard: Wanted,
 }
 
 /// Whether to use what not every machine offers.
@@ -184,6 +188,7 @@ impl Config {
             credits: fields::CREDITS.default,
             io_poll: Wanted::Auto,
             passthrough: Wanted::Auto,
+            discard: Wanted::Auto,
         }
     }
 
@@ -232,12 +237,17 @@ impl Config {
                 "longest time between metadata checkpoints",
             ),
             ("credits", self.credits.to_string(), "requests in flight for each connection"),
-            ("io_poll", quoted(self.io_poll.name()), "poll devices that can be: auto, on, off"),
-            ("passthrough", quoted(self.passthrough.name()), "own NVMe commands: auto, on, off"),
         ];
         let mut out = String::from("# Weft node. Relative paths are relative to this file.\n");
         for (key, value, comment) in lines {
             writeln!(out, "{key} = {value}  # {comment}").expect("a String takes everything");
+        }
+        out.push_str("# auto, on or off: io_poll (ask devices, no interrupts), passthrough (own NVMe commands),\n");
+        out.push_str("# discard (give freed space back; auto: block devices).\n");
+        let said =
+            [("io_poll", self.io_poll), ("passthrough", self.passthrough), ("discard", self.discard)];
+        for (key, wanted) in said.iter().filter(|(_, wanted)| *wanted != Wanted::Auto) {
+            writeln!(out, "{key} = {}", quoted(wanted.name())).expect("a String takes everything");
         }
         out
     }

@@ -140,6 +140,10 @@ pub(crate) fn open_target(
         cache_bytes_max: memory.cache_bytes_max,
         tables_bytes_max: memory.tables_bytes_max,
         checkpoint_interval: Duration::from_secs(u64::from(config.checkpoint_s)),
+        discard: match config.discard {
+            Wanted::Auto => weft_target::can_discard(&place.path),
+            wanted => wanted == Wanted::On,
+        },
         ..OpenParams::new(index.clone(), config.cluster)
     };
     let opened = targets.open(&place.path, params, target_options(config), ring, pool);

@@ -1,6 +1,6 @@
 //! One sample of every frame and message, with the bytes it encodes to.
 
-use weft_wire::data::{ChunkInfo, ChunkListReply, ChunkRange, DataRequest, ReadReply};
+use weft_wire::data::{ChunkInfo, ChunkListReply, ChunkRange, DataRequest, GrowReply, ReadReply};
 use weft_wire::header::Header;
 use weft_wire::layout::LayoutPolicy;
 use weft_wire::meta::*;
@@ -145,6 +145,7 @@ fn data_samples(all: &mut Vec<Sample>) {
         (DataRequest::Sync(Ino(9)), 0),
         (DataRequest::Truncate { ino: Ino(9), remove_from: ChunkIndex(5), cut }, 0),
         (DataRequest::ChunkList(Ino(9), ChunkIndex(0)), 0),
+        (DataRequest::Grow, 0),
     ];
     for (request, payload) in requests {
         let mut body = Vec::new();
@@ -163,6 +164,9 @@ fn data_samples(all: &mut Vec<Sample>) {
     let mut body = Vec::new();
     ChunkListReply { chunks: vec![info], more: true }.encode(&mut body);
     all.push(("ChunkList_reply".into(), Kind::ChunkList, true, body, 0));
+    let mut body = Vec::new();
+    GrowReply { before_bytes: 1 << 30, capacity_bytes: 2 << 30 }.encode(&mut body);
+    all.push(("Grow_reply".into(), Kind::Grow, true, body, 0));
 }
 
 /// All samples.
@@ -203,6 +207,7 @@ pub(crate) fn decode_any(kind: Kind, reply: bool, body: &[u8], payload_bytes: u3
         (Kind::ClusterMap, _) => drop(ClusterMap::decode(body)),
         (Kind::TargetList, _) => drop(TargetListReply::decode(body)),
         (Kind::Read, true) => drop(ReadReply::decode(body, payload_bytes)),
+        (Kind::Grow, true) => drop(GrowReply::decode(body)),
         (Kind::ChunkList, true) => drop(ChunkListReply::decode(body)),
         (kind, false) if kind.is_data() => drop(DataRequest::decode(kind, body, payload_bytes)),
         (kind, false) => drop(MetaRequest::decode(kind, body)),

@@ -52,6 +52,7 @@ pub(super) fn parse(text: &str, base_dir: &Path) -> Fallible<Config> {
         credits: number(&table, &CREDITS)?,
         io_poll: wanted(&table, "io_poll")?,
         passthrough: wanted(&table, "passthrough")?,
+        discard: wanted(&table, "discard")?,
     };
     memory_for_all(&config)?;
     Ok(config)

@@ -2,7 +2,7 @@
 
 use weft_net::Frame;
 use weft_store::{Action as StoreAction, IoDone, IoError, IoId, Outcome};
-use weft_wire::data::{DataRequest, ReadReply};
+use weft_wire::data::{DataRequest, GrowReply, ReadReply};
 use weft_wire::ids::{ChunkIndex, Ino, TargetId};
 use weft_wire::units::to_u64;
 use weft_wire::{Header, ShardId, Status};
@@ -45,6 +45,7 @@ impl Shard {
             DataRequest::Truncate { ino, remove_from, cut } => {
                 store.truncate(op, ino, remove_from, cut, &self.pool, &mut actions);
             }
+            DataRequest::Grow => self.out.push(Action::Measure { index, op }),
             DataRequest::ChunkList(..) => unreachable!("answered above"),
         }
         self.store_actions(index, actions);
@@ -75,7 +76,28 @@ impl Shard {
     ) {
         self.now = now;
         let mut actions = Vec::new();
-        self.targets[index].params.store.io_done(io, result, &self.pool, &mut actions);
+        let target = &mut self.targets[index];
+        let refused = target.params.store.discard_refused();
+        target.params.store.io_done(io, result, &self.pool, &mut actions);
+        if let Some(errno) = target.params.store.discard_refused().filter(|_| refused.is_none()) {
+            let (target, error) = (target.params.id.0, std::io::Error::from_raw_os_error(errno));
+            tracing::warn!(target, %error, "the device refuses to discard: freed space stays with the target");
+        }
+        self.store_actions(index, actions);
+    }
+
+    /// The answer to [`Action::Measure`]: the device's length in bytes, or why it is not known.
+    pub fn target_length(&mut self, index: usize, op: u64, length: std::io::Result<u64>, now: Now) {
+        self.now = now;
+        let mut actions = Vec::new();
+        match length {
+            Ok(bytes) => self.targets[index].params.store.grow(op, bytes, &mut actions),
+            Err(error) => {
+                let target = self.targets[index].params.id.0;
+                tracing::error!(target, %error, "cannot tell the device's length");
+                actions.push(StoreAction::Reply { op, result: Err(Status::Io) });
+            }
+        }
         self.store_actions(index, actions);
     }
 
@@ -150,6 +172,14 @@ impl Shard {
                 let mut body = Vec::with_capacity(4 + 4 * sums.len());
                 ReadReply { first_block, sums }.encode(&mut body);
                 self.answer(conn, header, Status::Ok, &body, pieces);
+            }
+            Ok(Outcome::Grown { before_bytes, capacity_bytes }) => {
+                let target = self.targets[index].params.id.0;
+                tracing::info!(target, before_bytes, capacity_bytes, "target grown");
+                let mut body = Vec::new();
+                GrowReply { before_bytes, capacity_bytes }.encode(&mut body);
+                self.tell_space();
+                self.answer(conn, header, Status::Ok, &body, Vec::new());
             }
             Ok(_) => self.answer(conn, header, Status::Ok, &[], Vec::new()),
             Err(status) => {
