@@ -133,6 +133,8 @@ impl World {
                 (Pending::Change(_), Answer::Failed(Status::NoSpace)) => self.no_space += 1,
                 (Pending::Change(_) | Pending::Read { .. }, Answer::Failed(Status::Busy)) => {}
                 (Pending::Sync { clock }, Answer::Done) => self.model.synced(clock),
+                // The scrub is at the superblocks.
+                (Pending::Grow { .. }, Answer::Failed(Status::Busy)) => self.capacities.truncate(1),
                 (Pending::Grow { capacity_bytes }, Answer::Done) => {
                     self.capacities = vec![capacity_bytes];
                 }

@@ -155,7 +155,7 @@ fn a_crash_while_growing_leaves_the_old_length_or_the_new_one() {
         assert_eq!(rig.store().space().used_bytes, 65536);
     }
     let steps = |length| lengths.iter().filter(|(is, _)| *is == length).count();
-    assert!(steps(longer) > 1 && steps(CAPACITY_BYTES) > 4, "{lengths:?}");
+    assert!(steps(longer) > 1 && steps(CAPACITY_BYTES) > 3, "{lengths:?}");
 }
 
 #[test]
