@@ -67,7 +67,8 @@ pub struct OpenParams {
 }
 
 impl OpenParams {
-    /// 256 MiB of records, 16 MiB of tables; a checkpoint for 16,384 changed chunks or every 5 seconds; no discards.
+    /// 256 MiB of records, 16 MiB of tables; a checkpoint for 16,384 changed chunks or every 5
+    /// seconds; no discards.
     pub fn new(index_dir: PathBuf, cluster: ClusterId) -> OpenParams {
         OpenParams {
             index_dir,
