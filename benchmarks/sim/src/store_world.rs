@@ -231,7 +231,9 @@ impl World {
     }
 
     fn begin_grow(&mut self) {
-        let capacity_bytes = self.capacities[0] + 4096 * (1 + self.extra.below(300));
+        // A growth that a crash cut short has left the device longer than the target.
+        let device_bytes = weft_store::Device::len_bytes(&self.rig.disk);
+        let capacity_bytes = device_bytes + 4096 * (1 + self.extra.below(300));
         let op = self.rig.begin_grow(capacity_bytes);
         self.rig.telling.event(self.rig.now, || format!("op {op}: grow to {capacity_bytes}"));
         self.capacities.push(capacity_bytes);

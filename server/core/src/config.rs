@@ -244,8 +244,11 @@ impl Config {
         }
         out.push_str("# auto, on or off: io_poll (ask devices, no interrupts), passthrough (own NVMe commands),\n");
         out.push_str("# discard (give freed space back; auto: block devices).\n");
-        let said =
-            [("io_poll", self.io_poll), ("passthrough", self.passthrough), ("discard", self.discard)];
+        let said = [
+            ("io_poll", self.io_poll),
+            ("passthrough", self.passthrough),
+            ("discard", self.discard),
+        ];
         for (key, wanted) in said.iter().filter(|(_, wanted)| *wanted != Wanted::Auto) {
             writeln!(out, "{key} = {}", quoted(wanted.name())).expect("a String takes everything");
         }
