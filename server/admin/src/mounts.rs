@@ -67,8 +67,7 @@ pub(crate) fn client_pid(mount: &Mount) -> Option<u32> {
 fn serves(command: &[u8], wanted: &[u8]) -> bool {
     let mut args = command.split(|byte| *byte == 0);
     let program = args.next().and_then(|path| path.rsplit(|byte| *byte == b'/').next());
-    program.is_some_and(|name| CLIENT_NAMES.contains(&name))
-        && args.any(|arg| is_path(arg, wanted))
+    program.is_some_and(|name| CLIENT_NAMES.contains(&name)) && args.any(|arg| is_path(arg, wanted))
 }
 
 /// How requests come to a client from the kernel, when it could say so.

@@ -308,6 +308,7 @@ pub(super) fn disk_work(action: weft_store::Action) -> (u64, Work) {
             (io.0, Work::Write { offset, bytes, through: Through::PageCache })
         }
         A::Flush { io } => (io.0, Work::Flush),
+        A::Discard { io, offset, bytes } => (io.0, Work::Discard { offset, bytes }),
         A::Reply { .. } | A::Stopped => unreachable!("the core keeps what is no disk work"),
     }
 }

@@ -135,6 +135,15 @@ impl World {
                 let (tag, work) = disk_work(action);
                 self.submit(Which::Target(disk), tag, work);
             }
+            Action::Measure { index, op } => {
+                let Some(host) = self.host(shard) else { return };
+                let disk = host.disks[index];
+                let length = weft_store::Device::len_bytes(self.node.disk(Which::Target(disk)));
+                let now = clocks(self.now);
+                if let Some(host) = self.host(shard) {
+                    host.core.target_length(index, op, Ok(length), now);
+                }
+            }
             Action::Volume(VolumeAction::AppendLog { io, offset, bytes }) => {
                 let work = Work::Write { offset, bytes, through: Through::Durably };
                 self.submit(Which::Log, io, work);
