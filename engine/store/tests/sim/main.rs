@@ -7,4 +7,3 @@ mod model;
 mod rig;
 mod scrub;
 mod simulation;
-mod space;
