@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
-use weft_iobuf::{BufSlot, Pool};
+use weft_iobuf::Pool;
 use weft_mount::abi::flags::init::OVER_IO_URING;
 use weft_mount::abi::output::{Attr, Kstatfs};
 use weft_mount::kernel_mount::{self, KernelMount, Kind, MountConfig};
@@ -87,12 +87,7 @@ impl Tree {
     }
 
     /// The reply to one request, `None` where the kernel waits for none.
-    fn answer(
-        &mut self,
-        incoming: Incoming,
-        spare: SendData,
-        lent: Option<BufSlot>,
-    ) -> Option<Reply> {
+    fn answer(&mut self, incoming: Incoming, spare: SendData) -> Option<Reply> {
         let request = match incoming.decode() {
             Ok(request) => request,
             Err(error) => panic!("the kernel sent what we do not understand: {error}"),
@@ -119,7 +114,7 @@ impl Tree {
             Operation::Open { .. } | Operation::Opendir { .. } => {
                 ReplyHead::open(unique, FileHandle(node), 0)
             }
-            Operation::Read(read) => return Some(self.read(&request, *read, spare, lent)),
+            Operation::Read(read) => return Some(self.read(&request, *read, spare)),
             Operation::Readdir(read) => return Some(self.list(&request, *read, false, spare)),
             Operation::Readdirplus(read) => return Some(self.list(&request, *read, true, spare)),
             Operation::Write(write) => {
@@ -178,14 +173,7 @@ impl Tree {
         len
     }
 
-    /// From lent memory where there is some, but for one read in three: there only the second half.
-    fn read(
-        &self,
-        request: &Request<'_>,
-        read: Read,
-        spare: SendData,
-        lent: Option<BufSlot>,
-    ) -> Reply {
+    fn read(&self, request: &Request<'_>, read: Read, spare: SendData) -> Reply {
         assert_eq!(read.fh, FileHandle(request.node.0));
         if request.node.0 == 2 {
             let at = usize::try_from(read.offset).unwrap().min(HELLO.len());
@@ -197,20 +185,13 @@ impl Tree {
         }
         let end = BIG_BYTES.min(read.offset + u64::from(read.len_bytes));
         let len = usize::try_from(end.saturating_sub(read.offset)).unwrap();
-        let own = || self.pool.alloc(len.max(1)).expect("the test's pool is large enough");
-        let mut slot = lent.unwrap_or_else(own);
+        let mut slot = self.pool.alloc(len.max(1)).expect("the test's pool is large enough");
         for (offset, byte) in (read.offset..).zip(&mut slot.as_mut_slice()[..len]) {
             *byte = big_byte(offset);
         }
         let head = ReplyHead::data(request.unique, len.try_into().unwrap());
         let mut reply = Reply::new(spare, &head);
-        if (read.offset / 4096).is_multiple_of(3) {
-            let half = len / 2;
-            reply.payload().push_bytes(&slot.as_slice()[..half]);
-            reply.payload().push_slot(slot, half..len).unwrap();
-        } else {
-            reply.payload().push_slot(slot, 0..len).unwrap();
-        }
+        reply.payload().push_slot(slot, 0..len).unwrap();
         reply
     }
 
@@ -292,13 +273,7 @@ fn serve(device: std::os::fd::OwnedFd, way: Way, max_write_bytes: u32) -> Tree {
         loop {
             match transport.next(&ring) {
                 Event::Request(incoming) => {
-                    let lent = match incoming.decode() {
-                        Ok(Request { unique, op: Operation::Read(_), .. }) => {
-                            transport.lend(unique)
-                        }
-                        _ => None,
-                    };
-                    if let Some(reply) = tree.answer(incoming, transport.spare(), lent) {
+                    if let Some(reply) = tree.answer(incoming, transport.spare()) {
                         transport.reply(&mut ring, reply);
                     }
                 }

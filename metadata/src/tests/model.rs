@@ -350,7 +350,7 @@ impl Model {
             _ => return Err(Status::Invalid),
         }
         let attr = &mut self.changed(ino, now).attr;
-        let cuts = set.size.is_some();
+        let shrinks = set.size.is_some_and(|size| size < attr.size);
         if let Some(mode) = set.mode {
             attr.mode = attr.mode & !0o7777 | mode & 0o7777;
         }
@@ -368,7 +368,7 @@ impl Model {
         }
         let attr = *attr;
         let mut work = 0;
-        if cuts {
+        if shrinks {
             work = self.next_work;
             self.works.insert(work, true);
             self.next_work += 1;

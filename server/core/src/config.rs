@@ -27,7 +27,7 @@ pub const CORE_COUNT_MAX: usize = 256;
 pub const NODE_NAME_BYTES_MAX: usize = 64;
 
 /// Every key there is, in the order of [`Config::generate`]: the first five must be there.
-pub const KEYS: [&str; 15] = [
+pub const KEYS: [&str; 16] = [
     "cluster",
     "node",
     "listen",
@@ -42,7 +42,8 @@ pub const KEYS: [&str; 15] = [
     "credits",
     "io_poll",
     "passthrough",
-    "discard",
+    "scrub_interval_days",
+    "scrub_mib_per_second",
 ];
 
 /// What a node's config file says.
@@ -80,9 +81,10 @@ pub struct Config {
     pub io_poll: Wanted,
     /// Whether data goes to NVMe namespaces as commands of our own, past the block layer.
     pub passthrough: Wanted,
-    /// Whether freed space is given back to the device; in a file, by punching holes. Not said: on block devices that
-    /// say they can discard, and not in files, which are preallocated so that no write finds their disk full.
-    pub discard: Wanted,
+    /// From the begin of one scrub of a target to that of the next, in days; 0 for none.
+    pub scrub_interval_days: u32,
+    /// How fast a target is scrubbed, in MiB a second.
+    pub scrub_mib_per_second: u32,
 }
 
 /// Whether to use what not every machine offers.
@@ -188,7 +190,8 @@ impl Config {
             credits: fields::CREDITS.default,
             io_poll: Wanted::Auto,
             passthrough: Wanted::Auto,
-            discard: Wanted::Auto,
+            scrub_interval_days: fields::SCRUB_INTERVAL_DAYS.default,
+            scrub_mib_per_second: fields::SCRUB_MIB_PER_SECOND.default,
         }
     }
 
@@ -200,7 +203,8 @@ impl Config {
         fields::parse(text, base_dir)
     }
 
-    /// The commented file that says this: [`Config::parse`] of it gives the same config. At most fifteen lines.
+    /// The commented file that says this: [`Config::parse`] of it gives the same config. At most fifteen lines, and
+    /// one for each key that is seldom changed and was.
     /// Paths are written as they are.
     pub fn generate(&self) -> String {
         let paths: Vec<String> = self.targets.iter().map(|path| quoted_path(path)).collect();
@@ -237,20 +241,21 @@ impl Config {
                 "longest time between metadata checkpoints",
             ),
             ("credits", self.credits.to_string(), "requests in flight for each connection"),
+            ("io_poll", quoted(self.io_poll.name()), "poll devices that can be: auto, on, off"),
+            ("passthrough", quoted(self.passthrough.name()), "own NVMe commands: auto, on, off"),
         ];
         let mut out = String::from("# Weft node. Relative paths are relative to this file.\n");
         for (key, value, comment) in lines {
             writeln!(out, "{key} = {value}  # {comment}").expect("a String takes everything");
         }
-        out.push_str("# auto, on or off: io_poll (ask devices, no interrupts), passthrough (own NVMe commands),\n");
-        out.push_str("# discard (give freed space back; auto: block devices).\n");
-        let said = [
-            ("io_poll", self.io_poll),
-            ("passthrough", self.passthrough),
-            ("discard", self.discard),
+        let seldom = [
+            ("scrub_interval_days", self.scrub_interval_days, &fields::SCRUB_INTERVAL_DAYS),
+            ("scrub_mib_per_second", self.scrub_mib_per_second, &fields::SCRUB_MIB_PER_SECOND),
         ];
-        for (key, wanted) in said.iter().filter(|(_, wanted)| *wanted != Wanted::Auto) {
-            writeln!(out, "{key} = {}", quoted(wanted.name())).expect("a String takes everything");
+        for (key, value, bounds) in seldom {
+            if value != bounds.default {
+                writeln!(out, "{key} = {value}").expect("a String takes everything");
+            }
         }
         out
     }
