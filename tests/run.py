@@ -26,7 +26,6 @@ from lib.trees import FSX, PJDFSTEST, crate_source, dependency_closure, tool  # 
 
 MODULES = [
     "lifecycle",
-    "transport",
     "config",
     "trees",
     "programs",
@@ -38,6 +37,7 @@ MODULES = [
     "hostile",
     "memory",
     "damage",
+    "rot",
     "full",
     "updown",
     "guest",
