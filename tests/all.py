@@ -4,7 +4,8 @@
     tests/all.py [--quick] [--only STEP...]
 
 Steps: format, docs (what they name is there), lints, unit (cargo test: the dev profile, so that debug assertions are on), build (release), sim
-(the simulator: kept seeds and 2,000 others, one test each), system (tests/run.py). Formatting, lints and the build count as one test each. A step that fails does not keep the others
+(the simulator: kept seeds and 2,000 others, one test each), system (tests/run.py), classic (quick cases once more, mounted without io_uring,
+as on older kernels). Formatting, lints and the build count as one test each. A step that fails does not keep the others
 from running, except that nothing runs on a build that failed. The last line is `N passed, N failed, N skipped`;
 exit code 0 when nothing failed.
 """
@@ -23,6 +24,8 @@ SYSTEM_RESULT = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$", re.M)
 SIM_RESULT = re.compile(r"^(\d+) seeds, .* (\d+) failed$", re.M)
 # Seeds of the simulator in each run, besides those that found something once.
 SIM_SEEDS = 2000
+# What depends on how requests come from the kernel.
+ON_CLASSIC = ["lifecycle", "trees", "verify_fio", "verify_fsx", "posix"]
 
 
 def stream(args):
@@ -79,6 +82,9 @@ def main():
         "build": lambda: single(["cargo", "build", "-q", "--release", "--locked"]),
         "sim": simulated,
         "system": lambda: counted([sys.executable, os.path.join("tests", "run.py"), *quick], SYSTEM_RESULT),
+        "classic": lambda: counted(
+            ["env", "WEFT_TEST_TRANSPORT=classic", sys.executable, os.path.join("tests", "run.py"), "--quick", *ON_CLASSIC], SYSTEM_RESULT
+        ),
     }
     unknown = set(args.only or []) - set(steps)
     if unknown:

@@ -26,6 +26,7 @@ from lib.trees import FSX, PJDFSTEST, crate_source, dependency_closure, tool  # 
 
 MODULES = [
     "lifecycle",
+    "transport",
     "config",
     "trees",
     "programs",
@@ -37,7 +38,6 @@ MODULES = [
     "hostile",
     "memory",
     "damage",
-    "rot",
     "full",
     "updown",
     "guest",

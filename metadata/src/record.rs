@@ -247,7 +247,7 @@ pub struct Work {
     pub remove_from: ChunkIndex,
     /// A chunk to shorten, and how many bytes of it stay. `None` with `remove_from` 0: the file is gone.
     pub cut: Option<(ChunkIndex, u32)>,
-    /// Whether the file lives on (a shrink). Its `SetAttr` is answered when the work is done.
+    /// Whether the file lives on: a `SetAttr` of its size, which is answered when the work is done.
     pub shrink: bool,
 }
 

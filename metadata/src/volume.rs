@@ -2,7 +2,7 @@
 //!
 //! The life of a change: [`Volume::request`] admits it (slot, headroom, bounds) -> `pending` -> [`Volume::flush_log`]
 //! makes a batch of what waits, one at a time -> the caller writes it, synced -> [`Volume::log_done`]: **durable from
-//! here on** -> applied in order -> the replies go out. A shrinking `SetAttr` waits further: for the targets, and for
+//! here on** -> applied in order -> the replies go out. A `SetAttr` of the size waits further: for the targets, and for
 //! the logged word that they are done, so that the cut is never repeated after later writes were acknowledged.
 
 mod open;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use weft_wire::limits::BODY_BYTES_MAX;
 use weft_wire::meta::{Caller, MetaReply, MetaRequest, Time};
 use weft_wire::units::{to_u64, to_usize};
-use weft_wire::{Ino, Layout, SessionId, Status, VolumeId};
+use weft_wire::{Ino, SessionId, Status, VolumeId};
 
 pub use open::{FormatParams, OpenReport, VolumeParams};
 
@@ -161,11 +161,6 @@ impl Volume {
     /// The volume's number.
     pub fn id(&self) -> VolumeId {
         self.identity.volume
-    }
-
-    /// How a file is striped; `None` when it is no file or cannot be read.
-    pub fn layout_of(&self, ino: Ino) -> Option<Layout> {
-        self.store.known_inode(ino).ok()?.layout().cloned()
     }
 
     /// What it is able to do.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use weft_sim::runner::{self, Failure, Summary, Tally, Telling};
-use weft_sim::store_world;
+use weft_sim::{cluster, store_world};
 
 mod options;
 #[cfg(feature = "planted")]
@@ -18,6 +18,7 @@ const KEPT: &str = include_str!("../seeds.txt");
 fn main() -> ExitCode {
     let good = match Options::parse().command {
         Command::Store(seeds) => play("store", &seeds, store_world::play),
+        Command::Cluster(seeds) => play("cluster", &seeds, cluster::play),
         #[cfg(feature = "planted")]
         Command::Planted { bug } => planted::hunt(threads(), bug.as_deref()),
     };

@@ -14,6 +14,8 @@ pub(crate) struct Options {
 pub(crate) enum Command {
     /// The chunk store of one target, over a simulated disk.
     Store(Seeds),
+    /// A node and its clients, over simulated disks and a simulated network.
+    Cluster(Seeds),
     /// Plant mistakes in the store, one after another, and count the seeds until each is found.
     #[cfg(feature = "planted")]
     Planted {

@@ -37,6 +37,7 @@ enum Pending {
     Change(Change),
     Read { chunk: ChunkId, first: u32, count: u32 },
     Sync { clock: u64 },
+    Grow { capacity_bytes: u64 },
 }
 
 #[derive(Debug)]
@@ -48,6 +49,10 @@ struct World {
     faults: Faults,
     random: Random,
     pending: BTreeMap<u64, Pending>,
+    /// What came later than the first kept seeds: drawn apart, so that those stay what they are.
+    extra: Random,
+    /// Lengths the target may have: one, unless it is growing.
+    capacities: Vec<u64>,
     /// The machine's boot, and how many there were.
     boot: [u8; 16],
     boots: u8,
@@ -83,10 +88,12 @@ impl World {
         let mut random = Random::new(seed);
         let regime = Regime::draw(&mut random);
         let habits = Habits::draw(&mut random);
+        let mut extra = Random::new(seed ^ 0x0d15_ca2d);
         let params = Params {
             dirty_chunks_max: habits.dirty_chunks_max,
             cache_bytes_max: habits.cache_bytes_max,
             checkpoint_interval: habits.checkpoint_interval,
+            discard: extra.chance(70),
         };
         let mut rig = Rig::new(random.next(), CAPACITY_BYTES, params);
         rig.telling = telling;
@@ -105,6 +112,8 @@ impl World {
             faults,
             random,
             pending,
+            extra,
+            capacities: vec![CAPACITY_BYTES],
             boot: BOOT,
             boots: 0,
             tally,
@@ -140,8 +149,10 @@ impl World {
         ChunkId { ino: Ino(ino), index: ChunkIndex(index) }
     }
 
-    /// Time passes until so many operations were begun, and then a little more.
+    /// Time passes until so many operations were begun, and then a little more: for a while, or
+    /// until a sync is answered, which is when the most was promised.
     fn run(&mut self, operations: u64) {
+        let last_sync = self.random.chance(40);
         let mut next_tick = self.rig.now + self.habits.tick;
         let mut next_op = self.rig.now;
         let mut left = operations;
@@ -167,13 +178,20 @@ impl World {
                     self.begin();
                     left -= 1;
                 }
-                if left == 0 {
+                if left == 0 && last_sync {
+                    next_op = Duration::MAX;
+                    end = next + Duration::from_millis(100);
+                    self.begin_sync();
+                } else if left == 0 {
                     next_op = Duration::MAX;
                     let more_us = self.random.pick(&[1, 200, 2_000, 30_000]);
                     end = next + Duration::from_micros(self.random.below(more_us));
                 }
             }
-            self.take_answers();
+            let syncs = self.take_answers();
+            if left == 0 && last_sync && syncs > 0 {
+                return;
+            }
         }
     }
 
@@ -187,6 +205,9 @@ impl World {
 
     fn begin(&mut self) {
         self.tally.operations += 1;
+        if self.extra.rarely(50) && self.capacities.len() == 1 {
+            return self.begin_grow();
+        }
         let weights = self.habits.weights;
         let mut drawn = self.random.below_u32(weights.iter().sum());
         let mut kind = 0;
@@ -197,14 +218,26 @@ impl World {
         match kind {
             0 => self.begin_write(),
             1 => self.begin_read(),
-            2 => {
-                let clock = self.model.clock();
-                let op = self.rig.begin_sync(Ino(1));
-                self.rig.telling.event(self.rig.now, || format!("op {op}: sync"));
-                self.pending.insert(op, Pending::Sync { clock });
-            }
+            2 => self.begin_sync(),
             _ => self.begin_truncate(),
         }
+    }
+
+    fn begin_sync(&mut self) {
+        let clock = self.model.clock();
+        let op = self.rig.begin_sync(Ino(1));
+        self.rig.telling.event(self.rig.now, || format!("op {op}: sync"));
+        self.pending.insert(op, Pending::Sync { clock });
+    }
+
+    fn begin_grow(&mut self) {
+        // A growth that a crash cut short has left the device longer than the target.
+        let device_bytes = weft_store::Device::len_bytes(&self.rig.disk);
+        let capacity_bytes = device_bytes + 4096 * (1 + self.extra.below(300));
+        let op = self.rig.begin_grow(capacity_bytes);
+        self.rig.telling.event(self.rig.now, || format!("op {op}: grow to {capacity_bytes}"));
+        self.capacities.push(capacity_bytes);
+        self.pending.insert(op, Pending::Grow { capacity_bytes });
     }
 
     fn begin_read(&mut self) {
@@ -262,8 +295,9 @@ impl World {
         self.pending.insert(op, Pending::Change(change));
     }
 
-    /// Takes in what was answered, in order.
-    fn take_answers(&mut self) {
+    /// Takes in what was answered, in order; gives how many syncs were.
+    fn take_answers(&mut self) -> u64 {
+        let mut syncs = 0;
         for op in std::mem::take(&mut self.rig.log) {
             let answer = self.rig.answers.remove(&op).expect("it is in the log");
             match (self.pending.remove(&op).expect("answered once"), answer) {
@@ -271,8 +305,17 @@ impl World {
                 (Pending::Change(change), Answer::Failed(status)) => {
                     self.change_failed(op, &change, status);
                 }
+                (Pending::Grow { capacity_bytes }, Answer::Done) => {
+                    self.capacities = vec![capacity_bytes];
+                }
+                // An error leaves one length or the other for the next open to find.
+                (Pending::Grow { .. }, Answer::Failed(status)) => {
+                    assert!(matches!(status, Status::Io | Status::ReadOnly), "op {op}: {status:?}");
+                    assert!(self.rig.disk.counts.errors > 0, "op {op}: grow failed: {status:?}");
+                }
                 (Pending::Sync { clock }, Answer::Done) => {
                     self.model.synced(clock, self.rig.disk.counts.flushes);
+                    syncs += 1;
                 }
                 (Pending::Sync { .. }, Answer::Failed(status)) => {
                     let told = self.rig.disk.counts.errors > 0 && status == Status::Io;
@@ -290,6 +333,7 @@ impl World {
                 (pending, answer) => panic!("op {op}: {pending:?} answered {answer:?}"),
             }
         }
+        syncs
     }
 
     /// Whether an operation on these blocks may end so, without having done anything.

@@ -9,10 +9,11 @@
 //! # Shape
 //! [`Pool`] owns one anonymous mapping and a buddy allocator over it; [`BufSlot`] is one block of
 //! it, owned by exactly one holder (our code, the ring, or the NIC); [`SharedSlot`] is a read-only
-//! share of a slot, for a payload that is sent and also kept for a replay.
+//! share of a slot, for a payload that is sent and also kept for a replay; [`LentSlot`] is one whose memory others
+//! fill, part by part, and that comes back whole.
 //!
 //! # Invariants
-//! - A block belongs to at most one [`BufSlot`]; dropping the slot is the only way back.
+//! - A block, or a part of a lent one, belongs to at most one [`BufSlot`]; dropping the slot is the only way back.
 //! - The mapping lives as long as any pool handle, slot or share.
 //! - A block never crosses a region boundary, so each slot has one registration index.
 //! - The arena is zeroed once, by `mmap`. A new slot holds whatever its last holder left there.
@@ -34,4 +35,4 @@ mod slot;
 pub use error::{IobufError, Kind};
 pub use limits::{ARENA_BYTES_MAX, CLASS_BYTES_DEFAULT, CLASS_BYTES_MIN, REGION_BYTES_MAX};
 pub use pool::{Pool, Region};
-pub use slot::{BufSlot, SharedSlot};
+pub use slot::{BufSlot, LentSlot, SharedSlot};

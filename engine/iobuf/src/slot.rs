@@ -9,7 +9,8 @@ use std::slice;
 use crate::limits::REGION_BYTES_MAX;
 use crate::pool::Shared;
 
-/// An owned, page-aligned block of a pool's memory. Dropping it gives the block back.
+/// An owned, page-aligned block of a pool's memory. Dropping it gives the block back. (A part that was cut off a
+/// lent slot begins where it was cut, aligned or not.)
 ///
 /// It holds the bytes its last holder left there: write before you show it to anyone. While the
 /// kernel or a NIC reads or writes the block, the slot is owned by that operation (moved into the
@@ -18,11 +19,51 @@ pub struct BufSlot {
     shared: Rc<Shared>,
     offset_bytes: usize,
     capacity_bytes: usize,
+    /// The slot this one is a part of, which takes the memory back.
+    lender: Option<Rc<BufSlot>>,
+}
+
+/// A slot whose memory others have, in parts; it is whole again when the last part was dropped.
+///
+/// For memory that must keep its address and return to its owner: several transfers fill their parts of it, and no
+/// part can outlive the loan unnoticed.
+#[derive(Debug)]
+pub struct LentSlot {
+    slot: Rc<BufSlot>,
 }
 
 impl BufSlot {
     pub(crate) fn new(shared: Rc<Shared>, offset_bytes: usize, capacity_bytes: usize) -> BufSlot {
-        BufSlot { shared, offset_bytes, capacity_bytes }
+        BufSlot { shared, offset_bytes, capacity_bytes, lender: None }
+    }
+
+    /// Lends the slot: the first part is all of it. The memory cannot be touched but through parts until it is
+    /// [reclaimed](LentSlot::try_reclaim).
+    #[must_use]
+    pub fn lend(self) -> (LentSlot, BufSlot) {
+        let (offset_bytes, capacity_bytes) = (self.offset_bytes, self.capacity_bytes);
+        let shared = Rc::clone(&self.shared);
+        let slot = Rc::new(self);
+        let lender = Some(Rc::clone(&slot));
+        (LentSlot { slot }, BufSlot { shared, offset_bytes, capacity_bytes, lender })
+    }
+
+    /// Cuts a lent part in two: `self` keeps the first `at_bytes`, the rest comes back.
+    ///
+    /// # Panics
+    /// The slot is not lent, or not that long: only the caller can know which.
+    #[must_use]
+    pub fn split_off(&mut self, at_bytes: usize) -> BufSlot {
+        assert!(self.lender.is_some(), "only a lent slot has parts");
+        assert!(at_bytes <= self.capacity_bytes, "the cut is within the slot");
+        let rest = BufSlot {
+            shared: Rc::clone(&self.shared),
+            offset_bytes: self.offset_bytes + at_bytes,
+            capacity_bytes: self.capacity_bytes - at_bytes,
+            lender: self.lender.clone(),
+        };
+        self.capacity_bytes = at_bytes;
+        rest
     }
 
     /// Length of the block: the class it was cut from, at least what was asked for.
@@ -36,7 +77,8 @@ impl BufSlot {
     pub fn as_slice(&self) -> &[u8] {
         // SAFETY: alive - `shared` keeps the mapping and it was zeroed by mmap, so every byte is
         // initialised; until - the borrow of `self`; alone - the buddy gave this block to this
-        // slot only, and `&self` keeps writers out.
+        // slot only (a lent one cannot be reached, and its parts do not overlap), and `&self`
+        // keeps writers out.
         unsafe { slice::from_raw_parts(self.as_ptr(), self.capacity_bytes) }
     }
 
@@ -84,9 +126,28 @@ impl BufSlot {
     }
 }
 
+impl LentSlot {
+    /// The slot back, when the last part was dropped.
+    ///
+    /// # Errors
+    /// Some are there: the loan goes on.
+    pub fn try_reclaim(self) -> Result<BufSlot, LentSlot> {
+        Rc::try_unwrap(self.slot).map_err(|slot| LentSlot { slot })
+    }
+
+    /// Where in the slot `bytes` lie, when they are of one of its parts.
+    #[must_use]
+    pub fn position_of(&self, bytes: &[u8]) -> Option<usize> {
+        let at = bytes.as_ptr().addr().checked_sub(self.slot.as_ptr().addr())?;
+        (at + bytes.len() <= self.slot.capacity_bytes).then_some(at)
+    }
+}
+
 impl Drop for BufSlot {
     fn drop(&mut self) {
-        self.shared.give_back(self.offset_bytes, self.capacity_bytes);
+        if self.lender.is_none() {
+            self.shared.give_back(self.offset_bytes, self.capacity_bytes);
+        }
     }
 }
 

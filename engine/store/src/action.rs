@@ -34,7 +34,8 @@ pub enum Action {
         /// How many.
         bytes: u32,
     },
-    /// Write all of `bytes` at device byte `offset`, whole pages, through the page cache.
+    /// Write all of `bytes` at device byte `offset`, whole pages, through the page cache: journal
+    /// records, and superblocks of a target that grows.
     /// Complete when the kernel has them all; a short write is an error.
     AppendJournal {
         /// Names the completion.
@@ -48,6 +49,16 @@ pub enum Action {
     Flush {
         /// Names the completion.
         io: IoId,
+    },
+    /// What lies in this range is not needed any more (punch a hole that reads as anything). A
+    /// failure does no harm: the store asks no more.
+    Discard {
+        /// Names the completion.
+        io: IoId,
+        /// From the device's start, in bytes: a multiple of 64 KiB.
+        offset: u64,
+        /// How many: a multiple of 64 KiB, at most 32 MiB.
+        bytes: u64,
     },
     /// The operation `op` ended.
     Reply {
@@ -95,6 +106,13 @@ pub enum Outcome {
     Synced,
     /// The chunks are gone, and the cut chunk ends where it should.
     Truncated,
+    /// The target has this length, durably.
+    Grown {
+        /// Bytes of the device in use before.
+        before_bytes: u64,
+        /// And now.
+        capacity_bytes: u64,
+    },
 }
 
 /// Some blocks of a read.

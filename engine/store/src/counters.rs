@@ -43,6 +43,10 @@ pub struct Counters {
     pub no_space: u64,
     /// Operations that waited for a checkpoint or for freed space, waits.
     pub parked: u64,
+    /// Discards the device carried out, calls.
+    pub discards: u64,
+    /// What those covered, bytes.
+    pub discard_bytes: u64,
     /// Completions of I/Os that were not under way, calls: a bug of the caller.
     pub unknown_completions: u64,
 }

@@ -32,18 +32,19 @@
 //!   acknowledged: the target is read-only until it is opened again.
 //! - A scrub (`store/scrub.rs`) reads every written block now and then; what is known to be damaged
 //!   (`damage.rs`) is listed across restarts.
+//! - A block under discard is not given out until the device is done with it (`discard.rs`).
 //! - Memory is bounded by the cache, the operations the caller lets in, and the journal's length.
 //!
 //! # What it does not do
-//! It does not discard; it repairs nothing but a superblock; it does not notice that a device gave back an older,
+//! It repairs nothing but a superblock; it does not notice that a device gave back an older,
 //! valid version of its index pages. Byte tables: `doc/format.md`.
 
 mod action;
 mod cache;
-mod check;
 mod chunk;
 mod counters;
 mod damage;
+mod discard;
 mod error;
 #[cfg(test)]
 mod format_tests;
@@ -62,7 +63,6 @@ mod store;
 mod superblock;
 
 pub use action::{Action, IoDone, IoError, IoId, Outcome, ReadPiece};
-pub use check::{CheckReport, Problem, check};
 pub use counters::{Counters, Space};
 pub use damage::{Damage, DamageKind, ScrubStatus};
 pub use error::{Kind, StoreError};

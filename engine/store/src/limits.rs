@@ -1,5 +1,7 @@
 //! The limits of this crate, tied to each other.
 
+use std::time::Duration;
+
 use weft_wire::blocks::BLOCK_BYTES;
 use weft_wire::limits::PAYLOAD_BYTES_MAX;
 
@@ -53,6 +55,24 @@ pub(crate) const SCRUB_READ_BLOCKS: u32 = 64;
 /// Damaged blocks that are listed by name; more are counted.
 pub(crate) const DAMAGES_MAX: usize = 4096;
 
+/// Freed blocks are discarded in ranges that begin and end at a multiple of this (64 KiB): what is
+/// smaller waits until its neighbours are free.
+pub(crate) const DISCARD_ALIGN_BLOCKS: u64 = 16;
+/// Longest range of one discard (32 MiB): so much cannot be given out meanwhile.
+pub(crate) const DISCARD_BLOCKS_MAX: u64 = 8192;
+/// One discard at a time, and so long between two: at most 1.6 GiB/s.
+pub(crate) const DISCARD_PAUSE: Duration = Duration::from_millis(20);
+/// Groups looked at for one discard.
+pub(crate) const DISCARD_GROUPS_MAX: u32 = 4096;
+
+/// Address space for an index is reserved at open, and may be the smallest part of a target that
+/// grows: records take at most a 200th of the data.
+pub(crate) const GROW_INDEX_FACTOR_MAX: u64 = 64;
+/// Address space of the smallest index.
+pub(crate) const INDEX_BYTES_MIN: u64 = 16 << 30;
+
+const _: () = assert!(DISCARD_BLOCKS_MAX.is_multiple_of(DISCARD_ALIGN_BLOCKS));
+const _: () = assert!(JOURNAL_OFFSET.is_multiple_of(DISCARD_ALIGN_BLOCKS * BLOCK));
 const _: () = assert!(JOURNAL_OFFSET.is_multiple_of(BLOCK));
 const _: () = assert!(CAPACITY_BYTES_MIN >= JOURNAL_OFFSET + JOURNAL_BYTES_MIN + 2 * BLOCK);
 const _: () = assert!(

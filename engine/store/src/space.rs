@@ -18,7 +18,7 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
-    fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.start + u64::from(self.count)
     }
 }
@@ -36,7 +36,8 @@ pub(crate) struct Want {
 }
 
 const WORDS: usize = 16;
-const GROUP_BLOCKS: u64 = 1 << ORDER_MAX;
+/// Blocks of a group.
+pub(crate) const GROUP_BLOCKS: u64 = 1 << ORDER_MAX;
 const _: () = assert!(GROUP_BLOCKS == 64 * WORDS as u64);
 
 /// Memory of the map of free blocks of a target, in bytes: a bit for each block, and the tree over it.
@@ -60,27 +61,61 @@ pub(crate) struct Space {
 impl Space {
     /// `total` blocks, all free.
     pub(crate) fn new(total: u64) -> Space {
+        let mut space =
+            Space { total: 0, free: 0, reserve: 0, words: vec![], tree: vec![0; 2], leaf_count: 1 };
+        space.grow(total);
+        space
+    }
+
+    /// Makes room for `total` blocks, which is no less than there are: the new ones are free.
+    pub(crate) fn grow(&mut self, total: u64) {
+        assert!(total >= self.total, "a target does not shrink");
         let groups = to_usize(total.div_ceil(GROUP_BLOCKS));
         let leaf_count = groups.next_power_of_two();
-        let mut space = Space {
-            total,
-            free: 0,
-            reserve: (total / 64).min(RESERVE_BLOCKS_MAX),
-            words: vec![0; groups * WORDS],
-            tree: vec![0; leaf_count * 2],
-            leaf_count,
-        };
-        let mut at = 0;
+        let old_groups = self.words.len() / WORDS;
+        let mut tree = vec![0; leaf_count * 2];
+        tree[leaf_count..leaf_count + old_groups]
+            .copy_from_slice(&self.tree[self.leaf_count..self.leaf_count + old_groups]);
+        for node in (1..leaf_count).rev() {
+            tree[node] = tree[node * 2].max(tree[node * 2 + 1]);
+        }
+        self.words.resize(groups * WORDS, 0);
+        (self.tree, self.leaf_count) = (tree, leaf_count);
+        let mut at = std::mem::replace(&mut self.total, total);
+        self.reserve = reserve_of(total);
         while at < total {
-            let count = GROUP_BLOCKS.min(total - at);
-            space.give_back(Extent { start: at, count: small(count) });
+            let count = (GROUP_BLOCKS - at % GROUP_BLOCKS).min(total - at);
+            self.give_back(Extent { start: at, count: small(count) });
             at += count;
         }
-        space
     }
 
     pub(crate) fn total(&self) -> u64 {
         self.total
+    }
+
+    /// The first free block of `from..end`.
+    pub(crate) fn next_free(&self, from: u64, end: u64) -> Option<u64> {
+        self.next_bit(from, end, 0)
+    }
+
+    /// The first used block of `from..end`, or `end`.
+    pub(crate) fn next_used(&self, from: u64, end: u64) -> u64 {
+        self.next_bit(from, end, u64::MAX).unwrap_or(end)
+    }
+
+    /// The first block of `from..end` whose bit differs from `flip`'s.
+    fn next_bit(&self, from: u64, end: u64, flip: u64) -> Option<u64> {
+        assert!(end <= self.total);
+        let mut at = from;
+        while at < end {
+            let word = (self.words[to_usize(at / 64)] ^ flip) >> (at % 64);
+            if word != 0 {
+                return Some(at + u64::from(word.trailing_zeros())).filter(|found| *found < end);
+            }
+            at = (at / 64 + 1) * 64;
+        }
+        None
     }
 
     pub(crate) fn free(&self) -> u64 {
@@ -257,6 +292,10 @@ fn largest_order(words: &[u64]) -> u8 {
     order.map_or(0, |order| u8::try_from(order + 1).expect("orders are small"))
 }
 
+fn reserve_of(total: u64) -> u64 {
+    (total / 64).min(RESERVE_BLOCKS_MAX)
+}
+
 fn order_of(count: u32) -> u32 {
     count.next_power_of_two().trailing_zeros()
 }
@@ -354,5 +393,28 @@ mod tests {
         assert!(!space.claim(Extent { start: 95, count: 6 }), "beyond the end");
         assert_eq!(space.free(), 90);
         assert!(space.is_free(50) && !space.is_free(69) && !space.is_free(100));
+    }
+
+    #[test]
+    fn what_grows_keeps_what_is_used() {
+        for (before, after) in
+            [(100, 100), (100, 101), (1_000, 1_025), (1_024, 9_000), (5_003, 70_000)]
+        {
+            let mut space = Space::new(before);
+            let used = Extent { start: 33, count: 60 };
+            assert!(space.claim(used));
+            space.grow(after);
+            assert_eq!((space.total(), space.free()), (after, after - 60));
+            assert_eq!(space.next_free(0, after), Some(0));
+            assert_eq!(space.next_used(0, after), 33);
+            assert_eq!(space.next_free(33, after), Some(93));
+            assert_eq!(space.next_free(33, 93), None);
+            assert_eq!(space.next_used(93, after), after);
+            space.give_back(used);
+            let left = small(after);
+            let all = space.alloc(Want { may_use_reserve: true, ..want(left) }).unwrap();
+            assert_eq!(all.iter().map(|extent| extent.count).sum::<u32>(), left);
+            assert_eq!(space.free(), 0);
+        }
     }
 }

@@ -16,10 +16,11 @@ use crate::action::{Action, IoDone, IoError, IoId, Outcome};
 use crate::chunk::Run;
 use crate::counters::{Counters, Space as SpaceReport};
 use crate::damage::{DamageKind, Damages};
+use crate::discard::Discards;
 use crate::error::{Kind, StoreError};
 use crate::index::{Index, Meta};
 use crate::journal::Journal;
-use crate::limits::BLOCK;
+use crate::limits::{BLOCK, INDEX_BYTES_MIN};
 use crate::locks::{Hold, Locks};
 use crate::map::Map;
 use crate::planted::{self, Bug};
@@ -29,12 +30,14 @@ use crate::space::{Extent, Space};
 use crate::superblock::{Device, Superblock, inspect_copies};
 
 mod checkpoint;
+mod grow;
 mod read;
 mod scrub;
 mod truncate;
 mod write;
 
 use checkpoint::{Checkpoint, FlushStage};
+use grow::Grow;
 use read::ReadOp;
 use scrub::{Scrub, ScrubOp};
 use truncate::TruncateOp;
@@ -59,10 +62,13 @@ pub struct OpenParams {
     pub dirty_chunks_max: u64,
     /// A checkpoint begins so long after the last one, when anything changed.
     pub checkpoint_interval: Duration,
+    /// Tell the device which blocks are not needed any more ([`Action::Discard`]).
+    pub discard: bool,
 }
 
 impl OpenParams {
-    /// 256 MiB of records, 16 MiB of tables; a checkpoint for 16,384 changed chunks or every 5 seconds.
+    /// 256 MiB of records, 16 MiB of tables; a checkpoint for 16,384 changed chunks or every 5
+    /// seconds; no discards.
     pub fn new(index_dir: PathBuf, cluster: ClusterId) -> OpenParams {
         OpenParams {
             index_dir,
@@ -72,6 +78,7 @@ impl OpenParams {
             tables_bytes_max: 16 << 20,
             dirty_chunks_max: 16_384,
             checkpoint_interval: Duration::from_secs(5),
+            discard: false,
         }
     }
 }
@@ -103,11 +110,17 @@ enum Body {
 /// Whose completion it is.
 #[derive(Clone, Copy, Debug)]
 enum IoUse {
-    Part { op: usize, part: usize },
+    Part {
+        op: usize,
+        part: usize,
+    },
     Append,
     Flush,
-    ScrubSuperblock { copy: u8, pass: u32 },
+    ScrubSuperblock,
     ScrubRepair,
+    Discard,
+    /// A superblock of the target that grows.
+    Grow,
 }
 
 /// Why an operation does not go on.
@@ -143,8 +156,14 @@ impl TableLimits {
 /// Who waits for a record to be durable.
 #[derive(Clone, Copy, Debug)]
 enum Waiter {
-    Sync { reply_to: u64 },
-    Intent { op: usize },
+    Sync {
+        reply_to: u64,
+    },
+    Intent {
+        op: usize,
+    },
+    /// The superblock written last.
+    Grow,
 }
 
 /// The chunk store of one target.
@@ -170,6 +189,11 @@ pub struct Store {
     /// Blocks freed by a record, which may be given out once that record is durable, ascending.
     freed: VecDeque<(u64, Extent)>,
     freed_block_count: u64,
+    discards: Discards,
+    /// A target that is being made longer.
+    grow: Option<Grow>,
+    /// Address space of the index.
+    index_bytes_max: u64,
     /// Chunks with a durable intent in the segments that replay would read.
     intents: BTreeSet<ChunkId>,
     /// Blocks that are not overwritten where they are.
@@ -198,8 +222,8 @@ pub struct Store {
 }
 
 /// Address space for the index of a target: far more than its records can take.
-pub(crate) fn index_bytes_max(superblock: &Superblock) -> u64 {
-    (superblock.areas.capacity_bytes / 8).max(1 << 30)
+fn index_bytes_max(superblock: &Superblock) -> u64 {
+    (superblock.areas.capacity_bytes / 8).max(INDEX_BYTES_MIN)
 }
 
 impl Store {
@@ -258,6 +282,9 @@ impl Store {
             next_waiter: 0,
             freed: VecDeque::new(),
             freed_block_count: 0,
+            discards: Discards::new(params.discard),
+            grow: None,
+            index_bytes_max: index_bytes_max(&superblock),
             intents: BTreeSet::new(),
             recent: Recent::default(),
             flush: FlushStage::Idle,
@@ -293,6 +320,11 @@ impl Store {
         self.failed
     }
 
+    /// The error with which the device refused to discard: from then on it was not asked again.
+    pub fn discard_refused(&self) -> Option<i32> {
+        self.discards.refused()
+    }
+
     /// What was counted since open.
     pub fn counters(&self) -> &Counters {
         &self.counters
@@ -300,7 +332,7 @@ impl Store {
 
     /// How full the target is.
     pub fn space(&self) -> SpaceReport {
-        let free = self.space.free() + self.freed_block_count;
+        let free = self.space.free() + self.freed_block_count + self.discards.block_count();
         SpaceReport {
             total_bytes: self.space.total() * BLOCK,
             free_bytes: free * BLOCK,
@@ -395,16 +427,20 @@ impl Store {
             self.counters.unknown_completions += 1;
             return;
         };
+        if let IoUse::Discard = used {
+            self.discard_done(&result);
+            return self.run(pool, out);
+        }
         self.counters.io_errors += u64::from(result.is_err());
         match used {
             IoUse::Part { op, part } => self.part_done(op, part, result, pool, out),
             IoUse::Append if result.is_ok() => self.append_done(out),
             IoUse::Flush if result.is_ok() => self.flush_done(out),
             IoUse::Append | IoUse::Flush => self.fail(out),
-            IoUse::ScrubSuperblock { copy, pass } => {
-                self.scrub_superblock_done(copy, pass, result, out);
-            }
+            IoUse::ScrubSuperblock => self.scrub_superblock_done(result, out),
             IoUse::ScrubRepair => self.scrub_repair_done(&result),
+            IoUse::Grow => self.grow_written(result.is_ok(), out),
+            IoUse::Discard => unreachable!("handled above"),
         }
         self.run(pool, out);
     }
@@ -556,6 +592,7 @@ impl Store {
                 self.want_durable(sequence);
                 Err(Halt::Park)
             }
+            None if self.discards.block_count() > 0 => Err(Halt::Park),
             None => Err(Halt::Fail(Status::NoSpace)),
         }
     }
@@ -575,6 +612,29 @@ impl Store {
             self.freed_block_count += u64::from(extent.count);
             self.freed.push_back((sequence, extent));
         }
+    }
+
+    /// Tells the device of blocks that are not needed any more, when there are some.
+    fn discard(&mut self, now: Duration, out: &mut Vec<Action>) {
+        if self.failed || self.stopping {
+            return;
+        }
+        if let Some(extent) = self.discards.next(now, &mut self.space) {
+            let (offset, bytes) = (self.data_byte(extent.start), u64::from(extent.count) * BLOCK);
+            let io = self.new_io(IoUse::Discard);
+            out.push(Action::Discard { io, offset, bytes });
+        }
+    }
+
+    fn discard_done(&mut self, result: &Result<IoDone, IoError>) {
+        let refused = result.as_ref().err().map(|error| error.errno);
+        let extent = self.discards.done(refused);
+        if refused.is_none() {
+            self.counters.discards += 1;
+            self.counters.discard_bytes += u64::from(extent.count) * BLOCK;
+        }
+        self.space.give_back(extent);
+        self.ready.extend(self.parked.drain(..));
     }
 
     /// Record `sequence` wrote these blocks.

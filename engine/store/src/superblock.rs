@@ -61,6 +61,8 @@ pub const MAGIC: [u8; 8] = *b"WEFTTGT1";
 pub const FORMAT_VERSION: u32 = 1;
 /// Journal segments.
 pub(crate) const SEGMENT_COUNT: u32 = 2;
+/// Shortest of them.
+const SEGMENT_BYTES_MIN: u64 = JOURNAL_BYTES_MIN / SEGMENT_COUNT as u64;
 
 /// A superblock as it lies on the device; the rest of its block is zero.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -124,14 +126,30 @@ impl Areas {
     /// # Errors
     /// `TooSmall` below [`CAPACITY_BYTES_MIN`].
     pub fn of_capacity(capacity_bytes: u64) -> Result<Areas, StoreError> {
+        let journal_bytes =
+            (capacity_bytes / JOURNAL_SHARE).clamp(JOURNAL_BYTES_MIN, JOURNAL_BYTES_MAX);
+        let segment_bytes = journal_bytes / u64::from(SEGMENT_COUNT) / BLOCK * BLOCK;
+        Areas::with_journal(capacity_bytes, segment_bytes)
+    }
+
+    /// The parts when the device is `capacity_bytes` long now: the journal stays, the data area
+    /// becomes longer.
+    ///
+    /// # Errors
+    /// `TooSmall` when it would become shorter.
+    pub fn grown(&self, capacity_bytes: u64) -> Result<Areas, StoreError> {
+        if capacity_bytes < self.capacity_bytes {
+            return Err(StoreError::new(Kind::TooSmall, "growth", capacity_bytes));
+        }
+        Areas::with_journal(capacity_bytes, self.segment_bytes)
+    }
+
+    fn with_journal(capacity_bytes: u64, segment_bytes: u64) -> Result<Areas, StoreError> {
         let capacity_bytes = capacity_bytes - capacity_bytes % BLOCK;
         if capacity_bytes < CAPACITY_BYTES_MIN {
             return Err(StoreError::new(Kind::TooSmall, "area layout", capacity_bytes));
         }
         let copy_b_offset = capacity_bytes - BLOCK;
-        let journal_bytes =
-            (capacity_bytes / JOURNAL_SHARE).clamp(JOURNAL_BYTES_MIN, JOURNAL_BYTES_MAX);
-        let segment_bytes = journal_bytes / u64::from(SEGMENT_COUNT) / BLOCK * BLOCK;
         let journal_end = JOURNAL_OFFSET + u64::from(SEGMENT_COUNT) * segment_bytes;
         let data_offset = journal_end.next_multiple_of(JOURNAL_OFFSET);
         Ok(Areas {
@@ -218,8 +236,14 @@ impl Superblock {
             data_offset: raw.data_offset.get(),
             data_block_count: raw.data_block_count.get(),
         };
-        // Version 1 has one layout for each capacity: anything else is no work of ours.
-        let expected = Areas::of_capacity(areas.capacity_bytes)?;
+        // The journal has the length that a target formatted with this capacity or less gets, and
+        // the rest follows from that: anything else is no work of ours.
+        let fitting = Areas::of_capacity(areas.capacity_bytes)?;
+        let segments = SEGMENT_BYTES_MIN..=fitting.segment_bytes;
+        if !segments.contains(&areas.segment_bytes) || !areas.segment_bytes.is_multiple_of(BLOCK) {
+            return Err(error(Kind::Damaged));
+        }
+        let expected = Areas::with_journal(areas.capacity_bytes, areas.segment_bytes)?;
         let reserved_zero = raw.reserved_a == [0; 2]
             && raw.reserved_b == [0; 4]
             && rest.iter().all(|byte| *byte == 0);

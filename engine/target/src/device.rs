@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{Advice, FlockOperation, OFlags, fadvise, flock};
@@ -50,6 +50,23 @@ impl Device for BlockingDevice {
     fn len_bytes(&self) -> u64 {
         self.len_bytes
     }
+}
+
+/// Whether this is a block device that says it can discard.
+#[must_use]
+pub fn can_discard(path: &Path) -> bool {
+    let Ok(metadata) = std::fs::metadata(path) else { return false };
+    if !metadata.file_type().is_block_device() {
+        return false;
+    }
+    let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
+    let device = format!("/sys/dev/block/{major}:{minor}");
+    // A partition has its disk's queue.
+    ["queue", "../queue"].iter().any(|queue| {
+        let limit = format!("{device}/{queue}/discard_max_bytes");
+        let text = std::fs::read_to_string(limit).unwrap_or_default();
+        text.trim().parse::<u64>().is_ok_and(|bytes| bytes > 0)
+    })
 }
 
 /// Opens a device or file to read and write.

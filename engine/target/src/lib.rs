@@ -29,7 +29,7 @@ mod polled;
 mod runner;
 mod targets;
 
-pub use device::{BlockingDevice, open_device};
+pub use device::{BlockingDevice, can_discard, open_device};
 pub use error::{Kind, TargetError};
 pub use format::format;
 pub use open::{DataPath, Opened, Options, Wish, needs_wide_ring};

@@ -1,7 +1,9 @@
 //! The targets of one thread: actions in, operations of its ring out, and back.
 
+use std::io;
 use std::os::fd::AsFd;
 
+use rustix::fs::{FallocateFlags, SeekFrom, seek};
 use weft_ring::{Completion, Errno, FileId, Op, Ring, RingError};
 use weft_store::{Action, IoDone, IoError, IoId};
 use weft_wire::units::{to_u64, to_usize};
@@ -66,7 +68,7 @@ impl Targets {
     /// # Panics
     /// On replies and the like, which are not disk work.
     pub fn start(&mut self, ring: &Ring, index: usize, action: Action) -> Step {
-        let TargetFiles { data: file, path, buffered, .. } = self.files[index];
+        let TargetFiles { data: file, path, direct, buffered } = self.files[index];
         let (io, op) = match action {
             Action::ReadData { io, offset, buf, bytes } => {
                 let range = 0..to_usize(u64::from(bytes));
@@ -84,6 +86,11 @@ impl Targets {
             Action::Flush { io } => {
                 return Step::Ring(io, Op::Fsync { file: buffered, datasync: true });
             }
+            Action::Discard { io, offset, bytes } => {
+                // On a block device this unmaps, or fails: it never writes zeros out.
+                let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                return Step::Ring(io, Op::Fallocate { file: direct, mode, offset, bytes });
+            }
             Action::Reply { .. } | Action::Stopped => {
                 unreachable!("the caller keeps what is not disk work")
             }
@@ -95,6 +102,17 @@ impl Targets {
             }
             _ => Step::Ring(io, op),
         }
+    }
+
+    /// The length of a target's device or file now, in bytes.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn length(&self, ring: &Ring, index: usize) -> io::Result<u64> {
+        let file = ring.file(self.files[index].buffered);
+        // Nobody uses the descriptor's own position. A block device's length is where its end is,
+        // not what stat says.
+        Ok(seek(file.expect("a target's files stay registered"), SeekFrom::End(0))?)
     }
 
     /// Whether I/O is under way that only [`Targets::poll`] brings to its end: do not sleep.

@@ -14,7 +14,7 @@ use weft_wire::{Kind, VolumeId};
 use crate::core::ClientCore;
 use crate::limits::DIR_BYTES_MAX;
 use crate::op::{Caller, FsOp, FsReply, Handle, OpId, Opened, Ttl, Whence};
-use crate::state::{Answer, Call, HandleState, Op, OpKind, Purpose, errno};
+use crate::state::{Answer, Call, HandleState, Op, OpKind, Purpose, ReadAsked, errno};
 use crate::volume::{Queued, encode};
 
 impl ClientCore {
@@ -36,7 +36,9 @@ impl ClientCore {
                     self.ask_as(id, parent, &request, Purpose::Open(id))
                 })
             }
-            FsOp::Read { handle, offset, bytes } => self.begin_read(id, handle, offset, bytes),
+            FsOp::Read { handle, offset, bytes, into } => {
+                self.begin_read(id, ReadAsked { handle, offset, bytes }, into)
+            }
             FsOp::Write { handle, offset, data, direct } => {
                 self.begin_write(id, handle, offset, data, direct)
             }
@@ -276,7 +278,6 @@ impl ClientCore {
             MetaReply::Opened(..)
             | MetaReply::Layout(_)
             | MetaReply::Policy(_)
-            | MetaReply::Names(..)
             | MetaReply::Reopened(_) => return Err(errno::EIO),
         })
     }

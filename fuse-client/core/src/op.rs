@@ -82,8 +82,10 @@ pub enum FsOp {
     Create { parent: Ino, name: Vec<u8>, mode: u32, flags: OpenFlags },
     /// → `Opened`.
     Open { ino: Ino, flags: OpenFlags },
-    /// → `Data`, shorter than asked only at the end of the file.
-    Read { handle: Handle, offset: u64, bytes: u32 },
+    /// → `Data`, shorter than asked only at the end of the file. `into`: a lent slot where the bytes are wanted, from its start; those
+    /// that can be received there are, and are pieces of it. Every part of it is dropped or in a piece at the reply,
+    /// or else dropped when the connection that was to fill it ends.
+    Read { handle: Handle, offset: u64, bytes: u32, into: Option<BufSlot> },
     /// → `Written`, always all of it. `direct`: acknowledged when the targets have it; otherwise possibly before,
     /// and an error comes with the next write, flush or fsync of each handle of the file. Durable after `Fsync`
     /// in both cases (O_SYNC: the mount, or the kernel, sends one). The offset is final: O_APPEND is resolved by the

@@ -1,8 +1,10 @@
 //! Reads: after the writes before them, one request for each chunk, every block checked, cut to the file's length.
 
+use weft_iobuf::BufSlot;
 use weft_net::link::Request;
 use weft_wire::blocks::{BLOCK_BYTES, BLOCK_LEN, crc32c};
 use weft_wire::data::{ChunkRange, DataRequest, ReadReply};
+use weft_wire::header::Header;
 use weft_wire::limits::FILE_BYTES_MAX;
 use weft_wire::meta::{MetaReply, MetaRequest};
 use weft_wire::units::{to_u32, to_usize};
@@ -10,17 +12,17 @@ use weft_wire::{ChunkId, ChunkPiece, Kind, Status};
 
 use crate::core::{ClientCore, at};
 use crate::limits::READ_BYTES_MAX;
-use crate::op::{DataPiece, FsReply, Handle, OpId};
+use crate::op::{DataPiece, FsReply, LinkId, OpId};
 use crate::state::{Answer, Call, OpKind, Purpose, ReadAsked, ReadPiece, errno};
 
 impl ClientCore {
     pub(crate) fn begin_read(
         &mut self,
         id: OpId,
-        handle: Handle,
-        offset: u64,
-        bytes: u32,
+        asked: ReadAsked,
+        into: Option<BufSlot>,
     ) -> Result<(), i32> {
+        let ReadAsked { handle, offset, bytes } = asked;
         let ino = self.handle(handle, false)?.ino;
         let file = self.files.get(&ino).ok_or(errno::EBADF)?;
         let end = offset.checked_add(u64::from(bytes)).ok_or(errno::EINVAL)?;
@@ -31,12 +33,7 @@ impl ClientCore {
             self.push_run_out(ino);
         }
         let barrier = self.files[&ino].writes.next_id();
-        let kind = OpKind::ReadWaiting {
-            asked: ReadAsked { handle, offset, bytes },
-            barrier,
-            fresh: false,
-        };
-        self.set_kind(id, kind);
+        self.set_kind(id, OpKind::ReadWaiting { asked, into, barrier, fresh: false });
         self.try_read(id);
         Ok(())
     }
@@ -44,7 +41,7 @@ impl ClientCore {
     /// Asks for the blocks, unless the read must wait.
     pub(crate) fn try_read(&mut self, id: OpId) {
         let Some(op) = self.ops.get(&id) else { return };
-        let OpKind::ReadWaiting { asked, barrier, fresh } = op.kind else { return };
+        let OpKind::ReadWaiting { asked, barrier, fresh, .. } = op.kind else { return };
         let ReadAsked { handle, offset, bytes } = asked;
         let Some(ino) = self.handles.get(&handle).map(|state| state.ino) else {
             return self.finish(id, Err(errno::EBADF));
@@ -71,8 +68,14 @@ impl ClientCore {
             return self.finish(id, Ok(FsReply::Data(Vec::new())));
         }
         let layout = file.layout.as_ref().expect("as above");
-        let piece = |piece| ReadPiece { piece, found: None, retried: false };
-        let pieces: Vec<ReadPiece> = layout.pieces(offset, end - offset).map(piece).collect();
+        let pieces: Vec<ChunkPiece> = layout.pieces(offset, end - offset).collect();
+        let places = match self.ops.get_mut(&id).map(|op| &mut op.kind) {
+            Some(OpKind::ReadWaiting { into, .. }) => cut(into.take(), &pieces),
+            _ => Vec::new(),
+        };
+        let places = places.into_iter().chain(std::iter::repeat_with(|| None));
+        let piece = |(piece, into)| ReadPiece { piece, into, found: None, retried: false };
+        let pieces: Vec<ReadPiece> = pieces.into_iter().zip(places).map(piece).collect();
         let left = pieces.len();
         self.set_kind(id, OpKind::Reading { asked, ino, pieces, left, errno: 0 });
         (0..left).for_each(|at| self.send_read(id, at));
@@ -108,6 +111,14 @@ impl ClientCore {
         let purpose = Purpose::Read { op: id, piece: at };
         let call = Call { link, kind, volume: None, purpose };
         self.call(call, Request { tag, kind, body, payload: None, deadline: None }, false);
+    }
+
+    /// Where the payload is wanted that a reply with this header brings; asked before it is received.
+    pub fn place(&mut self, link: LinkId, header: &Header) -> Option<BufSlot> {
+        let tag = self.links.get(at(link))?.tag_of(header)?;
+        let Purpose::Read { op, piece } = self.calls.get(&tag)?.purpose else { return None };
+        let OpKind::Reading { pieces, .. } = &mut self.ops.get_mut(&op)?.kind else { return None };
+        pieces.get_mut(piece)?.into.take()
     }
 
     pub(crate) fn read_answered(&mut self, id: OpId, at: usize, answer: Answer) {
@@ -148,7 +159,7 @@ impl ClientCore {
         let barrier = file.writes.next_id();
         file.waiting.push(id);
         self.touched.insert(ino);
-        self.set_kind(id, OpKind::ReadWaiting { asked, barrier, fresh: false });
+        self.set_kind(id, OpKind::ReadWaiting { asked, into: None, barrier, fresh: false });
     }
 
     fn piece_ended(&mut self, id: OpId, at: usize, result: Result<Vec<DataPiece>, i32>) {
@@ -171,6 +182,24 @@ impl ClientCore {
         };
         self.finish(id, result);
     }
+}
+
+/// The place of each piece, where whole blocks can be received; else none.
+fn cut(into: Option<BufSlot>, pieces: &[ChunkPiece]) -> Vec<Option<BufSlot>> {
+    let Some(mut rest) = into else { return Vec::new() };
+    let aligned = |piece: &ChunkPiece| piece.offset.is_multiple_of(BLOCK_BYTES);
+    let last = pieces.len().saturating_sub(1);
+    let mut places = Vec::with_capacity(pieces.len());
+    for piece in &pieces[..last] {
+        let bytes = to_usize(u64::from(piece.bytes));
+        if !aligned(piece) || bytes > rest.capacity_bytes() {
+            return places;
+        }
+        let behind = rest.split_off(bytes);
+        places.push(Some(std::mem::replace(&mut rest, behind)));
+    }
+    places.extend(pieces.last().map(|piece| Some(rest).filter(|_| aligned(piece))));
+    places
 }
 
 /// The bytes of the piece from what the target sent; `None` when that is not what was asked or is damaged.

@@ -134,6 +134,8 @@ pub(crate) struct ReadAsked {
 #[derive(Debug)]
 pub(crate) struct ReadPiece {
     pub(crate) piece: ChunkPiece,
+    /// Where its bytes are wanted.
+    pub(crate) into: Option<BufSlot>,
     pub(crate) found: Option<Vec<DataPiece>>,
     pub(crate) retried: bool,
 }
@@ -155,7 +157,7 @@ pub(crate) enum OpKind {
     /// A direct write whose pieces are out.
     WriteDirect { bytes: u32, left: usize, errno: i32 },
     /// Waits for the writes before it.
-    ReadWaiting { asked: ReadAsked, barrier: u64, fresh: bool },
+    ReadWaiting { asked: ReadAsked, into: Option<BufSlot>, barrier: u64, fresh: bool },
     /// Its pieces are out.
     Reading { asked: ReadAsked, ino: Ino, pieces: Vec<ReadPiece>, left: usize, errno: i32 },
     /// Flush and fsync: everything below `barrier` is to be acknowledged, told, and durable.

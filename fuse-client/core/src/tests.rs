@@ -78,7 +78,8 @@ impl World {
     }
 
     fn read(&mut self, handle: Handle, offset: u64, bytes: u32) -> Result<Vec<u8>, i32> {
-        match self.run(FsOp::Read { handle, offset, bytes })? {
+        let into = self.place_for(bytes);
+        match self.run(FsOp::Read { handle, offset, bytes, into })? {
             FsReply::Data(pieces) => Ok(flat(&pieces)),
             other => panic!("{other:?}"),
         }
@@ -178,6 +179,32 @@ fn holes_and_the_end_of_the_file() {
 }
 
 #[test]
+fn a_read_into_lent_memory_finds_its_bytes_there_in_order() {
+    let mut world = World::ready(config(), 5);
+    world.faults.reorder = true;
+    let (_, handle) = world.create(b"a");
+    let bytes = pattern(7, 3 * CHUNK + 777);
+    world.write(handle, 0, &bytes, true).unwrap();
+    for (offset, in_place) in [(0, true), (4096, true), (to_u64(CHUNK) - 4096, true), (100, false)]
+    {
+        let (lent, into) = world.pool.alloc(4 * CHUNK).unwrap().lend();
+        let ask = 4 * to_u32(CHUNK);
+        let read = world.run(FsOp::Read { handle, offset, bytes: ask, into: Some(into) });
+        let Ok(FsReply::Data(pieces)) = read else { panic!("{read:?}") };
+        let mut at = 0;
+        for piece in &pieces {
+            let DataPiece::Slot(slot, range) = piece else { panic!("{piece:?}") };
+            let there = lent.position_of(&slot[range.clone()]);
+            assert_eq!(there, in_place.then_some(at), "offset {offset}");
+            at += range.len();
+        }
+        assert!(flat(&pieces) == bytes[usize::try_from(offset).unwrap()..], "offset {offset}");
+        drop(pieces);
+        lent.try_reclaim().expect("no part is kept after the reply");
+    }
+}
+
+#[test]
 fn truncation_comes_after_the_writes_before_it_and_before_those_after() {
     let mut world = World::ready(config(), 4);
     world.faults.reorder = true;
@@ -188,7 +215,7 @@ fn truncation_comes_after_the_writes_before_it_and_before_those_after() {
     let cut = world.ask(FsOp::SetAttr { ino, set, handle: None });
     let late = write(&world.pool, handle, 200, b"late", false);
     let late = world.ask(late);
-    let read = world.ask(FsOp::Read { handle, offset: 0, bytes: 1 << 20 });
+    let read = world.ask(FsOp::Read { handle, offset: 0, bytes: 1 << 20, into: None });
     assert!(matches!(world.wait(cut), Ok(FsReply::Attr(attr, _)) if attr.size == 100));
     world.wait(late).unwrap();
     let Ok(FsReply::Data(pieces)) = world.wait(read) else { panic!() };

@@ -310,7 +310,10 @@ impl Mount {
                 if let Some(shape) = shape {
                     self.shapes.insert(unique.0, shape);
                 }
-                let op = translated.with_data_of(incoming);
+                let mut op = translated.with_data_of(incoming);
+                if let (FsOp::Read { into, .. }, Some(transport)) = (&mut op, &mut self.transport) {
+                    *into = transport.lend(unique);
+                }
                 self.core.op(OpId(unique.0), caller, op, clock::mono());
             }
             Err(errno) => self.send(&ReplyHead::error(unique, errno), |_| {}),

@@ -49,6 +49,10 @@ pub trait Transport: std::fmt::Debug {
     /// An empty list for the next reply's parts, with memory of an earlier one.
     fn spare(&mut self) -> SendData;
 
+    /// Lends memory for the payload of a request's reply: what is at its right place there is not copied. The reply is
+    /// held back until every part of it was dropped, but for those in the reply itself.
+    fn lend(&mut self, unique: Unique) -> Option<BufSlot>;
+
     /// Sends a reply or a notification. Never fails here: what the kernel says about it comes as an [`Event`].
     fn reply(&mut self, ring: &mut Ring, reply: Reply);
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
-use weft_iobuf::Pool;
+use weft_iobuf::{BufSlot, Pool};
 use weft_mount::abi::flags::init::OVER_IO_URING;
 use weft_mount::abi::output::{Attr, Kstatfs};
 use weft_mount::kernel_mount::{self, KernelMount, Kind, MountConfig};
@@ -87,7 +87,12 @@ impl Tree {
     }
 
     /// The reply to one request, `None` where the kernel waits for none.
-    fn answer(&mut self, incoming: Incoming, spare: SendData) -> Option<Reply> {
+    fn answer(
+        &mut self,
+        incoming: Incoming,
+        spare: SendData,
+        lent: Option<BufSlot>,
+    ) -> Option<Reply> {
         let request = match incoming.decode() {
             Ok(request) => request,
             Err(error) => panic!("the kernel sent what we do not understand: {error}"),
@@ -114,7 +119,7 @@ impl Tree {
             Operation::Open { .. } | Operation::Opendir { .. } => {
                 ReplyHead::open(unique, FileHandle(node), 0)
             }
-            Operation::Read(read) => return Some(self.read(&request, *read, spare)),
+            Operation::Read(read) => return Some(self.read(&request, *read, spare, lent)),
             Operation::Readdir(read) => return Some(self.list(&request, *read, false, spare)),
             Operation::Readdirplus(read) => return Some(self.list(&request, *read, true, spare)),
             Operation::Write(write) => {
@@ -173,7 +178,14 @@ impl Tree {
         len
     }
 
-    fn read(&self, request: &Request<'_>, read: Read, spare: SendData) -> Reply {
+    /// From lent memory where there is some, but for one read in three: there only the second half.
+    fn read(
+        &self,
+        request: &Request<'_>,
+        read: Read,
+        spare: SendData,
+        lent: Option<BufSlot>,
+    ) -> Reply {
         assert_eq!(read.fh, FileHandle(request.node.0));
         if request.node.0 == 2 {
             let at = usize::try_from(read.offset).unwrap().min(HELLO.len());
@@ -185,13 +197,20 @@ impl Tree {
         }
         let end = BIG_BYTES.min(read.offset + u64::from(read.len_bytes));
         let len = usize::try_from(end.saturating_sub(read.offset)).unwrap();
-        let mut slot = self.pool.alloc(len.max(1)).expect("the test's pool is large enough");
+        let own = || self.pool.alloc(len.max(1)).expect("the test's pool is large enough");
+        let mut slot = lent.unwrap_or_else(own);
         for (offset, byte) in (read.offset..).zip(&mut slot.as_mut_slice()[..len]) {
             *byte = big_byte(offset);
         }
         let head = ReplyHead::data(request.unique, len.try_into().unwrap());
         let mut reply = Reply::new(spare, &head);
-        reply.payload().push_slot(slot, 0..len).unwrap();
+        if (read.offset / 4096).is_multiple_of(3) {
+            let half = len / 2;
+            reply.payload().push_bytes(&slot.as_slice()[..half]);
+            reply.payload().push_slot(slot, half..len).unwrap();
+        } else {
+            reply.payload().push_slot(slot, 0..len).unwrap();
+        }
         reply
     }
 
@@ -273,7 +292,13 @@ fn serve(device: std::os::fd::OwnedFd, way: Way, max_write_bytes: u32) -> Tree {
         loop {
             match transport.next(&ring) {
                 Event::Request(incoming) => {
-                    if let Some(reply) = tree.answer(incoming, transport.spare()) {
+                    let lent = match incoming.decode() {
+                        Ok(Request { unique, op: Operation::Read(_), .. }) => {
+                            transport.lend(unique)
+                        }
+                        _ => None,
+                    };
+                    if let Some(reply) = tree.answer(incoming, transport.spare(), lent) {
                         transport.reply(&mut ring, reply);
                     }
                 }

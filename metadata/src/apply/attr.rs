@@ -22,7 +22,6 @@ impl Change<'_> {
             set.mode.map_or(attr.mode, |mode| attr.kind().mode_bits() | mode & PERMISSION_BITS);
         attr.uid = set.uid.unwrap_or(attr.uid);
         attr.gid = set.gid.unwrap_or(attr.gid);
-        let old_size = attr.size;
         if let Some(size) = set.size {
             attr.size = size;
             attr.mtime = now;
@@ -36,10 +35,12 @@ impl Change<'_> {
         attr.mtime = time(set.mtime, attr.mtime);
         let attr = *attr;
         let mut done = Done::from(MetaReply::Attr(attr));
-        if attr.size < old_size
+        // Also where the file grows: targets may have bytes beyond its end that the volume was never told of (its log
+        // failed, a client is gone), and what a truncation adds must be zeros.
+        if set.size.is_some()
             && let Some(layout) = inode.layout().cloned()
         {
-            done.work = self.add_work(shrink(ino, layout, attr.size));
+            done.work = self.add_work(cut(ino, layout, attr.size));
         }
         Ok(done)
     }
@@ -79,7 +80,7 @@ fn check_size(inode: &Inode, size: u64) -> Result<(), Status> {
 }
 
 /// What the targets do when the file is cut to `size` bytes.
-fn shrink(ino: Ino, layout: Layout, size: u64) -> Work {
+fn cut(ino: Ino, layout: Layout, size: u64) -> Work {
     let chunk_bytes = u64::from(layout.chunk_bytes());
     let kept = u32::try_from(size % chunk_bytes).expect("below the chunk length");
     let last = layout.chunk_at(size);

@@ -350,7 +350,7 @@ impl Model {
             _ => return Err(Status::Invalid),
         }
         let attr = &mut self.changed(ino, now).attr;
-        let shrinks = set.size.is_some_and(|size| size < attr.size);
+        let cuts = set.size.is_some();
         if let Some(mode) = set.mode {
             attr.mode = attr.mode & !0o7777 | mode & 0o7777;
         }
@@ -368,7 +368,7 @@ impl Model {
         }
         let attr = *attr;
         let mut work = 0;
-        if shrinks {
+        if cuts {
             work = self.next_work;
             self.works.insert(work, true);
             self.next_work += 1;

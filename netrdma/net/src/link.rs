@@ -456,6 +456,13 @@ impl Link {
         Some(())
     }
 
+    /// The tag of the request that a reply's header answers, before the reply is whole.
+    #[must_use]
+    pub fn tag_of(&self, header: &Header) -> Option<u64> {
+        let entry = self.entries.get(&header.request_id)?;
+        (header.reply && entry.in_flight).then_some(entry.request.tag)
+    }
+
     fn take_back(&mut self, credits: u32, payload_bytes: u64) {
         self.credits = self.credits.saturating_add(credits);
         self.payload_bytes -= payload_bytes;

@@ -176,6 +176,19 @@ impl FrameReader {
     /// # Errors
     /// The bytes are not a frame, or one over the limits: the connection cannot go on.
     pub fn next(&mut self, pool: &Pool) -> Result<Next, WireError> {
+        self.next_into(pool, |_| None)
+    }
+
+    /// As [`FrameReader::next`], where a payload that somebody waits for has a place already: `place` is asked once, before
+    /// any of its bytes are taken. A place that is too short is dropped.
+    ///
+    /// # Errors
+    /// As [`FrameReader::next`].
+    pub fn next_into(
+        &mut self,
+        pool: &Pool,
+        place: impl FnOnce(&Header) -> Option<BufSlot>,
+    ) -> Result<Next, WireError> {
         if self.partial.is_none()
             && let Some(next) = self.take_header()?
         {
@@ -184,7 +197,7 @@ impl FrameReader {
         if !self.take_body()? {
             return Ok(Next::More);
         }
-        if let Some(bytes) = self.place_payload(pool)? {
+        if let Some(bytes) = self.place_payload(pool, place)? {
             return Ok(Next::NoRoom(bytes));
         }
         if !self.take_payload() {
@@ -243,7 +256,11 @@ impl FrameReader {
     }
 
     /// Gives the payload a slot; `Some(bytes)` when the pool has none that long.
-    fn place_payload(&mut self, pool: &Pool) -> Result<Option<usize>, WireError> {
+    fn place_payload(
+        &mut self,
+        pool: &Pool,
+        place: impl FnOnce(&Header) -> Option<BufSlot>,
+    ) -> Result<Option<usize>, WireError> {
         let partial = self.partial.as_mut().expect("called with a partial frame");
         let bytes = partial.payload_bytes();
         if bytes == 0 || partial.payload.is_some() || self.out == Out::Payload {
@@ -254,7 +271,8 @@ impl FrameReader {
         if wanted.next_power_of_two() > pool.class_bytes_max() {
             return Err(WireError::new(WireErrorKind::TooLong, "payload for this server's memory"));
         }
-        partial.payload = pool.alloc(wanted);
+        let placed = place(&partial.header).filter(|slot| slot.capacity_bytes() >= wanted);
+        partial.payload = placed.or_else(|| pool.alloc(wanted));
         Ok(partial.payload.is_none().then_some(wanted))
     }
 

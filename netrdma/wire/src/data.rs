@@ -62,6 +62,8 @@ pub enum DataRequest {
     },
     /// Which chunks with index at or above this are here. → [`ChunkListReply`].
     ChunkList(Ino, ChunkIndex),
+    /// The device became longer: take it into use up to its length. → [`GrowReply`].
+    Grow,
 }
 
 impl DataRequest {
@@ -73,6 +75,7 @@ impl DataRequest {
             DataRequest::Sync(_) => Kind::Sync,
             DataRequest::Truncate { .. } => Kind::Truncate,
             DataRequest::ChunkList(..) => Kind::ChunkList,
+            DataRequest::Grow => Kind::Grow,
         }
     }
 
@@ -100,6 +103,7 @@ impl DataRequest {
             DataRequest::ChunkList(ino, from) => {
                 out.u64(ino.0).u64(from.0);
             }
+            DataRequest::Grow => {}
         }
     }
 
@@ -133,6 +137,7 @@ impl DataRequest {
                 },
             },
             Kind::ChunkList => DataRequest::ChunkList(Ino(from.u64()?), ChunkIndex(from.u64()?)),
+            Kind::Grow => DataRequest::Grow,
             _ => return Err(WireError::new(WireErrorKind::Value, "kind")),
         };
         if payload_bytes != payload_expected {
@@ -177,6 +182,33 @@ impl ReadReply {
         }
         from.end()?;
         Ok(ReadReply { first_block, sums })
+    }
+}
+
+/// How a growth ended, durably.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct GrowReply {
+    /// Bytes of the device in use before.
+    pub before_bytes: u64,
+    /// And now: the same when the device had not become longer.
+    pub capacity_bytes: u64,
+}
+
+impl GrowReply {
+    /// Appends the body.
+    pub fn encode(&self, body: &mut Vec<u8>) {
+        Writer::new(body).u64(self.before_bytes).u64(self.capacity_bytes);
+    }
+
+    /// Reads the body.
+    ///
+    /// # Errors
+    /// Any [`WireErrorKind`].
+    pub fn decode(body: &[u8]) -> Result<GrowReply, WireError> {
+        let mut from = Reader::new(body, "grow reply");
+        let reply = GrowReply { before_bytes: from.u64()?, capacity_bytes: from.u64()? };
+        from.end()?;
+        Ok(reply)
     }
 }
 

@@ -9,8 +9,8 @@ use crate::error::AdminError;
 const MOUNTS: &str = "/proc/self/mounts";
 /// File system type of a Weft mount.
 const FS_TYPE: &[u8] = b"fuse.weft";
-/// Name of the process that serves a mount.
-const CLIENT_NAME: &str = "mount.weft";
+/// Names the program that serves a mount is called by: as mount(8) does, and as it is built.
+const CLIENT_NAMES: [&[u8]; 2] = [b"mount.weft", b"mount-weft"];
 /// Where each client says what cannot be seen from outside (`fuse-client/mount/src/serve/status.rs`).
 const STATUS_FOLDER: &str = "/run/weft-mounts";
 
@@ -57,12 +57,17 @@ pub(crate) fn client_pid(mount: &Mount) -> Option<u32> {
     let entries = std::fs::read_dir("/proc").ok()?;
     entries.flatten().find_map(|entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let comm = std::fs::read_to_string(entry.path().join("comm")).ok()?;
         let command = std::fs::read(entry.path().join("cmdline")).ok()?;
-        let wanted = mount.mount_point.as_os_str().as_bytes();
-        let mut args = command.split(|byte| *byte == 0);
-        (comm.trim_end() == CLIENT_NAME && args.any(|arg| is_path(arg, wanted))).then_some(pid)
+        serves(&command, mount.mount_point.as_os_str().as_bytes()).then_some(pid)
     })
+}
+
+/// Whether a command line is that of a mount at `wanted`. Its first word counts, not the process's name: in the
+/// background the program was started as /proc/self/exe.
+fn serves(command: &[u8], wanted: &[u8]) -> bool {
+    let mut args = command.split(|byte| *byte == 0);
+    let program = args.next().and_then(|path| path.rsplit(|byte| *byte == b'/').next());
+    program.is_some_and(|name| CLIENT_NAMES.contains(&name)) && args.any(|arg| is_path(arg, wanted))
 }
 
 /// How requests come to a client from the kernel, when it could say so.
@@ -143,6 +148,16 @@ short line
         assert_eq!(at("/mnt/weft/a/b"), Some("127.0.0.1:7811:/"));
         assert_eq!(at("/mnt/weft/tmp/x"), Some("tmpfs"));
         assert_eq!(at("/mnt/wefts"), Some("/dev/root"));
+    }
+
+    #[test]
+    fn the_process_of_a_mount_is_known_by_its_command_line() {
+        let line = b"/sbin/mount.weft\0--daemon-child\0h:1:/\0/mnt/x/\0-o\0rw\0";
+        assert!(serves(line, b"/mnt/x"));
+        assert!(!serves(line, b"/mnt"));
+        assert!(serves(b"mount-weft\0h:1:/\0/mnt/x\0", b"/mnt/x"));
+        assert!(!serves(b"/bin/ls\0/mnt/x\0", b"/mnt/x"));
+        assert!(!serves(b"", b"/mnt/x"));
     }
 
     #[test]

@@ -6,11 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use weft_wire::blocks::{BLOCK_LEN, crc32c};
-use weft_wire::data::{ChunkInfo, ChunkListReply, DataRequest, ReadReply};
+use weft_wire::data::{ChunkInfo, ChunkListReply, DataRequest, GrowReply, ReadReply};
 use weft_wire::header::HEADER_BYTES;
 use weft_wire::layout::LayoutPolicy;
 use weft_wire::meta::{Attr, MetaReply, MetaRequest, StatFs, Time};
-use weft_wire::scrub::{ScrubInfo, TargetHealth, TargetHealthReply, TargetState};
 use weft_wire::session::{
     ClusterMap, Hello, NodeEntry, Place, TargetInfo, TargetListReply, Welcome,
 };
@@ -135,7 +134,6 @@ fn answer(
         }
         Kind::ClusterMap => map().encode(&mut out),
         Kind::TargetList => TargetListReply { targets: vec![target(shard)] }.encode(&mut out),
-        Kind::TargetHealth => TargetHealthReply { targets: vec![health(shard)] }.encode(&mut out),
         Kind::Goodbye | Kind::Ping => {}
         kind if kind.is_metadata() => return meta(kind, body, changes),
         kind if kind.is_data() => return data(kind, body, manner),
@@ -178,21 +176,6 @@ fn target(shard: ShardId) -> TargetInfo {
         chunk_count: 12,
         op_counts: (5, 6),
         damaged_blocks: 0,
-    }
-}
-
-/// Target 2 has stopped writing.
-fn health(shard: ShardId) -> TargetHealth {
-    let (state, reason) = match shard.0 {
-        0 => (TargetState::Online, ""),
-        _ => (TargetState::ReadOnly, "a flush failed"),
-    };
-    TargetHealth {
-        id: TargetId(shard.0 + 1),
-        path: format!("/dev/nvme{shard}n1"),
-        state,
-        reason: reason.to_owned(),
-        scrub: ScrubInfo::default(),
     }
 }
 
@@ -269,6 +252,12 @@ fn data(kind: Kind, body: &[u8], manner: Manner) -> Answer {
             };
             let more = (target.0, index) == (1, 0);
             ChunkListReply { chunks: vec![chunk], more }.encode(&mut out);
+        }
+        DataRequest::Grow if target == TargetId(2) => {
+            return (Status::Invalid, Vec::new(), Vec::new());
+        }
+        DataRequest::Grow => {
+            GrowReply { before_bytes: 4 << 30, capacity_bytes: 5 << 30 }.encode(&mut out);
         }
         _ => return (Status::NotSupported, Vec::new(), Vec::new()),
     }

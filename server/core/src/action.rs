@@ -58,6 +58,13 @@ pub enum Action {
         /// What; never a reply.
         action: weft_store::Action,
     },
+    /// How long is a target's device now? To be answered with [`crate::Shard::target_length`].
+    Measure {
+        /// Which of the shard's targets, in the order of its parameters.
+        index: usize,
+        /// Comes back with the answer.
+        op: u64,
+    },
     /// Log work of the volume; never a reply.
     Volume(weft_metadata::Action),
     /// A message for another shard of this node.

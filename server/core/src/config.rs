@@ -27,7 +27,7 @@ pub const CORE_COUNT_MAX: usize = 256;
 pub const NODE_NAME_BYTES_MAX: usize = 64;
 
 /// Every key there is, in the order of [`Config::generate`]: the first five must be there.
-pub const KEYS: [&str; 16] = [
+pub const KEYS: [&str; 15] = [
     "cluster",
     "node",
     "listen",
@@ -42,8 +42,7 @@ pub const KEYS: [&str; 16] = [
     "credits",
     "io_poll",
     "passthrough",
-    "scrub_interval_days",
-    "scrub_mib_per_second",
+    "discard",
 ];
 
 /// What a node's config file says.
@@ -81,10 +80,9 @@ pub struct Config {
     pub io_poll: Wanted,
     /// Whether data goes to NVMe namespaces as commands of our own, past the block layer.
     pub passthrough: Wanted,
-    /// From the begin of one scrub of a target to that of the next, in days; 0 for none.
-    pub scrub_interval_days: u32,
-    /// How fast a target is scrubbed, in MiB a second.
-    pub scrub_mib_per_second: u32,
+    /// Whether freed space is given back to the device; in a file, by punching holes. Not said: on block devices that
+    /// say they can discard, and not in files, which are preallocated so that no write finds their disk full.
+    pub discard: Wanted,
 }
 
 /// Whether to use what not every machine offers.
@@ -190,8 +188,7 @@ impl Config {
             credits: fields::CREDITS.default,
             io_poll: Wanted::Auto,
             passthrough: Wanted::Auto,
-            scrub_interval_days: fields::SCRUB_INTERVAL_DAYS.default,
-            scrub_mib_per_second: fields::SCRUB_MIB_PER_SECOND.default,
+            discard: Wanted::Auto,
         }
     }
 
@@ -203,8 +200,7 @@ impl Config {
         fields::parse(text, base_dir)
     }
 
-    /// The commented file that says this: [`Config::parse`] of it gives the same config. At most fifteen lines, and
-    /// one for each key that is seldom changed and was.
+    /// The commented file that says this: [`Config::parse`] of it gives the same config. At most fifteen lines.
     /// Paths are written as they are.
     pub fn generate(&self) -> String {
         let paths: Vec<String> = self.targets.iter().map(|path| quoted_path(path)).collect();
@@ -241,21 +237,20 @@ impl Config {
                 "longest time between metadata checkpoints",
             ),
             ("credits", self.credits.to_string(), "requests in flight for each connection"),
-            ("io_poll", quoted(self.io_poll.name()), "poll devices that can be: auto, on, off"),
-            ("passthrough", quoted(self.passthrough.name()), "own NVMe commands: auto, on, off"),
         ];
         let mut out = String::from("# Weft node. Relative paths are relative to this file.\n");
         for (key, value, comment) in lines {
             writeln!(out, "{key} = {value}  # {comment}").expect("a String takes everything");
         }
-        let seldom = [
-            ("scrub_interval_days", self.scrub_interval_days, &fields::SCRUB_INTERVAL_DAYS),
-            ("scrub_mib_per_second", self.scrub_mib_per_second, &fields::SCRUB_MIB_PER_SECOND),
+        out.push_str("# auto, on or off: io_poll (ask devices, no interrupts), passthrough (own NVMe commands),\n");
+        out.push_str("# discard (give freed space back; auto: block devices).\n");
+        let said = [
+            ("io_poll", self.io_poll),
+            ("passthrough", self.passthrough),
+            ("discard", self.discard),
         ];
-        for (key, value, bounds) in seldom {
-            if value != bounds.default {
-                writeln!(out, "{key} = {value}").expect("a String takes everything");
-            }
+        for (key, wanted) in said.iter().filter(|(_, wanted)| *wanted != Wanted::Auto) {
+            writeln!(out, "{key} = {}", quoted(wanted.name())).expect("a String takes everything");
         }
         out
     }

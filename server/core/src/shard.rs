@@ -3,28 +3,24 @@
 mod conns;
 mod data;
 mod meta;
-mod scrub;
 mod works;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use slab::Slab;
 use weft_iobuf::Pool;
-use weft_metadata::Volume;
+use weft_metadata::{MetaError, Volume};
 use weft_net::Frame;
 use weft_store::{ReadPiece, Store};
 use weft_wire::meta::Time;
 use weft_wire::session::{ClusterMap, TargetInfo, TargetListReply};
-use weft_wire::{ClusterId, Header, Kind, SessionId, ShardId, Status, TargetId};
+use weft_wire::{ClusterId, Header, Ino, Kind, SessionId, ShardId, Status, TargetId};
 
 use crate::action::{Action, ConnId, Message, Now};
 use crate::memory::MemoryPlan;
 use conns::Conn;
 use works::Works;
-
-pub use scrub::ScrubSchedule;
-pub use works::StartError;
 
 /// How often a shard tells the volume's shard how full its targets are.
 const SPACE_INTERVAL: Duration = Duration::from_millis(200);
@@ -54,12 +50,6 @@ pub struct ShardParams {
     pub map: ClusterMap,
     /// The targets of this shard.
     pub targets: Vec<TargetParams>,
-    /// Those of its targets that could not be opened.
-    pub offline: Vec<OfflineTarget>,
-    /// Every target of the node that could not be opened: known to the volume's shard.
-    pub offline_of_node: BTreeSet<TargetId>,
-    /// When and how fast they are scrubbed.
-    pub scrub: ScrubSchedule,
     /// The volume, when this shard has it.
     pub volume: Option<Volume>,
 }
@@ -77,24 +67,12 @@ pub struct TargetParams {
     pub store: Store,
 }
 
-/// A target that could not be opened: its requests fail with EIO, and people are told why.
-#[derive(Clone, Debug)]
-pub struct OfflineTarget {
-    /// Its id, as in the superblock.
-    pub id: TargetId,
-    /// Its device or file, for people.
-    pub path: String,
-    /// Why, and what to do.
-    pub reason: String,
-}
-
 #[derive(Debug)]
 struct Target {
     params: TargetParams,
     read_count: u64,
     write_count: u64,
     stopped: bool,
-    told: scrub::Told,
 }
 
 /// Who waits for the end of an operation of a store or of the volume.
@@ -103,7 +81,9 @@ enum Pending {
     /// A client's request.
     Client { conn: ConnId, header: Header, memory_bytes: u64 },
     /// A piece of a volume's deferred work.
-    Work { from: ShardId, work: u64, target: TargetId },
+    Work { from: ShardId, work: u64, target: TargetId, ino: Ino },
+    /// The same, done and not yet durable.
+    WorkSync { from: ShardId, work: u64, target: TargetId },
 }
 
 /// See the module.
@@ -129,9 +109,6 @@ pub struct Shard {
     map: ClusterMap,
     pool: Pool,
     targets: Vec<Target>,
-    offline: Vec<OfflineTarget>,
-    offline_of_node: BTreeSet<TargetId>,
-    scrub: ScrubSchedule,
     volume: Option<Volume>,
     volume_stopped: bool,
     conns: BTreeMap<ConnId, Conn>,
@@ -156,7 +133,6 @@ impl Shard {
             read_count: 0,
             write_count: 0,
             stopped: false,
-            told: scrub::Told::default(),
         });
         Shard {
             id: params.id,
@@ -175,9 +151,6 @@ impl Shard {
             map: params.map,
             pool,
             targets: targets.collect(),
-            offline: params.offline,
-            offline_of_node: params.offline_of_node,
-            scrub: params.scrub,
             volume_stopped: params.volume.is_none(),
             volume: params.volume,
             conns: BTreeMap::new(),
@@ -195,8 +168,8 @@ impl Shard {
     /// Takes up what the last run left undone.
     ///
     /// # Errors
-    /// The volume is damaged where it keeps that; or a file is to be cut on a target that is offline.
-    pub fn start(&mut self, now: Now) -> Result<(), StartError> {
+    /// The volume is damaged where it keeps that.
+    pub fn start(&mut self, now: Now) -> Result<(), MetaError> {
         self.now = now;
         let sessions = self.volume.as_ref().map(Volume::sessions).unwrap_or_default();
         self.sessions.extend(sessions.into_iter().map(|session| (session, Err(now.mono))));
@@ -247,13 +220,6 @@ impl Shard {
                 self.target_list().encode(&mut body);
                 self.answer(conn, &header, Status::Ok, &body, Vec::new());
             }
-            Kind::TargetHealth => {
-                let mut body = Vec::new();
-                self.target_health().encode(&mut body);
-                self.answer(conn, &header, Status::Ok, &body, Vec::new());
-            }
-            Kind::Scrub => self.scrub_order(conn, &header, &frame.body),
-            Kind::DamageList => self.damage_list(conn, &header, &frame.body),
             kind if kind.is_metadata() => self.metadata_request(conn, session, &frame),
             _ => self.data_request(conn, frame),
         }
@@ -298,7 +264,6 @@ impl Shard {
             self.targets[index].params.store.tick(now.mono, &mut actions);
             self.store_actions(index, actions);
         }
-        self.tick_scrubs();
         self.tick_volume();
         self.expire_sessions();
         if now.mono.saturating_sub(self.space_told) >= SPACE_INTERVAL {
@@ -358,7 +323,7 @@ impl Shard {
                 free_bytes: space.free_bytes,
                 chunk_count: space.chunk_count,
                 op_counts: (target.read_count, target.write_count),
-                damaged_blocks: damaged_blocks(&target.params.store),
+                damaged_blocks: target.params.store.counters().damaged_blocks,
             }
         };
         TargetListReply { targets: self.targets.iter().map(describe).collect() }
@@ -385,10 +350,4 @@ impl Shard {
             self.out.push(Action::ToShard { shard, message });
         }
     }
-}
-
-/// Blocks known to be damaged, listed or not.
-fn damaged_blocks(store: &Store) -> u64 {
-    let scrub = store.scrub_status();
-    scrub.listed_blocks + scrub.unlisted_blocks
 }

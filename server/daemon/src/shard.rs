@@ -258,6 +258,10 @@ impl ShardLoop {
             Action::Target { index, action } => {
                 self.target_action(index, action);
             }
+            Action::Measure { index, op } => {
+                let length = self.targets.length(&self.ring, index);
+                self.core.target_length(index, op, length, clock::now());
+            }
             Action::Volume(action) => {
                 let log = self.log.expect("only a shard with a volume has log work");
                 let (io, op) = log.log_op(action, &self.pool);

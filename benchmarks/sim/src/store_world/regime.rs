@@ -50,9 +50,9 @@ impl Regime {
     pub fn draw(random: &mut Random) -> Regime {
         match random.below(100) {
             0..10 => Regime::Kills,
-            10..45 => Regime::Power,
-            45..65 => Regime::Errors,
-            65..85 => Regime::DataLies,
+            10..40 => Regime::Power,
+            40..58 => Regime::Errors,
+            58..85 => Regime::DataLies,
             _ => Regime::JournalLies,
         }
     }
@@ -92,7 +92,7 @@ impl Regime {
             }
             Regime::DataLies => Faults {
                 area: data,
-                dropped: often(&[0, 100, 1000]),
+                dropped: often(&[0, 300, 2000]),
                 misdirected: often(&[0, 100, 500]),
                 rot: often(&[0, 50, 200]),
                 read_errors_for_good: often(&[0, 0, 50]),
@@ -102,7 +102,7 @@ impl Regime {
                 area: journal,
                 dropped: often(&[0, 100, 1000]),
                 misdirected: often(&[0, 100, 500]),
-                rot: often(&[0, 0, 200]),
+                rot: often(&[0, 200, 2000]),
                 ..Faults::default()
             },
         }
@@ -159,7 +159,7 @@ impl Habits {
             blocks_max: random.pick(&[1, 4, 16, 64]),
             partial: random.pick(&[0, 20, 60]),
             contents: random.pick(&[0, 0, 0, 1, 2, 5]),
-            filler_blocks: random.pick(&[0, 300, 500, 600]),
+            filler_blocks: random.pick(&[0, 300, 500, 600, 700, 735]),
             chunk_blocks: random.pick(&[64, 64, 12, 3]),
             inos: random.pick(&[1, 2, 3]),
             chunks: random.pick(&[1, 2, 4]),

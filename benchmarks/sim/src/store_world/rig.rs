@@ -69,6 +69,8 @@ pub struct Params {
     pub cache_bytes_max: u64,
     /// See [`OpenParams`].
     pub checkpoint_interval: Duration,
+    /// See [`OpenParams`].
+    pub discard: bool,
 }
 
 impl Default for Params {
@@ -77,6 +79,7 @@ impl Default for Params {
             dirty_chunks_max: 8,
             cache_bytes_max: 64 << 10,
             checkpoint_interval: Duration::from_secs(1),
+            discard: false,
         }
     }
 }
@@ -128,6 +131,7 @@ impl Rig {
             dirty_chunks_max: self.params.dirty_chunks_max,
             cache_bytes_max: self.params.cache_bytes_max,
             checkpoint_interval: self.params.checkpoint_interval,
+            discard: self.params.discard,
             ..OpenParams::new(self.index_dir(), CLUSTER)
         };
         let (store, report) = Store::open(params, &mut self.disk)?;
@@ -184,6 +188,11 @@ impl Rig {
                 assert!(offset.is_multiple_of(4096) && bytes.len().is_multiple_of(4096));
                 self.telling.event(self.now, || format!("{io:?} appends {offset}+{}", bytes.len()));
                 self.submit(io, offset, bytes, Through::PageCache);
+            }
+            Action::Discard { io, offset, bytes } => {
+                assert!(offset.is_multiple_of(65_536) && bytes.is_multiple_of(65_536) && bytes > 0);
+                self.telling.event(self.now, || format!("{io:?} discards {offset}+{bytes}"));
+                self.disk.submit(self.now, io.0, Work::Discard { offset, bytes });
             }
             Action::Flush { io } => {
                 self.telling.event(self.now, || format!("{io:?} flushes"));
@@ -264,6 +273,14 @@ impl Rig {
         let op = self.op();
         let cut = cut.map(|(index, bytes)| (ChunkIndex(index), bytes));
         self.act(|store, pool, out| store.truncate(op, ino, ChunkIndex(from), cut, pool, out));
+        op
+    }
+
+    /// Makes the device longer and begins to use that.
+    pub fn begin_grow(&mut self, capacity_bytes: u64) -> u64 {
+        let op = self.op();
+        self.disk.grow(usize::try_from(capacity_bytes).expect("devices here fit into memory"));
+        self.act(|store, _, out| store.grow(op, capacity_bytes, out));
         op
     }
 

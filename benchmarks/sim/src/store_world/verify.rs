@@ -12,6 +12,9 @@ impl World {
     /// Holds every block against the oracle. What is there is the truth from then on; what cannot
     /// be read is written anew.
     pub(super) fn verify(&mut self, crash: Crash) {
+        let capacity_bytes = self.rig.areas().capacity_bytes;
+        assert!(self.capacities.contains(&capacity_bytes), "it grew, or it did not");
+        self.capacities = vec![capacity_bytes];
         let pending: Vec<Change> = std::mem::take(&mut self.pending)
             .into_values()
             .filter_map(|pending| match pending {

@@ -163,3 +163,51 @@ proptest! {
         prop_assert_eq!(whole.len() * 8 * 4096, pool.capacity_bytes(), "coalesced to the full arena");
     }
 }
+
+#[test]
+fn a_lent_slot_is_whole_again_when_its_last_part_is_gone() {
+    let pool = pool(4 * MIB);
+    let free_bytes = pool.free_bytes();
+    let slot = pool.alloc(64 << 10).unwrap();
+    let address = slot.as_ptr().addr();
+    let (lent, mut first) = slot.lend();
+    let mut second = first.split_off(10_000);
+    let third = second.split_off(0);
+    assert_eq!((first.capacity_bytes(), second.capacity_bytes()), (10_000, 0));
+    assert_eq!(third.capacity_bytes(), (64 << 10) - 10_000);
+    assert_eq!(third.as_ptr().addr(), address + 10_000);
+    assert!(pool.owns(&third));
+    first.as_mut_slice().fill(1);
+    let mut third = third;
+    third.as_mut_slice().fill(3);
+    assert_eq!(lent.position_of(&third.as_slice()[5..9]), Some(10_005));
+    assert_eq!(lent.position_of(&[0; 4]), None);
+    let third = third.share();
+    let lent = lent.try_reclaim().unwrap_err();
+    drop((first, second));
+    let lent = lent.try_reclaim().unwrap_err();
+    drop(third);
+    let slot = lent.try_reclaim().unwrap();
+    assert_eq!((slot.as_slice()[9_999], slot.as_slice()[10_000]), (1, 3));
+    assert_eq!(pool.free_bytes(), free_bytes - (64 << 10));
+    drop(slot);
+    assert_eq!(pool.free_bytes(), free_bytes);
+}
+
+#[test]
+fn a_lender_may_go_before_its_parts() {
+    let pool = pool(4 * MIB);
+    let free_bytes = pool.free_bytes();
+    let (lent, mut part) = pool.alloc(4096).unwrap().lend();
+    let rest = part.split_off(100);
+    drop((lent, part));
+    assert_eq!(pool.free_bytes(), free_bytes - 4096);
+    drop(rest);
+    assert_eq!(pool.free_bytes(), free_bytes);
+}
+
+#[test]
+#[should_panic(expected = "only a lent slot has parts")]
+fn a_slot_that_is_not_lent_has_no_parts() {
+    drop(pool(MIB).alloc(4096).unwrap().split_off(1));
+}

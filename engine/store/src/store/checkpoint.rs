@@ -65,6 +65,7 @@ impl Store {
             self.last_checkpoint = now;
             self.checkpoint_due = true;
         }
+        self.discard(now, out);
         self.pump(out);
     }
 
@@ -118,10 +119,10 @@ impl Store {
             self.counters.flushes += 1;
             if planted::is(Bug::SkipFlush) {
                 self.flush_done(out);
-                return;
+            } else {
+                let io = self.new_io(IoUse::Flush);
+                out.push(Action::Flush { io });
             }
-            let io = self.new_io(IoUse::Flush);
-            out.push(Action::Flush { io });
         }
         self.stop_if_done(out);
     }
@@ -228,6 +229,7 @@ impl Store {
             self.freed.pop_front();
             self.freed_block_count -= u64::from(extent.count);
             self.space.give_back(extent);
+            self.discards.freed(extent);
         }
         if self.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.needs <= covers) {
             self.commit_checkpoint(out);
@@ -242,6 +244,7 @@ impl Store {
                     out.push(Action::Reply { op: reply_to, result: Ok(Outcome::Synced) });
                 }
                 Waiter::Intent { op } => self.intent_durable(op, out),
+                Waiter::Grow => self.grow_durable(out),
             }
         }
         self.ready.extend(self.parked.drain(..));
@@ -255,6 +258,7 @@ impl Store {
         }
         self.counters.checkpoints += 1;
         self.journal.set_applied(checkpoint.applied);
+        self.discards.checkpointed();
         self.recent.forget(checkpoint.applied);
     }
 
@@ -276,6 +280,7 @@ impl Store {
                     out.push(Action::Reply { op: reply_to, result: Err(Status::Io) });
                 }
                 Waiter::Intent { op } => self.finish(op, Err(Status::Io), out),
+                Waiter::Grow => self.grow_failed(out),
             }
         }
         for (_, op) in std::mem::take(&mut self.recorded) {
@@ -286,6 +291,7 @@ impl Store {
 
     fn stop_if_done(&mut self, out: &mut Vec<Action>) {
         let idle = self.ops.is_empty() && self.ios.is_empty() && self.checkpoint.is_none();
+        let idle = idle && self.grow.is_none();
         if self.stopping && !self.stopped && idle && self.waiters.is_empty() {
             self.stopped = true;
             out.push(Action::Stopped);

@@ -39,14 +39,11 @@ enum Stage {
     Chunks,
 }
 
-/// The chunk at hand. What it added to the status is kept apart: after a restart it is looked at anew.
+/// The chunk at hand.
 #[derive(Clone, Copy, Debug)]
 struct Cursor {
     chunk: ChunkId,
     next_block: u32,
-    checked_bytes: u64,
-    found_blocks: u64,
-    unlisted_blocks: u64,
 }
 
 /// The scrub of one target.
@@ -54,8 +51,6 @@ struct Cursor {
 pub(super) struct Scrub {
     status: ScrubStatus,
     stage: Stage,
-    /// Counts passes: what an earlier one still had under way says nothing of this one.
-    pass: u32,
     cursor: Option<Cursor>,
     /// After a failed read of several blocks: up to here one at a time.
     singles_until: u32,
@@ -73,7 +68,6 @@ pub(super) struct Scrub {
 /// One step: blocks of a chunk that lay in a row when it was planned.
 #[derive(Debug)]
 pub(super) struct ScrubOp {
-    pass: u32,
     chunk: ChunkId,
     first: u32,
     count: u32,
@@ -104,9 +98,7 @@ impl Store {
                 ..ScrubStatus::default()
             };
             scrub.stage = Stage::Superblock(0);
-            scrub.pass += 1;
             scrub.cursor = None;
-            scrub.singles_until = 0;
             self.damages.clear_gaps();
         }
         scrub.status.running = true;
@@ -158,13 +150,7 @@ impl Store {
     pub(super) fn save_scrub(&mut self) -> Vec<u8> {
         self.scrub.unsaved = false;
         self.damages.unsaved = false;
-        let mut status = self.scrub_status();
-        if let Some(cursor) = &self.scrub.cursor {
-            status.checked_bytes -= cursor.checked_bytes;
-            status.found_blocks -= cursor.found_blocks;
-            status.unlisted_blocks -= cursor.unlisted_blocks;
-        }
-        crate::damage::encode(&status, &self.damages)
+        crate::damage::encode(&self.scrub_status(), &self.damages)
     }
 
     /// Begins the next step if there is one and it may.
@@ -185,10 +171,14 @@ impl Store {
     }
 
     fn read_superblock(&mut self, copy: u8, pool: &Pool, out: &mut Vec<Action>) -> bool {
+        // A growth is writing them: the next tick looks again.
+        if self.grow.is_some() {
+            return false;
+        }
         let Some(buf) = pool.alloc(BLOCK_LEN) else { return false };
         self.scrub.stepping = true;
         self.scrub.budget_bytes -= signed(u128::from(BLOCK));
-        let io = self.new_io(IoUse::ScrubSuperblock { copy, pass: self.scrub.pass });
+        let io = self.new_io(IoUse::ScrubSuperblock);
         let offset = if copy == 0 { 0 } else { self.superblock.areas.copy_b_offset };
         out.push(Action::ReadData { io, offset, buf, bytes: to_u32(BLOCK_LEN) });
         true
@@ -197,15 +187,11 @@ impl Store {
     /// A superblock was read, or a repaired one written.
     pub(super) fn scrub_superblock_done(
         &mut self,
-        copy: u8,
-        pass: u32,
         result: Result<IoDone, IoError>,
         out: &mut Vec<Action>,
     ) {
         self.scrub.stepping = false;
-        if pass != self.scrub.pass {
-            return;
-        }
+        let Stage::Superblock(copy) = self.scrub.stage else { return };
         self.scrub.stage = if copy == 0 { Stage::Superblock(1) } else { Stage::Chunks };
         let right = self.superblock.encode();
         let buf = result.ok().and_then(|done| done.buf);
@@ -256,7 +242,6 @@ impl Store {
         let hold = Hold { chunks: index..=index, blocks, exclusive: false };
         self.scrub.stepping = true;
         let body = Body::Scrub(ScrubOp {
-            pass: self.scrub.pass,
             chunk: cursor.chunk,
             first: run.first,
             count: run.count,
@@ -276,13 +261,7 @@ impl Store {
                 self.map.next_behind_gap(after)
             }
         };
-        self.scrub.cursor = found.map(|chunk| Cursor {
-            chunk,
-            next_block: 0,
-            checked_bytes: 0,
-            found_blocks: 0,
-            unlisted_blocks: 0,
-        });
+        self.scrub.cursor = found.map(|chunk| Cursor { chunk, next_block: 0 });
         if found.is_none() {
             self.scrub.status.running = false;
             self.scrub.status.position = None;
@@ -315,8 +294,7 @@ impl Store {
         };
         let bytes = step.count * to_u32(BLOCK_LEN);
         match found.filter(|(run, _)| run.first < end) {
-            None if step.pass == self.scrub.pass => self.pass_blocks(end),
-            None => {}
+            None => self.pass_blocks(end),
             Some((run, sums)) => {
                 if let Some(buf) = pool.alloc(to_usize(u64::from(bytes))) {
                     step.first = run.first;
@@ -351,9 +329,6 @@ impl Store {
         let failed = self.ops[op].error.is_some();
         let Body::Scrub(step) = &mut self.ops[op].body else { unreachable!("the caller looked") };
         let (chunk, first, count) = (step.chunk, step.first, step.count);
-        if step.pass != self.scrub.pass {
-            return self.end_step(op);
-        }
         let sums = std::mem::take(&mut step.sums);
         match buf {
             Some(buf) if !failed => {
@@ -376,9 +351,6 @@ impl Store {
         }
         let checked = if count == 1 || !failed { u64::from(count) * BLOCK } else { 0 };
         self.scrub.status.checked_bytes += checked;
-        if let Some(cursor) = &mut self.scrub.cursor {
-            cursor.checked_bytes += checked;
-        }
         self.counters.scrub_bytes += checked;
         self.end_step(op);
         if self.ops.is_empty() || self.scrub.tick_bytes < BUSY_TICK_BYTES {
@@ -387,13 +359,9 @@ impl Store {
     }
 
     fn note_damage(&mut self, chunk: ChunkId, block: u32, kind: DamageKind) {
-        let unlisted = u64::from(!self.damages.add(chunk, block, kind));
         self.scrub.status.found_blocks += 1;
-        self.scrub.status.unlisted_blocks += unlisted;
-        if let Some(cursor) = &mut self.scrub.cursor {
-            cursor.found_blocks += 1;
-            cursor.unlisted_blocks += unlisted;
-        }
+        let listed = self.damages.add(chunk, block, kind);
+        self.scrub.status.unlisted_blocks += u64::from(!listed);
     }
 
     fn pass_blocks(&mut self, next_block: u32) {

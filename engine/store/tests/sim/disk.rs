@@ -86,6 +86,27 @@ impl Disk {
         self.current.copy_from_slice(&self.durable);
     }
 
+    /// A discard: what was there reads as zeros, as before, or as anything, block by block, and a
+    /// power loss before the next flush may bring back what was there.
+    pub(crate) fn discard(&mut self, offset: u64, bytes: usize, random: &mut Random) {
+        let mut left = vec![0; bytes];
+        self.read(offset, &mut left);
+        for block in left.chunks_mut(4096) {
+            match random.below(3) {
+                0 => block.fill(0),
+                1 => {}
+                _ => block.iter_mut().for_each(|byte| *byte = random.next().to_le_bytes()[7]),
+            }
+        }
+        self.write(offset, &left);
+    }
+
+    /// The device becomes longer; what is new holds anything.
+    pub(crate) fn extend(&mut self, bytes: usize) {
+        self.durable.resize(self.durable.len().max(bytes), 0xee);
+        self.current.resize(self.durable.len(), 0xee);
+    }
+
     pub(crate) fn flip(&mut self, offset: usize, bit: u8) {
         self.current[offset] ^= 1 << bit;
         self.durable[offset] ^= 1 << bit;

@@ -7,3 +7,4 @@ mod model;
 mod rig;
 mod scrub;
 mod simulation;
+mod space;

@@ -37,10 +37,26 @@ enum Io {
         offset: u64,
         bytes: Vec<u8>,
     },
+    Discard {
+        offset: u64,
+        bytes: u64,
+    },
     /// How many unsynced writes were complete when it began, and so are covered.
     Flush {
         count: usize,
     },
+}
+
+impl Io {
+    fn range(&self) -> Option<std::ops::Range<u64>> {
+        let (offset, bytes) = match self {
+            Io::Read { offset, bytes, .. } => (*offset, u64::try_from(*bytes).unwrap()),
+            Io::Write { offset, bytes } => (*offset, u64::try_from(bytes.len()).unwrap()),
+            Io::Discard { offset, bytes } => (*offset, *bytes),
+            Io::Flush { .. } => return None,
+        };
+        Some(offset..offset + bytes)
+    }
 }
 
 #[derive(Clone, Copy, Default, Debug)]
@@ -48,6 +64,7 @@ pub(crate) struct Faults {
     pub(crate) data: bool,
     pub(crate) journal: bool,
     pub(crate) flush: bool,
+    pub(crate) discard: bool,
     pub(crate) reads: bool,
 }
 
@@ -123,6 +140,7 @@ impl Rig {
             dirty_chunks_max: self.dirty_chunks_max,
             cache_bytes_max: self.cache_bytes_max,
             checkpoint_interval: Duration::from_secs(1),
+            discard: true,
             ..OpenParams::new(self.index_dir(), CLUSTER)
         };
         let (store, report) = Store::open(params, &mut self.disk)?;
@@ -150,6 +168,7 @@ impl Rig {
     }
 
     fn take(&mut self, action: Action) {
+        self.check_apart(&action);
         let faults = self.faults;
         let mut fails = |wanted: bool| wanted && self.random.chance(20);
         match action {
@@ -171,6 +190,17 @@ impl Rig {
                 assert!(offset.is_multiple_of(4096) && bytes.len().is_multiple_of(4096));
                 self.ios.push((io, Io::Write { offset, bytes }, fails(faults.journal)));
             }
+            Action::Discard { io, offset, bytes } => {
+                assert!(offset.is_multiple_of(65536) && bytes.is_multiple_of(65536) && bytes > 0);
+                let under_way = |io: &(IoId, Io, bool)| io.1.range();
+                for other in self.ios.iter().filter_map(under_way) {
+                    assert!(
+                        other.end <= offset || other.start >= offset + bytes,
+                        "nothing else is done where a discard is"
+                    );
+                }
+                self.ios.push((io, Io::Discard { offset, bytes }, fails(faults.discard)));
+            }
             Action::Flush { io } => {
                 let count = self.disk.unsynced_count();
                 let flushing = |io: &(IoId, Io, bool)| matches!(io.1, Io::Flush { .. });
@@ -183,6 +213,21 @@ impl Rig {
                 self.log.push(op);
             }
             Action::Stopped => self.stopped = true,
+        }
+    }
+
+    /// Nothing is read or written where a discard is under way.
+    fn check_apart(&self, action: &Action) {
+        let (from, bytes) = match action {
+            Action::ReadData { offset, bytes, .. } | Action::WriteData { offset, bytes, .. } => {
+                (*offset, u64::from(*bytes))
+            }
+            _ => return,
+        };
+        for (_, io, _) in &self.ios {
+            if let Io::Discard { offset, bytes: length } = io {
+                assert!(from + bytes <= *offset || from >= offset + length, "apart from a discard");
+            }
         }
     }
 
@@ -215,6 +260,11 @@ impl Rig {
                 self.disk.write(offset, &bytes);
                 None
             }
+            Io::Discard { offset, bytes } => {
+                let bytes = usize::try_from(bytes).unwrap();
+                self.disk.discard(offset, bytes, &mut self.random);
+                None
+            }
             Io::Flush { .. } if fails => None,
             Io::Flush { count } => {
                 self.disk.flush_first(count);
@@ -222,6 +272,10 @@ impl Rig {
             }
         };
         if fails { Err(IoError { errno: 5, buf }) } else { Ok(IoDone { buf }) }
+    }
+
+    pub(crate) fn discarding(&self) -> bool {
+        self.ios.iter().any(|io| matches!(io.1, Io::Discard { .. }))
     }
 
     pub(crate) fn settle(&mut self) {
@@ -266,6 +320,14 @@ impl Rig {
         op
     }
 
+    /// The device becomes longer, and the target is told.
+    pub(crate) fn begin_grow(&mut self, capacity_bytes: u64) -> u64 {
+        let op = self.op();
+        self.disk.extend(usize::try_from(capacity_bytes).unwrap());
+        self.act(|store, _, out| store.grow(op, capacity_bytes, out));
+        op
+    }
+
     pub(crate) fn finish(&mut self, op: u64) -> Answer {
         self.settle();
         self.answers.remove(&op).expect("answered when nothing is under way")
@@ -306,6 +368,10 @@ impl Rig {
             match work {
                 Io::Write { offset, bytes } if self.random.chance(50) => {
                     self.disk.write(offset, &bytes);
+                }
+                Io::Discard { offset, bytes } if self.random.chance(50) => {
+                    let bytes = usize::try_from(bytes).unwrap();
+                    self.disk.discard(offset, bytes, &mut self.random);
                 }
                 _ => {}
             }

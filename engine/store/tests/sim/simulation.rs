@@ -19,6 +19,7 @@ enum Pending {
     Change(Change),
     Read { chunk: ChunkId, first: u32, count: u32 },
     Sync { clock: u64 },
+    Grow { capacity_bytes: u64 },
 }
 
 struct World {
@@ -26,6 +27,8 @@ struct World {
     model: Model,
     pending: BTreeMap<u64, Pending>,
     no_space: u64,
+    /// Lengths the target may have, of which it has the last one unless it grew when it crashed.
+    capacities: Vec<u64>,
 }
 
 fn chunks() -> impl Iterator<Item = ChunkId> {
@@ -40,7 +43,13 @@ impl World {
         assert_eq!(rig.write(FILLER, 0, &vec![0x77; FILLER_BYTES]), Answer::Done);
         assert_eq!(rig.sync(), Answer::Done);
         rig.log.clear();
-        World { rig, model: Model::default(), pending: BTreeMap::new(), no_space: 0 }
+        World {
+            rig,
+            model: Model::default(),
+            pending: BTreeMap::new(),
+            no_space: 0,
+            capacities: vec![CAPACITY_BYTES],
+        }
     }
 
     fn small(&mut self, bound: u64) -> u32 {
@@ -73,6 +82,12 @@ impl World {
                 self.pending.insert(op, Pending::Sync { clock });
             }
             93..97 => self.begin_truncate(),
+            97 if self.rig.random.chance(20) && self.capacities.len() == 1 => {
+                let capacity_bytes = self.capacities[0] + 4096 * (1 + self.rig.random.below(300));
+                self.capacities.push(capacity_bytes);
+                let op = self.rig.begin_grow(capacity_bytes);
+                self.pending.insert(op, Pending::Grow { capacity_bytes });
+            }
             _ => self.rig.tick(),
         }
     }
@@ -118,6 +133,11 @@ impl World {
                 (Pending::Change(_), Answer::Failed(Status::NoSpace)) => self.no_space += 1,
                 (Pending::Change(_) | Pending::Read { .. }, Answer::Failed(Status::Busy)) => {}
                 (Pending::Sync { clock }, Answer::Done) => self.model.synced(clock),
+                // The scrub is at the superblocks.
+                (Pending::Grow { .. }, Answer::Failed(Status::Busy)) => self.capacities.truncate(1),
+                (Pending::Grow { capacity_bytes }, Answer::Done) => {
+                    self.capacities = vec![capacity_bytes];
+                }
                 (Pending::Read { chunk, first, count }, Answer::Read(from, mut bytes)) => {
                     assert_eq!(from, first);
                     let expected = self.model.bytes(chunk, first, count);
@@ -167,6 +187,9 @@ impl World {
 
     /// After a crash every block is something it may be, and that is the truth from then on.
     fn verify(&mut self, power_lost: bool) {
+        let capacity_bytes = self.rig.store().superblock().areas.capacity_bytes;
+        assert!(self.capacities.contains(&capacity_bytes), "grown, or not");
+        self.capacities = vec![capacity_bytes];
         let pending: Vec<Change> = std::mem::take(&mut self.pending)
             .into_values()
             .filter_map(|pending| match pending {

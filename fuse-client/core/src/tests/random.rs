@@ -57,7 +57,9 @@ impl Program {
                 let bytes = self.random.below(100_000);
                 let found = self.model.iter().skip(to_usize(offset)).take(to_usize(bytes)).copied();
                 let check = Check::Read(found.collect());
-                (FsOp::Read { handle, offset, bytes: u32::try_from(bytes).unwrap() }, check)
+                let bytes = u32::try_from(bytes).unwrap();
+                let into = world.place_for(bytes);
+                (FsOp::Read { handle, offset, bytes, into }, check)
             }
             14 => (FsOp::Flush { handle }, Check::Done),
             15 => (settled(handle), Check::Done),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use weft_iobuf::Pool;
+use weft_iobuf::{BufSlot, Pool};
 use weft_net::Frame;
 use weft_wire::meta::Time;
 use weft_wire::{Kind, SessionId, Status};
@@ -245,6 +245,25 @@ impl World {
         self.fake.crash(shard);
     }
 
+    /// As the mount's frame reader does: a payload is received where somebody wants it.
+    fn receive_in_place(&mut self, link: LinkId, frame: &mut Frame) {
+        let Some(place) = self.core.place(link, &frame.header) else { return };
+        if let Some((slot, range)) = &mut frame.payload
+            && place.capacity_bytes() >= range.len()
+        {
+            let from = std::mem::replace(slot, place);
+            let from_range = std::mem::replace(range, 0..range.len());
+            slot.as_mut_slice()[range.clone()].copy_from_slice(&from.as_slice()[from_range]);
+        }
+    }
+
+    /// Memory for a read, lent, or none: the lender is not needed, the last part gives the memory back.
+    pub(super) fn place_for(&mut self, bytes: u32) -> Option<BufSlot> {
+        let wanted = self.random.one_in(2);
+        let slot = self.pool.alloc(usize::try_from(bytes).unwrap()).filter(|_| wanted)?;
+        Some(slot.lend().1)
+    }
+
     fn serve(&mut self, link: LinkId) {
         let connection = self.connections.get_mut(&link).expect("it is there");
         let deliver = connection.asked.is_empty()
@@ -253,7 +272,8 @@ impl World {
             let count = u64::try_from(connection.replies.len()).unwrap();
             let any = if self.faults.reorder { self.random.below(count) } else { 0 };
             let at = usize::try_from(any).unwrap();
-            let frame = connection.replies.remove(at).expect("below its length");
+            let mut frame = connection.replies.remove(at).expect("below its length");
+            self.receive_in_place(link, &mut frame);
             self.core.link_frame(link, frame, self.now);
             return self.drain();
         }

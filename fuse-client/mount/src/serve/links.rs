@@ -239,7 +239,7 @@ impl Mount {
             let pool = self.pool.clone();
             let Some(conn) = self.links.get(link) else { return };
             conn.stalled = false;
-            match conn.reader.next(&pool) {
+            match conn.reader.next_into(&pool, |header| self.core.place(link, header)) {
                 Ok(Next::Frame(frame)) => self.core.link_frame(link, frame, now),
                 Ok(Next::More) => break,
                 Ok(Next::NoRoom(_)) => {

@@ -117,9 +117,12 @@ pub(super) fn operation(request: &Request<'_>) -> Result<(Translated, Option<Sha
             mode: FileKind::Regular.mode_bits() | mode & 0o7777,
             flags: open_flags(*flags),
         },
-        Operation::Read(read) => {
-            FsOp::Read { handle: handle(read.fh), offset: read.offset, bytes: read.len_bytes }
-        }
+        Operation::Read(read) => FsOp::Read {
+            handle: handle(read.fh),
+            offset: read.offset,
+            bytes: read.len_bytes,
+            into: None,
+        },
         Operation::Write(write) => {
             let flags = file_flags(write.file_flags);
             let handle = handle(write.fh);

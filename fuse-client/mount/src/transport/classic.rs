@@ -14,13 +14,14 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use weft_iobuf::Pool;
+use weft_iobuf::{BufSlot, Pool};
 use weft_ring::{Completion, FileId, Op, PollFlags, Ring, RingError, SendData};
 use weft_wire::units::to_usize;
 
 use super::{Event, Incoming, Reply, Transport};
 use crate::abi::input::{InHeader, WriteIn};
 use crate::negotiate::{MAX_PAGES_MIN, PAGE_BYTES};
+use crate::request::Unique;
 
 /// Empty lists that are kept for the next replies.
 const SPARES_MAX: usize = 64;
@@ -184,6 +185,10 @@ impl Transport for Classic {
 
     fn spare(&mut self) -> SendData {
         self.spares.pop().unwrap_or_default()
+    }
+
+    fn lend(&mut self, _unique: Unique) -> Option<BufSlot> {
+        None
     }
 
     fn reply(&mut self, ring: &mut Ring, reply: Reply) {

@@ -25,6 +25,8 @@ use super::{Classic, Event, Incoming, Reply, Transport};
 use crate::abi::opcode;
 use crate::abi::uring::ReqHeader;
 use crate::negotiate::{MAX_PAGES_MIN, PAGE_BYTES};
+use crate::request::Unique;
+use entry::{Lent, Outgoing};
 
 /// Ring requests taken before /dev/fuse is looked at again: interrupts must get through under any load.
 const RING_REQUESTS_MAX: u32 = 16;
@@ -88,6 +90,8 @@ pub struct Uring {
     entries: Vec<Entry>,
     /// Entries with a request that was not looked at yet, in the order they came.
     arrived: VecDeque<usize>,
+    /// Entries that are answered and wait for their payload.
+    held: Vec<usize>,
     /// Entries whose command the ring had no room for.
     unsubmitted: VecDeque<usize>,
     /// Which entry a request is answered on.
@@ -113,7 +117,9 @@ enum State {
     /// The ring has the command: the kernel may put a request in.
     Waiting,
     /// A request came, or is being served.
-    Ours { command: Box<Command>, commit_id: u64 },
+    Ours { command: Box<Command>, commit_id: u64, lent: Option<Lent> },
+    /// Answered, but somebody still has a part of the payload.
+    Held { command: Box<Command>, commit_id: u64, lent: Lent, reply: Outgoing },
     /// Ready to be submitted.
     Ready(Box<Command>),
     /// The kernel does not know it any more.
@@ -147,6 +153,7 @@ impl Uring {
             first_token: config.first_token,
             entries,
             arrived: VecDeque::new(),
+            held: Vec::new(),
             unsubmitted: VecDeque::new(),
             by_unique: BTreeMap::new(),
             pool,
@@ -178,6 +185,43 @@ impl Uring {
         }
     }
 
+    /// Answers, once the payload is back.
+    fn commit(
+        &mut self,
+        ring: &mut Ring,
+        at: usize,
+        mut command: Box<Command>,
+        commit_id: u64,
+        lent: Option<Lent>,
+        reply: Outgoing,
+    ) {
+        if let Some(Err(lent)) = lent.map(|lent| lent.give_back(&mut command)) {
+            self.entries[at].state = State::Held { command, commit_id, lent, reply };
+            self.held.push(at);
+            return;
+        }
+        let spare = entry::commit(&mut command, self.entries[at].queue, commit_id, reply);
+        self.keep(spare);
+        self.entries[at].state = State::Ready(command);
+        self.submit(ring, at);
+    }
+
+    fn retry_held(&mut self, ring: &mut Ring) {
+        for at in std::mem::take(&mut self.held) {
+            let state = std::mem::replace(&mut self.entries[at].state, State::Lost);
+            let State::Held { command, commit_id, lent, reply } = state else {
+                unreachable!("only held entries are listed")
+            };
+            self.commit(ring, at, command, commit_id, Some(lent), reply);
+        }
+    }
+
+    fn keep(&mut self, spare: Option<SendData>) {
+        if let Some(data) = spare {
+            self.classic.keep_spare(data);
+        }
+    }
+
     fn lose(&mut self, at: usize, errno: Errno) {
         self.entries[at].state = State::Lost;
         self.lost_count += 1;
@@ -186,7 +230,7 @@ impl Uring {
 
     /// A request that lies in an entry, as something of its own. `None` when a WRITE finds no slot.
     fn take_request(&mut self, at: usize) -> Option<Incoming> {
-        let State::Ours { command, commit_id } = &mut self.entries[at].state else {
+        let State::Ours { command, commit_id, .. } = &mut self.entries[at].state else {
             unreachable!("what arrived is ours until it is answered")
         };
         let (incoming, unique) = match entry::received(command) {
@@ -240,6 +284,7 @@ impl Transport for Uring {
     fn pump(&mut self, ring: &mut Ring) {
         self.classic.pump(ring);
         self.starved = false;
+        self.retry_held(ring);
         for _ in 0..self.unsubmitted.len() {
             if let Some(at) = self.unsubmitted.pop_front() {
                 self.submit(ring, at);
@@ -254,7 +299,7 @@ impl Transport for Uring {
         let at = to_usize(completion.token - self.first_token);
         match completion.result {
             Ok(_) => {
-                self.entries[at].state = State::Ours { command, commit_id: 0 };
+                self.entries[at].state = State::Ours { command, commit_id: 0, lent: None };
                 self.arrived.push_back(at);
             }
             Err(errno) => self.lose(at, errno),
@@ -294,20 +339,28 @@ impl Transport for Uring {
         self.classic.spare()
     }
 
+    fn lend(&mut self, unique: Unique) -> Option<BufSlot> {
+        let at = *self.by_unique.get(&unique.0)?;
+        let State::Ours { command, lent, .. } = &mut self.entries[at].state else { return None };
+        if lent.is_some() {
+            return None;
+        }
+        let (loan, part) = entry::lend(command);
+        *lent = Some(loan);
+        Some(part)
+    }
+
     fn reply(&mut self, ring: &mut Ring, reply: Reply) {
         let Some(at) = self.by_unique.remove(&reply.unique().0) else {
             return self.classic.reply(ring, reply);
         };
-        let entry = &mut self.entries[at];
-        let data = reply.into_parts();
-        let state = std::mem::replace(&mut entry.state, State::Lost);
-        let State::Ours { mut command, commit_id } = state else {
+        let state = std::mem::replace(&mut self.entries[at].state, State::Lost);
+        let State::Ours { command, commit_id, lent } = state else {
             unreachable!("a request's entry is ours until it is answered")
         };
-        entry::commit(&mut command, entry.queue, commit_id, &data);
-        entry.state = State::Ready(command);
-        self.classic.keep_spare(data);
-        self.submit(ring, at);
+        let (reply, spare) = Outgoing::new(reply.into_parts(), lent.as_ref());
+        self.keep(spare); // it may hold parts of the payload
+        self.commit(ring, at, command, commit_id, lent, reply);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use weft_net::Frame;
 use weft_store::{Action as StoreAction, IoDone, IoError, IoId, Outcome};
-use weft_wire::data::{DataRequest, ReadReply};
+use weft_wire::data::{DataRequest, GrowReply, ReadReply};
 use weft_wire::ids::{ChunkIndex, Ino, TargetId};
 use weft_wire::units::to_u64;
 use weft_wire::{Header, ShardId, Status};
@@ -45,6 +45,7 @@ impl Shard {
             DataRequest::Truncate { ino, remove_from, cut } => {
                 store.truncate(op, ino, remove_from, cut, &self.pool, &mut actions);
             }
+            DataRequest::Grow => self.out.push(Action::Measure { index, op }),
             DataRequest::ChunkList(..) => unreachable!("answered above"),
         }
         self.store_actions(index, actions);
@@ -75,7 +76,28 @@ impl Shard {
     ) {
         self.now = now;
         let mut actions = Vec::new();
-        self.targets[index].params.store.io_done(io, result, &self.pool, &mut actions);
+        let target = &mut self.targets[index];
+        let refused = target.params.store.discard_refused();
+        target.params.store.io_done(io, result, &self.pool, &mut actions);
+        if let Some(errno) = target.params.store.discard_refused().filter(|_| refused.is_none()) {
+            let (target, error) = (target.params.id.0, std::io::Error::from_raw_os_error(errno));
+            tracing::warn!(target, %error, "the device refuses to discard: freed space stays with the target");
+        }
+        self.store_actions(index, actions);
+    }
+
+    /// The answer to [`Action::Measure`]: the device's length in bytes, or why it is not known.
+    pub fn target_length(&mut self, index: usize, op: u64, length: std::io::Result<u64>, now: Now) {
+        self.now = now;
+        let mut actions = Vec::new();
+        match length {
+            Ok(bytes) => self.targets[index].params.store.grow(op, bytes, &mut actions),
+            Err(error) => {
+                let target = self.targets[index].params.id.0;
+                tracing::error!(target, %error, "cannot tell the device's length");
+                actions.push(StoreAction::Reply { op, result: Err(Status::Io) });
+            }
+        }
         self.store_actions(index, actions);
     }
 
@@ -91,7 +113,7 @@ impl Shard {
             let message = Message::Truncated { work, target, status: Status::WrongShard };
             return self.send_to_shard(from, message);
         };
-        let op = to_u64(self.pending.insert(Pending::Work { from, work, target }));
+        let op = to_u64(self.pending.insert(Pending::Work { from, work, target, ino }));
         let mut actions = Vec::new();
         let store = &mut self.targets[index].params.store;
         store.truncate(op, ino, remove_from, cut, &self.pool, &mut actions);
@@ -119,11 +141,23 @@ impl Shard {
                 self.requests_bytes -= memory_bytes;
                 self.answer_data(index, conn, &header, result);
             }
-            Pending::Work { from, work, target } => {
+            Pending::Work { from, work, target, ino } if result.is_ok() => {
+                self.sync_work(index, ino, Pending::WorkSync { from, work, target });
+            }
+            Pending::Work { from, work, target, .. } | Pending::WorkSync { from, work, target } => {
                 let status = result.err().unwrap_or(Status::Ok);
                 self.send_to_shard(from, Message::Truncated { work, target, status });
             }
         }
+    }
+
+    /// The volume forgets a work once it is told that it is done: it must not come undone by a power loss, which would
+    /// bring the cut bytes back into the file, or chunks of a file that is gone.
+    fn sync_work(&mut self, index: usize, ino: Ino, waiting: Pending) {
+        let op = to_u64(self.pending.insert(waiting));
+        let mut actions = Vec::new();
+        self.targets[index].params.store.sync(op, ino, &mut actions);
+        self.store_actions(index, actions);
     }
 
     fn answer_data(
@@ -138,6 +172,14 @@ impl Shard {
                 let mut body = Vec::with_capacity(4 + 4 * sums.len());
                 ReadReply { first_block, sums }.encode(&mut body);
                 self.answer(conn, header, Status::Ok, &body, pieces);
+            }
+            Ok(Outcome::Grown { before_bytes, capacity_bytes }) => {
+                let target = self.targets[index].params.id.0;
+                tracing::info!(target, before_bytes, capacity_bytes, "target grown");
+                let mut body = Vec::new();
+                GrowReply { before_bytes, capacity_bytes }.encode(&mut body);
+                self.tell_space();
+                self.answer(conn, header, Status::Ok, &body, Vec::new());
             }
             Ok(_) => self.answer(conn, header, Status::Ok, &[], Vec::new()),
             Err(status) => {
@@ -176,7 +218,7 @@ impl Shard {
         }
     }
 
-    pub(super) fn target_index(&self, id: TargetId) -> Option<usize> {
+    fn target_index(&self, id: TargetId) -> Option<usize> {
         self.targets.iter().position(|target| target.params.id == id)
     }
 }

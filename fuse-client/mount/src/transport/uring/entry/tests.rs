@@ -66,7 +66,7 @@ fn a_write_comes_out_with_its_data_and_leaves_with_its_reply() {
 
     let mut reply = SendData::new();
     reply.push_bytes(ReplyHead::write(Unique(78), 5).as_bytes());
-    commit(&mut command, 3, 78, &reply);
+    commit(&mut command, 3, 78, Outgoing::new(reply, None).0);
     assert_eq!(command.cmd_op, CMD_COMMIT_AND_FETCH);
     assert_eq!(area(&command), CmdReq { qid: 3, commit_id: 78, ..CmdReq::default() });
     let (out, about) = replied(&command);
@@ -95,7 +95,7 @@ fn a_reply_that_does_not_fit_becomes_an_error_and_one_that_just_fits_does_not() 
         let mut reply = SendData::new();
         reply.push_bytes(ReplyHead::data(Unique(4), bytes.try_into().unwrap()).as_bytes());
         reply.push_vec(vec![7; bytes]);
-        commit(&mut command, 3, 4, &reply);
+        commit(&mut command, 3, 4, Outgoing::new(reply, None).0);
         let (out, about) = replied(&command);
         assert_eq!((out.error, out.unique), (error, 4));
         let expected = if error == 0 { PAYLOAD_BYTES } else { 0 };
@@ -127,7 +127,7 @@ proptest! {
             }
             let mut reply = SendData::new();
             reply.push_bytes(ReplyHead::error(Unique(got.header.unique), Errno::NOSYS).as_bytes());
-            commit(&mut command, 3, got.commit_id, &reply);
+            commit(&mut command, 3, got.commit_id, Outgoing::new(reply, None).0);
             prop_assert_eq!(replied(&command).0.error, -Errno::NOSYS.raw_os_error());
         }
     }
@@ -148,7 +148,7 @@ proptest! {
             reply.push_vec(rest[pair[0]..pair[1]].to_vec());
         }
         let mut command = new_entry();
-        commit(&mut command, 3, 9, &reply);
+        commit(&mut command, 3, 9, Outgoing::new(reply, None).0);
         prop_assert_eq!(usize::try_from(replied(&command).1.payload_sz).unwrap(), rest.len());
         prop_assert_eq!(payload(&command, rest.len()), &rest[..]);
     }
@@ -165,4 +165,61 @@ fn a_read_is_decoded_from_the_struct_apart() {
     let request = Request::decode_args(&got.header, args).unwrap();
     let Operation::Read(read) = request.op else { panic!("{request:?}") };
     assert_eq!((read.offset, read.len_bytes), (8192, 4096));
+}
+
+/// A reply of `bytes` whose payload is the lent part, cut in two, with `between` put in front of the second half.
+fn reply_from(mut part: BufSlot, between: &[u8]) -> SendData {
+    part.as_mut_slice()[..100].fill(1);
+    let second = part.split_off(60);
+    let mut reply = SendData::new();
+    let bytes = u32::try_from(100 + between.len()).unwrap();
+    reply.push_bytes(ReplyHead::data(Unique(5), bytes).as_bytes());
+    reply.push_shared(part.share(), 0..60).unwrap();
+    reply.push_bytes(between);
+    reply.push_shared(second.share(), 0..40).unwrap();
+    reply
+}
+
+#[test]
+fn what_lies_in_a_lent_payload_is_not_copied_and_the_payload_comes_back() {
+    let mut command = new_entry();
+    let address = command.parts[PAYLOAD].0.as_ptr().addr();
+    let (lent, part) = lend(&mut command);
+    let (outgoing, spare) = Outgoing::new(reply_from(part, b""), Some(&lent));
+    assert!(matches!(outgoing.payload, Placed::Already(100)));
+    let lent = lent.give_back(&mut command).unwrap_err();
+    drop(spare);
+    lent.give_back(&mut command).unwrap();
+    assert_eq!(command.parts[PAYLOAD].0.as_ptr().addr(), address);
+    assert!(commit(&mut command, 3, 5, outgoing).is_none());
+    assert_eq!((replied(&command).0.unique, replied(&command).1.payload_sz), (5, 100));
+    assert_eq!(payload(&command, 101), [[1; 100].as_slice(), &[OLD]].concat());
+}
+
+#[test]
+fn what_lies_elsewhere_in_a_lent_payload_is_moved_to_its_place() {
+    let mut command = new_entry();
+    let (lent, part) = lend(&mut command);
+    let (outgoing, spare) = Outgoing::new(reply_from(part, b"zz"), Some(&lent));
+    drop(spare);
+    lent.give_back(&mut command).unwrap();
+    commit(&mut command, 3, 5, outgoing);
+    assert_eq!(replied(&command).1.payload_sz, 102);
+    let expected = [[1; 60].as_slice(), b"zz", &[1; 40], &[OLD]].concat();
+    assert_eq!(payload(&command, 103), expected);
+}
+
+#[test]
+fn an_error_for_a_lent_payload_carries_nothing() {
+    let mut command = new_entry();
+    let (lent, part) = lend(&mut command);
+    let mut reply = SendData::new();
+    reply.push_bytes(ReplyHead::error(Unique(5), Errno::IO).as_bytes());
+    let (outgoing, _) = Outgoing::new(reply, Some(&lent));
+    let lent = lent.give_back(&mut command).unwrap_err();
+    drop(part);
+    lent.give_back(&mut command).unwrap();
+    commit(&mut command, 3, 5, outgoing);
+    assert_eq!(replied(&command).0.error, -Errno::IO.raw_os_error());
+    assert_eq!(replied(&command).1.payload_sz, 0);
 }

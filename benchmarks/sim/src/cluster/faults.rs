@@ -1,0 +1,260 @@
+//! What goes wrong: connections cut, clients gone, the server killed, stopped or without power, also while it starts.
+
+use std::time::Duration;
+
+use weft_metadata::Volume;
+use weft_store::Store;
+
+use super::check::{check_root, compare, dump};
+use super::net::{ConnKey, Way};
+use super::node::clocks;
+use super::{End, Event, TICK, World};
+
+impl World {
+    /// Something goes wrong, or an operator sets right what did.
+    pub(super) fn fault(&mut self) {
+        if !self.calm {
+            let next = self.plan.fault_interval.mul_f64(0.2 + self.chance_fraction() * 1.6);
+            self.later(next, Event::Fault);
+            self.choose_fault();
+        }
+    }
+
+    fn chance_fraction(&mut self) -> f64 {
+        f64::from(self.random.below_u32(1000)) / 1000.0
+    }
+
+    fn choose_fault(&mut self) {
+        if self.ailing && self.node.process.is_some() && self.random.chance(30) {
+            return self.end_soon(End::Kill);
+        }
+        let plan = &self.plan;
+        let (cuts, kills, power) = (plan.cuts, plan.kills, plan.power_losses);
+        let (stops, vanishes) = (plan.stops, plan.vanishes);
+        let all = (cuts + kills + power + stops + vanishes).max(100);
+        let mut at = self.random.below(all);
+        let mut within = |share: u64| {
+            let hit = at < share;
+            at = at.wrapping_sub(if hit { 0 } else { share });
+            hit
+        };
+        if within(cuts) {
+            self.cut_some();
+        } else if within(kills) {
+            self.end_soon(End::Kill);
+        } else if within(power) {
+            self.end_soon(End::Power);
+        } else if within(stops) {
+            self.telling.step(self.now, || "the server is told to stop".to_owned());
+            self.stop_server();
+        } else if within(vanishes) {
+            self.vanish();
+        }
+    }
+
+    /// The server ends a few steps from now: between any two things it does.
+    fn end_soon(&mut self, end: End) {
+        if self.node.process.is_some() && self.end_after.is_none() {
+            self.end_after = Some((self.random.below_u32(40), end));
+        }
+    }
+
+    /// Counts a step of the server; whether it ended with this one.
+    pub(super) fn counts_down(&mut self) -> bool {
+        if self.is_stopped() {
+            self.telling.step(self.now, || "the server has stopped".to_owned());
+            self.node.process = None;
+            self.server_is_gone();
+            return true;
+        }
+        let Some((left, end)) = self.end_after else { return false };
+        if left > 0 {
+            self.end_after = Some((left - 1, end));
+            return false;
+        }
+        self.end_after = None;
+        self.crash(end);
+        true
+    }
+
+    pub(super) fn crash(&mut self, end: End) {
+        self.telling.step(self.now, || format!("the server ends: {end:?}"));
+        self.tally.crashes += 1;
+        match end {
+            End::Kill => self.node.kill(),
+            End::Power => self.power_loss(),
+        }
+        self.server_is_gone();
+    }
+
+    fn power_loss(&mut self) {
+        self.node.power_loss();
+        for client in &mut self.clients {
+            let alive = client.alive;
+            client.programs.iter_mut().for_each(|program| program.power_lost(alive));
+        }
+    }
+
+    /// Its connections break; it is started again.
+    fn server_is_gone(&mut self) {
+        let keys: Vec<ConnKey> = self.conns.keys().copied().collect();
+        for key in keys {
+            let conn = self.conns.get_mut(&key).expect("just listed");
+            (conn.to_server.over, conn.to_server.reader) = (true, None);
+            let pipe = &mut conn.to_client;
+            pipe.ends = true;
+            let kept = self.random.index(pipe.bytes.len() + 1);
+            pipe.bytes.truncate(kept);
+            self.schedule(key, Way::ToClient);
+            self.forget_conn(key);
+        }
+        let pause = self.pause();
+        self.later(pause, Event::Start);
+    }
+
+    /// Some connections break: bytes on their way are lost, and the ends hear of it at different times.
+    fn cut_some(&mut self) {
+        let keys: Vec<ConnKey> = self.conns.keys().copied().collect();
+        for key in keys {
+            if self.random.chance(60) {
+                continue;
+            }
+            self.telling.step(self.now, || format!("connection {key} is cut"));
+            for way in [Way::ToServer, Way::ToClient] {
+                let Some(conn) = self.conns.get_mut(&key) else { continue };
+                let pipe = conn.pipe(way);
+                pipe.ends = true;
+                let kept = self.random.index(pipe.bytes.len() + 1);
+                pipe.bytes.truncate(kept);
+                // Heard of late: the other end may have another connection by then.
+                pipe.scheduled = true;
+                let micros = self.random.pick(&[500, 5_000, 2_000_000]);
+                self.soon(micros, Event::Deliver(key, way));
+            }
+        }
+    }
+
+    /// A client's machine is gone for good.
+    fn vanish(&mut self) {
+        let client = self.random.index(self.clients.len());
+        let alive = self.clients.iter().filter(|client| client.alive).count();
+        if !self.clients[client].alive || alive < 2 {
+            return;
+        }
+        self.telling.step(self.now, || format!("client {client} is gone"));
+        let state = &mut self.clients[client];
+        state.alive = false;
+        state.programs.iter_mut().for_each(super::program::Program::vanish);
+        let links = std::mem::take(&mut state.links);
+        for key in links.into_values() {
+            if let Some(conn) = self.conns.get_mut(&key) {
+                let kept = self.random.index(conn.to_server.bytes.len() + 1);
+                conn.to_server.bytes.truncate(kept);
+            }
+            self.client_closes(key);
+        }
+    }
+
+    /// Starts the server, unless it crashes again meanwhile.
+    pub(super) fn start_server(&mut self) {
+        if self.node.process.is_some() {
+            return;
+        }
+        if !self.calm && self.node.epoch > 0 && self.random.chance(25) {
+            self.lose_power_in_recovery();
+        }
+        let (stores, mut volume) = match self.open_all() {
+            Some(opened) => opened,
+            None => {
+                self.telling.step(self.now, || "power is lost during recovery".to_owned());
+                self.tally.crashes += 1;
+                self.power_loss();
+                let pause = self.pause();
+                return self.later(pause, Event::Start);
+            }
+        };
+        self.verify(&mut volume);
+        self.ailing = false;
+        self.excuses.log_failed = false;
+        let now = clocks(self.now);
+        self.node.start(&self.plan, stores, volume, now);
+        let epoch = self.node.epoch;
+        self.telling.step(self.now, || format!("the server is started, epoch {epoch}"));
+        for shard in 0..usize::from(self.plan.shards) {
+            self.soon(300, Event::Turn(epoch, shard));
+        }
+        self.later(TICK, Event::Tick(epoch));
+        self.wake_programs();
+    }
+
+    fn lose_power_in_recovery(&mut self) {
+        let calls = self.random.pick(&[0, 3, 10, 40]);
+        let calls = self.random.below_u32(calls + 1);
+        let disks = self.node.targets.len() + 1;
+        let chosen = self.random.index(disks);
+        match chosen < disks - 1 {
+            true => self.node.targets[chosen].power_fails_after(calls),
+            false => self.node.log.power_fails_after(calls),
+        }
+    }
+
+    /// Opens every store and the volume, in any order; `None` when the power fails meanwhile.
+    fn open_all(&mut self) -> Option<(Vec<Store>, Volume)> {
+        let first = self.random.chance(50);
+        let mut volume = if first { Some(self.open_volume()?) } else { None };
+        let mut stores = Vec::new();
+        for index in 0..self.node.targets.len() {
+            match self.node.open_store(index, &self.plan) {
+                Ok(store) => stores.push(store),
+                Err(error) if error.kind == weft_store::Kind::Device => return None,
+                Err(error) => panic!("target {index} does not open: {error}"),
+            }
+        }
+        if volume.is_none() {
+            volume = Some(self.open_volume()?);
+        }
+        for disk in &mut self.node.targets {
+            disk.power_fails_after(u32::MAX);
+        }
+        self.node.log.power_fails_after(u32::MAX);
+        volume.map(|volume| (stores, volume))
+    }
+
+    fn open_volume(&mut self) -> Option<Volume> {
+        match self.node.open_volume(&self.plan) {
+            Ok(volume) => Some(volume),
+            Err(error) if error.kind == weft_metadata::Kind::LogIo => None,
+            Err(error) => panic!("the volume does not open: {error}"),
+        }
+    }
+
+    /// The volume is whole, and what every program was promised.
+    pub(super) fn verify(&mut self, volume: &mut Volume) {
+        let report = weft_metadata::check(volume);
+        assert!(report.is_sound(), "the volume is not sound: {report:?}");
+        let dump = dump(volume).unwrap_or_else(|why| panic!("the volume cannot be read: {why}"));
+        let mut prefixes = Vec::new();
+        for (number, client) in self.clients.iter_mut().enumerate() {
+            for program in &mut client.programs {
+                let compared =
+                    program.verify(|tree, files, prefix| compare(tree, files, prefix, &dump));
+                compared.unwrap_or_else(|why| panic!("client {number}: {why}"));
+                for ino in program.orphans().into_iter().filter(|_| client.alive) {
+                    let request = weft_wire::meta::MetaRequest::GetAttr { ino };
+                    let there = super::check::ask(volume, &request);
+                    assert!(there.is_ok(), "inode {ino} is gone, and it was open: {there:?}");
+                }
+                prefixes.push(program.prefix.clone());
+            }
+        }
+        check_root(&dump, &prefixes);
+    }
+
+    /// Runs for so long.
+    pub(super) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.step();
+        }
+    }
+}

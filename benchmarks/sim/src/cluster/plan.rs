@@ -1,0 +1,65 @@
+//! What a seed is made of: sizes, and what goes wrong how often.
+
+use std::time::Duration;
+
+use crate::random::Random;
+
+/// Drawn from the seed, once.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) shards: u16,
+    pub(super) targets: u16,
+    pub(super) target_bytes: usize,
+    pub(super) clients: usize,
+    pub(super) programs: usize,
+    pub(super) operations: u32,
+    pub(super) credits: u32,
+    pub(super) checkpoint_commands: u32,
+    pub(super) checkpoint_interval: Duration,
+    pub(super) session_timeout: Duration,
+    pub(super) grace: Duration,
+    /// Shares of what goes wrong; nothing does where all are 0.
+    pub(super) cuts: u64,
+    pub(super) kills: u64,
+    pub(super) power_losses: u64,
+    pub(super) stops: u64,
+    pub(super) vanishes: u64,
+    /// Time between two of these, about.
+    pub(super) fault_interval: Duration,
+    /// Writes of the log that fail, in ten thousand.
+    pub(super) log_errors: u32,
+    /// Writes, flushes and reads of targets that fail, in ten thousand.
+    pub(super) disk_errors: u32,
+    /// The targets are so small that they are full now and then.
+    pub(super) full: bool,
+}
+
+impl Plan {
+    pub(super) fn draw(random: &mut Random) -> Plan {
+        let millis = Duration::from_millis;
+        let full = random.chance(20);
+        let targets = 1 + random.below(3);
+        Plan {
+            shards: 1 + u16::try_from(random.below(3)).expect("small"),
+            targets: u16::try_from(targets).expect("small"),
+            target_bytes: if full { 8 << 20 } else { 12 << 20 },
+            clients: 1 + random.index(3),
+            programs: 1 + random.index(3),
+            operations: 20 + random.below_u32(80),
+            credits: random.pick(&[1, 2, 4, 16, 64]),
+            checkpoint_commands: random.pick(&[3, 10, 50, 1000]),
+            checkpoint_interval: millis(random.pick(&[50, 300, 2000])),
+            session_timeout: millis(8000),
+            grace: millis(3000),
+            cuts: random.pick(&[0, 10, 40]),
+            kills: random.pick(&[0, 10, 10]),
+            power_losses: random.pick(&[0, 10, 20]),
+            stops: random.pick(&[0, 0, 5]),
+            vanishes: random.pick(&[0, 0, 4]),
+            fault_interval: millis(random.pick(&[60, 150, 400, 1500])),
+            log_errors: random.pick(&[0, 0, 0, 50, 200]),
+            disk_errors: random.pick(&[0, 0, 0, 0, 20, 100]),
+            full,
+        }
+    }
+}

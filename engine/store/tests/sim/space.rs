@@ -1,0 +1,182 @@
+//! Directed tests: discards, growth, and what happens when nothing is free.
+
+use std::collections::BTreeSet;
+
+use crate::rig::{Answer, BOOT, Faults, Rig};
+use weft_store::{Copies, inspect_copies};
+use weft_wire::{ChunkId, ChunkIndex, Ino, Status};
+
+const CAPACITY_BYTES: u64 = 8 << 20;
+const CHUNK: ChunkId = ChunkId { ino: Ino(1), index: ChunkIndex(0) };
+
+fn rig(seed: u64) -> Rig {
+    Rig::new(seed, CAPACITY_BYTES)
+}
+
+fn chunk(index: u64) -> ChunkId {
+    ChunkId { ino: Ino(2), index: ChunkIndex(index) }
+}
+
+fn ticks(rig: &mut Rig, count: u32) {
+    for _ in 0..count {
+        rig.tick();
+        rig.settle();
+    }
+}
+
+/// Writes chunks of 64 KiB until nothing more fits; how many did.
+fn fill(rig: &mut Rig) -> u64 {
+    for index in 0.. {
+        match rig.write(chunk(index), 0, &[0x11; 65536]) {
+            Answer::Done => {}
+            Answer::Failed(Status::NoSpace) => return index,
+            answer => panic!("{answer:?}"),
+        }
+    }
+    unreachable!("a device has an end")
+}
+
+#[test]
+fn freed_space_is_discarded_after_a_checkpoint() {
+    let mut rig = rig(1);
+    assert_eq!(rig.write(CHUNK, 0, &[5; 2 << 20]), Answer::Done);
+    ticks(&mut rig, 8);
+    assert_eq!(rig.store().counters().discards, 0, "what was never used is not discarded");
+    assert_eq!(rig.truncate(Ino(1), 1, Some((0, 1 << 20))), Answer::Done);
+    assert_eq!(rig.sync(), Answer::Done);
+    rig.tick();
+    assert_eq!(rig.store().counters().discards, 0, "not before a checkpoint");
+    ticks(&mut rig, 12);
+    let counters = *rig.store().counters();
+    assert_eq!(counters.discards, 1);
+    assert!(counters.discard_bytes >= 1 << 20, "and what is free beside it");
+    assert_eq!(rig.store().space().used_bytes, 1 << 20);
+    assert_eq!(rig.read(CHUNK, 0, 2 << 20), Answer::Read(0, vec![5; 1 << 20]));
+    rig.faults = Faults { discard: true, ..Faults::default() };
+    assert_eq!(rig.truncate(Ino(1), 0, None), Answer::Done);
+    for _ in 0..20 {
+        assert_eq!(rig.write(CHUNK, 0, &[6; 1 << 20]), Answer::Done);
+        assert_eq!(rig.truncate(Ino(1), 0, None), Answer::Done);
+        ticks(&mut rig, 8);
+    }
+    assert_eq!(rig.store().discard_refused(), Some(5));
+    assert!(!rig.store().is_read_only(), "a discard is advice");
+    assert_eq!((rig.store().counters().io_errors, rig.store().space().used_bytes), (0, 0));
+    let discards = rig.store().counters().discards;
+    assert_eq!(rig.write(CHUNK, 0, &[6; 1 << 20]), Answer::Done);
+    assert_eq!(rig.truncate(Ino(1), 0, None), Answer::Done);
+    ticks(&mut rig, 12);
+    assert_eq!(rig.store().counters().discards, discards, "not asked again");
+}
+
+#[test]
+fn a_write_waits_for_blocks_under_discard() {
+    let mut rig = rig(2);
+    let count = fill(&mut rig);
+    ticks(&mut rig, 8);
+    assert_eq!(rig.truncate(Ino(2), 0, None), Answer::Done);
+    assert_eq!(rig.sync(), Answer::Done);
+    let mut waiting = Vec::new();
+    // Ticks without completions behind them leave the discard under way.
+    for _ in 0..40 {
+        rig.tick();
+        if rig.discarding() {
+            break;
+        }
+        rig.step();
+    }
+    assert!(rig.discarding());
+    assert_eq!(rig.store().space().used_bytes, 0);
+    for index in 0..count {
+        waiting.push(rig.begin_write(chunk(index), 0, &[0x12; 65536]));
+    }
+    assert!(rig.store().counters().parked > 0);
+    rig.settle();
+    for op in waiting {
+        assert_eq!(rig.answers.remove(&op), Some(Answer::Done));
+    }
+    assert_eq!(rig.read(chunk(0), 0, 65536), Answer::Read(0, vec![0x12; 65536]));
+}
+
+#[test]
+fn a_full_target_that_grows_takes_more() {
+    let mut rig = rig(3);
+    let before = fill(&mut rig);
+    let longer = CAPACITY_BYTES + (1 << 20) + 4096;
+    let op = rig.begin_grow(longer);
+    let other = rig.begin_grow(longer);
+    assert_eq!(rig.finish(op), Answer::Done);
+    assert_eq!(rig.answers.remove(&other), Some(Answer::Failed(Status::Busy)));
+    let op = rig.begin_grow(CAPACITY_BYTES);
+    assert_eq!(rig.finish(op), Answer::Failed(Status::Invalid), "shorter");
+    let op = rig.begin_grow(longer);
+    assert_eq!(rig.finish(op), Answer::Done, "as long as it is");
+    assert_eq!(rig.store().superblock().areas.capacity_bytes, longer);
+    let after = fill(&mut rig);
+    assert!(after >= before + 16, "{before} chunks of 64 KiB before, {after} after 1 MiB more");
+    rig.shutdown();
+    assert_eq!(rig.open(BOOT).unwrap().copies, Copies::Both);
+    assert_eq!(rig.read(chunk(after - 1), 0, 65536), Answer::Read(0, vec![0x11; 65536]));
+    rig.shutdown();
+    rig.disk.flip(100, 1);
+    let (superblock, copies) = inspect_copies(&mut rig.disk).unwrap();
+    assert_eq!((superblock.areas.capacity_bytes, copies), (longer, Copies::OnlySecond));
+    rig.disk.flip(100, 1);
+    rig.disk.flip(usize::try_from(longer).unwrap() - 4000, 1);
+    assert_eq!(rig.open(BOOT).unwrap().copies, Copies::OnlyFirst);
+}
+
+#[test]
+fn a_crash_while_growing_leaves_the_old_length_or_the_new_one() {
+    let longer = CAPACITY_BYTES + (3 << 20);
+    let mut lengths = BTreeSet::new();
+    for (seed, steps) in (0..4).flat_map(|seed| (0..8).map(move |steps| (seed, steps))) {
+        let mut rig = rig(seed);
+        assert_eq!(rig.write(CHUNK, 0, &[8; 65536]), Answer::Done);
+        assert_eq!(rig.sync(), Answer::Done);
+        rig.begin_grow(longer);
+        (0..steps).for_each(|_| {
+            rig.step();
+        });
+        let done = !rig.answers.is_empty();
+        rig.power_loss();
+        rig.open([1; 16]).unwrap();
+        let length = rig.store().superblock().areas.capacity_bytes;
+        assert!(length == longer || (length == CAPACITY_BYTES && !done));
+        lengths.insert((length, steps));
+        assert_eq!(rig.read(CHUNK, 0, 65536), Answer::Read(0, vec![8; 65536]));
+        let op = rig.begin_grow(longer);
+        assert_eq!(rig.finish(op), Answer::Done);
+        let count = fill(&mut rig);
+        assert!(count > (5 << 20) / 65536, "all of it is used: {count}");
+        rig.shutdown();
+        assert_eq!(rig.open([2; 16]).unwrap().copies, Copies::Both);
+        assert_eq!(rig.truncate(Ino(2), 0, None), Answer::Done);
+        assert_eq!(rig.store().space().used_bytes, 65536);
+    }
+    let steps = |length| lengths.iter().filter(|(is, _)| *is == length).count();
+    assert!(steps(longer) > 1 && steps(CAPACITY_BYTES) > 3, "{lengths:?}");
+}
+
+#[test]
+fn a_growth_whose_writes_fail_changes_nothing() {
+    let journal = Faults { journal: true, ..Faults::default() };
+    let mut failures = 0;
+    for seed in 0..20 {
+        let mut rig = rig(seed);
+        assert_eq!(rig.write(CHUNK, 0, &[8; 65536]), Answer::Done);
+        assert_eq!(rig.sync(), Answer::Done);
+        rig.faults = journal;
+        let op = rig.begin_grow(CAPACITY_BYTES + 65536);
+        let answer = rig.finish(op);
+        rig.faults = Faults::default();
+        if answer == Answer::Failed(Status::Io) {
+            failures += 1;
+            assert_eq!(rig.store().superblock().areas.capacity_bytes, CAPACITY_BYTES);
+        }
+        rig.shutdown();
+        rig.open(BOOT).unwrap();
+        assert_eq!(rig.read(CHUNK, 0, 65536), Answer::Read(0, vec![8; 65536]));
+    }
+    assert!(failures > 5);
+}
