@@ -13,6 +13,8 @@ struct Slot {
     fd: Option<OwnedFd>,
     /// Its reads, writes and flushes go as NVMe commands.
     nvme: Option<Namespace>,
+    /// Longer reads and writes go in parts of at most this.
+    part_bytes_max: u32,
     op_count: u32,
     closing: bool,
     /// The close operation that waits for the end.
@@ -32,6 +34,7 @@ impl FileTable {
             generation: 0,
             fd: None,
             nvme: None,
+            part_bytes_max: u32::MAX,
             op_count: 0,
             closing: false,
             closer: None,
@@ -67,6 +70,16 @@ impl FileTable {
         self.slots[at(id.index)].nvme.as_ref()
     }
 
+    /// Bounds how much one entry for an open file transfers.
+    pub(crate) fn set_part_bytes_max(&mut self, id: FileId, part_bytes_max: u32) {
+        self.slots[at(id.index)].part_bytes_max = part_bytes_max;
+    }
+
+    /// See [`FileTable::set_part_bytes_max`].
+    pub(crate) fn part_bytes_max(&self, id: FileId) -> u32 {
+        self.slots[at(id.index)].part_bytes_max
+    }
+
     /// Counts an operation on a file that [`FileTable::get`] found.
     pub(crate) fn op_started(&mut self, id: FileId) {
         self.slots[at(id.index)].op_count += 1;
@@ -95,6 +108,7 @@ impl FileTable {
         slot.generation = slot.generation.wrapping_add(1);
         slot.closing = false;
         slot.nvme = None;
+        slot.part_bytes_max = u32::MAX;
         self.free.push(id.index);
         (slot.fd.take(), slot.closer.take())
     }

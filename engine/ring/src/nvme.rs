@@ -21,6 +21,7 @@ pub struct Namespace {
     id: u32,
     block_shift: u32,
     transfer_bytes_max: u32,
+    pub(crate) fixed_buffers: bool,
 }
 
 impl Namespace {
@@ -34,7 +35,15 @@ impl Namespace {
             id,
             block_shift: block_bytes.trailing_zeros(),
             transfer_bytes_max,
+            fixed_buffers: true,
         })
+    }
+
+    /// The same, with memory that is mapped for each command. Linux 6.1 counts the pages of all of a
+    /// registered pool against the device's limit, and so refuses commands with fixed buffers.
+    #[must_use]
+    pub fn without_fixed_buffers(self) -> Namespace {
+        Namespace { fixed_buffers: false, ..self }
     }
 }
 

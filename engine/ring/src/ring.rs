@@ -162,6 +162,26 @@ impl Ring {
         Ok(file)
     }
 
+    /// Registers a block device whose reads and writes go in parts of at most `part_bytes_max`, one
+    /// after the other. On a polled ring that is a must: Linux before 6.5 ends a polled I/O that the
+    /// block layer would have to split with EAGAIN, and its worker thread tries it again for ever.
+    ///
+    /// # Errors
+    /// As [`Ring::register_file`].
+    ///
+    /// # Panics
+    /// When `part_bytes_max` is 0.
+    pub fn register_in_parts(
+        &mut self,
+        fd: OwnedFd,
+        part_bytes_max: u32,
+    ) -> Result<FileId, RingError> {
+        assert!(part_bytes_max > 0, "a part transfers something");
+        let file = self.register_file(fd)?;
+        self.files.set_part_bytes_max(file, part_bytes_max);
+        Ok(file)
+    }
+
     /// Takes a file out: it takes no more operations, and is closed when its last one has ended
     /// (cancel them, or use [`Op::Close`], which does so and tells when).
     ///
@@ -321,7 +341,9 @@ impl Ring {
             }
             return;
         }
-        if let Some(sqe) = sqe::build(id, entry, scratch, self.pool.as_ref()) {
+        let part_bytes_max =
+            entry.op.file().map_or(u32::MAX, |file| self.files.part_bytes_max(file));
+        if let Some(sqe) = sqe::build(id, entry, scratch, part_bytes_max, self.pool.as_ref()) {
             self.push(sqe);
         }
     }

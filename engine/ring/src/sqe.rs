@@ -28,6 +28,7 @@ pub(crate) fn build(
     id: OpId,
     entry: &mut InFlight,
     scratch: &mut Scratch,
+    part_bytes_max: u32,
     pool: Option<&Pool>,
 ) -> Option<Sqe> {
     let file = Fixed(entry.op.file().map_or(0, |file| file.index));
@@ -37,6 +38,7 @@ pub(crate) fn build(
             let offset = *offset + u64::from(entry.done_bytes);
             let index = fixed_index(pool, buf);
             let (ptr, len) = rest(buf, range, done_bytes);
+            let len = len.min(part_bytes_max);
             match index {
                 Some(index) => opcode::ReadFixed::new(file, ptr, len, index).offset(offset).build(),
                 None => opcode::Read::new(file, ptr, len).offset(offset).build(),
@@ -45,6 +47,7 @@ pub(crate) fn build(
         Op::Write { offset, buf, range, .. } => {
             let offset = *offset + u64::from(entry.done_bytes);
             let (ptr, len) = rest_shared(buf, range, done_bytes);
+            let len = len.min(part_bytes_max);
             match fixed_index(pool, buf.slot()) {
                 Some(index) => {
                     opcode::WriteFixed::new(file, ptr, len, index).offset(offset).build()
@@ -121,6 +124,7 @@ pub(crate) fn build_nvme(
     let file = Fixed(entry.op.file().map_or(0, |file| file.index));
     let (data, bytes) = nvme::command(namespace, request)?;
     entry.command_bytes = Some(bytes);
+    let buf_index = buf_index.filter(|_| namespace.fixed_buffers);
     let command = opcode::UringCmd80::new(file, NVME_URING_CMD_IO).cmd(data).buf_index(buf_index);
     Ok(Sqe::Command(command.build().user_data(id.user_data())))
 }

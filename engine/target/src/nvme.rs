@@ -39,13 +39,34 @@ impl BlockDevice {
         Some(BlockDevice { dir, is_partition })
     }
 
-    /// Whether the device has queues for polling, or what to do to get them.
-    pub(crate) fn poll_queues(&self) -> Result<(), String> {
-        if self.queue_number("io_poll") == Some(1) {
-            return Ok(());
+    /// Whether the device has queues for polling, and how much one polled read or write may
+    /// transfer so that the block layer need not split it (see [`weft_ring::Ring::register_in_parts`]);
+    /// or what to do to get them.
+    pub(crate) fn polling(&self) -> Result<u32, String> {
+        if self.queue_number("io_poll") != Some(1) {
+            return Err(
+                "it has no queues for polling (for NVMe: load the module with nvme.poll_queues=N)"
+                    .to_owned(),
+            );
         }
-        Err("it has no queues for polling (for NVMe: load the module with nvme.poll_queues=N)"
-            .to_owned())
+        // Not where an I/O is split by its place, whatever its length.
+        if self.queue_number("chunk_sectors").unwrap_or(0) > 0 {
+            return Err("the block layer splits its I/O at boundaries of the device".to_owned());
+        }
+        let most = self.transfer_bytes("max_sectors_kb").unwrap_or(0);
+        if most == 0 {
+            return Err("sysfs does not tell its longest transfer".to_owned());
+        }
+        Ok(most)
+    }
+
+    /// The longest transfer by the limit of that name, in whole blocks of ours.
+    fn transfer_bytes(&self, limit_kib: &str) -> Option<u32> {
+        let most_kib = self.queue_number(limit_kib)?;
+        let segments = self.queue_number("max_segments")?;
+        // A page each: the kernel does not promise to join the pages of a huge one.
+        let most = most_kib.saturating_mul(1024).min(segments.saturating_mul(4096));
+        Some(most / 4096 * 4096)
     }
 
     /// The way for commands of one's own, or why there is none.
@@ -65,11 +86,8 @@ impl BlockDevice {
         let id = read_number(&self.dir.join("nsid")).ok_or_else(number("namespace id"))?;
         let block_bytes =
             self.queue_number("logical_block_size").ok_or_else(number("block length"))?;
-        let most_kib =
-            self.queue_number("max_hw_sectors_kb").ok_or_else(number("longest transfer"))?;
-        let segments = self.queue_number("max_segments").ok_or_else(number("segments"))?;
-        // A page each: the kernel does not promise to join the pages of a huge one.
-        let transfer_bytes = most_kib.saturating_mul(1024).min(segments.saturating_mul(4096));
+        let transfer_bytes =
+            self.transfer_bytes("max_hw_sectors_kb").ok_or_else(number("longest transfer"))?;
         let namespace = Namespace::new(id, block_bytes, transfer_bytes)
             .ok_or_else(|| format!("blocks of {block_bytes} bytes do not fit ours"))?;
         Ok(Passage { path, namespace })

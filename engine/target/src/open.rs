@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 use weft_iobuf::Pool;
-use weft_ring::{Errno, FileId, Op, Ring};
+use weft_ring::{Errno, FileId, Namespace, Op, Ring};
 use weft_store::{OpenParams, RecoveryReport, Store};
 
 use crate::device::{BlockingDevice, open_device};
@@ -135,13 +135,14 @@ impl Targets {
         };
         let device = BlockDevice::of(path);
         let none = || "the target is a file, not a block device".to_owned();
-        let polls = match options.io_poll {
-            Wish::Off => false,
+        let part_bytes_max = match options.io_poll {
+            Wish::Off => None,
             wish => {
-                let asked = device.as_ref().ok_or_else(none).and_then(BlockDevice::poll_queues);
-                asked.map_err(|why| note(wish, "io_poll", why)).is_ok()
+                let asked = device.as_ref().ok_or_else(none).and_then(BlockDevice::polling);
+                asked.map_err(|why| note(wish, "io_poll", why)).ok()
             }
         };
+        let polls = part_bytes_max.is_some();
         let passage = match options.passthrough {
             Wish::Off => None,
             wish => {
@@ -151,21 +152,27 @@ impl Targets {
         };
         // From the best on; each is tried with a read.
         if let Some(passage) = &passage {
-            let open = || open_device(&passage.path, OFlags::empty());
-            let with = |ring: &mut Ring, file: File| {
-                let file = ring.register_nvme(file.into(), passage.namespace);
-                file.map_err(|error| error.to_string())
+            let mut attempt = |namespace: Namespace| {
+                let open = || open_device(&passage.path, OFlags::empty());
+                let with = |ring: &mut Ring, file: File| {
+                    let file = ring.register_nvme(file.into(), namespace);
+                    file.map_err(|error| error.to_string())
+                };
+                self.try_way(open, with, polls, ring, pool)
             };
-            match self.try_way(open, with, polls, ring, pool) {
+            let namespace = passage.namespace;
+            let file = attempt(namespace).or_else(|_| attempt(namespace.without_fixed_buffers()));
+            match file {
                 Ok(file) if polls => return Some((file, DataPath::Polled { passthrough: true })),
                 Ok(file) => return Some((file, DataPath::Passthrough)),
                 Err(why) => note(options.passthrough, "passthrough", why),
             }
         }
-        if polls {
+        if let Some(part_bytes_max) = part_bytes_max {
             let open = || open_device(path, OFlags::DIRECT);
             let with = |ring: &mut Ring, file: File| {
-                ring.register_file(file.into()).map_err(|error| error.to_string())
+                let file = ring.register_in_parts(file.into(), part_bytes_max);
+                file.map_err(|error| error.to_string())
             };
             match self.try_way(open, with, true, ring, pool) {
                 Ok(file) => return Some((file, DataPath::Polled { passthrough: false })),

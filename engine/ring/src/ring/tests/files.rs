@@ -63,6 +63,28 @@ fn a_pool_that_is_not_registered_works_the_same() {
 }
 
 #[test]
+fn a_device_gets_no_more_at_once_than_was_said() {
+    let (mut ring, pool, folder) = (ring(), pool(), temporary());
+    let fd = open(&folder, libc::O_DIRECT).into();
+    let file = ring.register_in_parts(fd, 384 << 10).unwrap();
+    let buf = patterned(&pool, MIB, 3);
+    let written = run(&mut ring, Op::Write { file, offset: 4096, buf: buf.share(), range: 0..MIB });
+    assert_eq!(written.result, Ok(1048576));
+    assert_eq!(ring.stats().continued_count, 2, "384, 384 and 256 KiB");
+    let buf = pool.alloc(MIB).unwrap();
+    let read = run(&mut ring, Op::Read { file, offset: 4096, buf, range: 0..MIB });
+    assert_eq!(read.result, Ok(1048576));
+    assert_eq!(ring.stats().continued_count, 4);
+    let Op::Read { buf, .. } = read.op else { panic!("the operation comes back") };
+    assert_pattern(&buf, 0..MIB, 3);
+    // The place keeps nothing of it for the next file.
+    ring.unregister_file(file).unwrap();
+    let file = ring.register_file(open(&folder, libc::O_DIRECT).into()).unwrap();
+    let read = run(&mut ring, Op::Read { file, offset: 4096, buf, range: 0..MIB });
+    assert_eq!((read.result, ring.stats().continued_count), (Ok(1048576), 4));
+}
+
+#[test]
 fn a_read_over_the_end_of_the_file_gives_what_there_is() {
     for flags in [0, libc::O_DIRECT] {
         let (mut ring, pool, folder) = (ring(), pool(), temporary());
