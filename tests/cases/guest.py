@@ -1,5 +1,6 @@
 """What this machine's kernel or hardware cannot show is shown in virtual machines: NVMe, power cuts, NUMA nodes."""
 
+import itertools
 import json
 import sys
 
@@ -39,13 +40,15 @@ def vm_container(ctx):
     check(result.code == 7 and result.out.endswith("running\nshared\ntwo words\n"), "it said", result.out)
 
 
-@case(timeout_s=240)
+@case(timeout_s=450)
 def vm_nvme(ctx):
-    """Two NVMe drives (512 and 4,096-byte sectors) near two NUMA nodes: format, files, kill -9, restart, verify."""
+    """Two NVMe drives (512 and 4,096-byte sectors) near two NUMA nodes: format, files, kill -9, polling, passthrough."""
     need_guests()
     drives = [drive(ctx, "nvme0", sector_bytes=512), drive(ctx, "nvme1", sector_bytes=4096)]
     expect = ["drives", "fs create", "target format", "write and read", "kill -9", "restart", "both drives"]
-    boot(ctx, "nvme.py", timeout_s=200, expect=expect, drives=[drives], numa=2)
+    expect += ["io_poll %s passthrough %s" % mode for mode in itertools.product(("off", "on"), ("off", "on"))]
+    expect += ["all modes read back", "store alone"]
+    boot(ctx, "nvme.py", timeout_s=400, expect=expect, drives=[drives], numa=2)
 
 
 THREADS = 4
@@ -95,12 +98,12 @@ def _choose_cuts(ctx, recording, promises, count):
     return sorted(cuts)
 
 
-@case(timeout_s=450)
+@case(timeout_s=700)
 def vm_power_cut(ctx):
     """A guest loses power in mid-write, at many points of one recording: what was answered is there, nothing else is."""
     need_guests()
     recorded = drive(ctx, "recorded", kind="virtio", mib=cut_disk.DISK_MIB, log=ctx.work / "bulk-log")
-    seed, restarts = _record(ctx, recorded, ctx.scaled(600, 200), 150)
+    seed, restarts = _record(ctx, recorded, ctx.scaled(600, 200), 240)
     check(restarts >= 1, "the server was never killed in the recording")
     recording = blocklog.Recording(recorded.log)
     promises = Promises(recording)
@@ -118,7 +121,7 @@ def vm_power_cut(ctx):
     drives.append(liar)
     orders.append({"name": "liar", "serial": "vm0-%d" % len(cuts), "seed": seed, "answered": promises.at[-1]})
     (share(ctx) / "cuts.json").write_text(json.dumps(orders))
-    out = boot(ctx, "verify.py", drives=[drives], timeout_s=200)
+    out = boot(ctx, "verify.py", drives=[drives], timeout_s=400)
     for order in orders:
         said = [line for line in out.splitlines() if line.startswith(order["name"] + " ")]
         want = "bad" if order["name"] == "liar" else "good"

@@ -1,15 +1,20 @@
 """A node on two emulated NVMe drives of different logical blocks, near different NUMA nodes."""
 
+import mmap
 import os
+import random
+import re
 from pathlib import Path
 
 import steps
 from lib.base import Context, check, eventually
-from lib.cluster import Cluster
+from lib.cluster import Cluster, program
 from lib.procs import run
 
 SECTORS = {"vm0-0": 512, "vm0-1": 4096}
 STEPS = 60
+FILE_BYTES = 4 << 20
+READS = 300
 
 
 def ok(name):
@@ -35,6 +40,14 @@ def io_counts(name):
     """(reads, writes) that the block layer has counted for a drive."""
     fields = Path("/sys/block", name, "stat").read_text().split()
     return int(fields[0]), int(fields[4])
+
+
+def store_alone(names):
+    """A store alone on each drive, polled; its writes of 1 MiB are longer than the drive takes at once."""
+    for name, passthrough, way in zip(names, ("off", "on"), ("polled", "polled-passthrough")):
+        args = ["--device", "/dev/" + name, "--force", "--verify", "--data", "4M", "--expect-path", way]
+        run([program("weft-load"), "store", *args, "--io-poll", "on", "--passthrough", passthrough], quiet=False)
+    ok("store alone")
 
 
 def format_drives(node):
@@ -79,6 +92,64 @@ def fill_and_verify(node, names):
     ok("both drives")
 
 
+def interrupts():
+    """Interrupts of the drives so far."""
+    lines = Path("/proc/interrupts").read_text().splitlines()
+    return sum(sum(map(int, re.findall(r" (\d+)(?= )", line)[:2])) for line in lines if re.search(r" nvme\d+q", line))
+
+
+def random_reads(path, count):
+    """Reads so many single blocks of a file past the page cache, and checks them."""
+    buffer = mmap.mmap(-1, steps.BLOCK)
+    source = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    data = steps.content("modes", FILE_BYTES)
+    for block in random.Random(1).choices(range(FILE_BYTES // steps.BLOCK), k=count):
+        at = block * steps.BLOCK
+        check(os.preadv(source, [buffer], at) == steps.BLOCK and buffer[:] == data[at : at + steps.BLOCK], "wrong at", at)
+    os.close(source)
+
+
+def set_mode(node, io_poll, passthrough):
+    """Restarts the node with these two keys of the config, and mounts."""
+    kept = [line for line in node.config.read_text().splitlines() if not line.startswith(("io_poll", "passthrough"))]
+    node.config.write_text("\n".join(['io_poll = "%s"' % io_poll, 'passthrough = "%s"' % passthrough] + kept) + "\n")
+    offset = node.log_offset()
+    node.start()
+    node.mount()
+    words = node.log_since(offset)
+    print("\n".join(line for line in words.splitlines() if "is not used" in line), flush=True)
+    return re.findall(r"way=(\w+(?: \{[^}]*\})?)", words)
+
+
+def use_mode(node, names, io_poll, passthrough, way):
+    """With these settings data really goes that way, says the kernel, and is right."""
+    found = set_mode(node, io_poll, passthrough)
+    check(found == [way] * len(names), "io_poll", io_poll, "passthrough", passthrough, "gives", found, "not", way)
+    path = node.path / ("modes-%s-%s" % (io_poll, passthrough))
+    path.write_bytes(steps.content("modes", FILE_BYTES))
+    run(["sync", path])
+    reads, begun = sum(io_counts(name)[0] for name in names), interrupts()
+    random_reads(path, READS)
+    reads, begun = sum(io_counts(name)[0] for name in names) - reads, interrupts() - begun
+    print("%s: %d reads are %d of the block layer, %d interrupts" % (way, READS, reads, begun), flush=True)
+    check((reads < READS // 4) == (passthrough == "on"), "passthrough", passthrough, "and", reads, "reads of the block layer")
+    check((begun < READS // 4) == (io_poll == "on"), "io_poll", io_poll, "and", begun, "interrupts")
+    node.close()
+    ok("io_poll %s passthrough %s" % (io_poll, passthrough))
+
+
+def use_modes(node, names):
+    """Every way to the data; each verifies what the one before it wrote."""
+    use_mode(node, names, "off", "off", "Direct")
+    use_mode(node, names, "on", "off", "Polled { passthrough: false }")
+    use_mode(node, names, "off", "on", "Passthrough")
+    use_mode(node, names, "on", "on", "Polled { passthrough: true }")
+    set_mode(node, "off", "off")
+    for path in sorted(node.path.glob("modes-*")):
+        random_reads(path, READS)
+    ok("all modes read back")
+
+
 def main():
     """Makes the node and runs the checks."""
     os.umask(0o022)
@@ -94,6 +165,9 @@ def main():
     node.mount()
     fill_and_verify(node, names)
     node.close()
+    use_modes(node, names)
+    node.close()
+    store_alone(names)
 
 
 main()
