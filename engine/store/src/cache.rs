@@ -56,6 +56,11 @@ impl Cache {
         self.dirty_count
     }
 
+    /// Memory of the changed records.
+    pub(crate) fn dirty_bytes(&self) -> u64 {
+        self.dirty_bytes
+    }
+
     /// Whether changed records take half of the memory there is: time for a checkpoint.
     pub(crate) fn is_mostly_dirty(&self) -> bool {
         self.dirty_bytes > self.bytes_max / 2

@@ -192,6 +192,19 @@ impl Index {
         if good { Ok(()) } else { Err(damaged_row()) }
     }
 
+    /// Length of the part of the index in use at the last commit.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.env.used_bytes().unwrap_or(0)
+    }
+
+    /// Whether the disk has set room aside for an index so long; `step_bytes` more, if it can.
+    pub(crate) fn reserve(&self, bytes: u64, step_bytes: u64) -> bool {
+        let bytes = bytes.min(self.env.map_bytes().unwrap_or(0));
+        bytes <= self.env.reserved_bytes()
+            || self.env.reserve(bytes + step_bytes).is_ok()
+            || self.env.reserve(bytes).is_ok()
+    }
+
     /// How many chunks the last commit had.
     pub(crate) fn chunk_count(&self) -> Result<u64, StoreError> {
         self.env.entries(self.chunks).map_err(|e| StoreError::index("index: count", e))

@@ -73,6 +73,16 @@ pub(crate) const INDEX_BYTES_MIN: u64 = 16 << 30;
 
 const _: () = assert!(DISCARD_BLOCKS_MAX.is_multiple_of(DISCARD_ALIGN_BLOCKS));
 const _: () = assert!(JOURNAL_OFFSET.is_multiple_of(DISCARD_ALIGN_BLOCKS * BLOCK));
+
+/// Pages of the index a changed chunk changes besides its record, as a rule: two.
+pub(crate) const CHUNK_DIRTY_BYTES: u64 = 8 << 10;
+/// Room on the index's disk that writes leave for removals: a part of the device's length in so many.
+pub(crate) const INDEX_HEADROOM_SHARE: u64 = 256;
+/// See [`INDEX_HEADROOM_SHARE`].
+pub(crate) const INDEX_HEADROOM_BYTES_MIN: u64 = 256 << 10;
+/// See [`INDEX_HEADROOM_SHARE`].
+pub(crate) const INDEX_HEADROOM_BYTES_MAX: u64 = 32 << 20;
+
 const _: () = assert!(JOURNAL_OFFSET.is_multiple_of(BLOCK));
 const _: () = assert!(CAPACITY_BYTES_MIN >= JOURNAL_OFFSET + JOURNAL_BYTES_MIN + 2 * BLOCK);
 const _: () = assert!(

@@ -15,6 +15,7 @@ use crate::chunk::Chunk;
 use crate::damage::{Damages, ScrubStatus};
 use crate::error::StoreError;
 use crate::index::{Index, Meta};
+use crate::limits::CHUNK_DIRTY_BYTES;
 use crate::record::{Placement, Truncate};
 use crate::space::Extent;
 
@@ -24,6 +25,12 @@ pub(crate) struct Map {
     index: Index,
     cache: Cache,
     chunk_count: u64,
+    /// Length of the index with the transaction under way.
+    index_bytes: u64,
+    /// Room for the index that only removals and overwrites may use.
+    headroom_bytes: u64,
+    /// The index's disk gives no more room.
+    index_full: bool,
 }
 
 /// Adds a block to a list of extents, lengthening the last one where it continues it.
@@ -35,9 +42,39 @@ pub(crate) fn push_extent(extents: &mut Vec<Extent>, block: u64) {
 }
 
 impl Map {
-    pub(crate) fn new(index: Index, cache_bytes_max: u64) -> Result<Map, StoreError> {
-        let chunk_count = index.chunk_count()?;
-        Ok(Map { index, cache: Cache::new(cache_bytes_max), chunk_count })
+    pub(crate) fn new(
+        index: Index,
+        cache_bytes_max: u64,
+        headroom_bytes: u64,
+    ) -> Result<Map, StoreError> {
+        let mut map = Map {
+            chunk_count: index.chunk_count()?,
+            index_bytes: index.used_bytes(),
+            index,
+            cache: Cache::new(cache_bytes_max),
+            headroom_bytes,
+            index_full: false,
+        };
+        map.index_has_room();
+        Ok(map)
+    }
+
+    /// Whether the index's disk has room for what changed, twice over (the pages it replaces are
+    /// free one checkpoint later), and some besides to remove things with.
+    pub(crate) fn index_has_room(&mut self) -> bool {
+        let need = self.index_bytes + 2 * self.index_dirty_bytes() + self.headroom_bytes;
+        self.index_full = !self.index.reserve(need, self.headroom_bytes);
+        !self.index_full
+    }
+
+    /// Whether a checkpoint is due because the index's disk is full: several must fit in what is
+    /// left of it.
+    pub(crate) fn index_is_tight(&self) -> bool {
+        self.index_full && self.index_dirty_bytes() >= self.headroom_bytes / 4
+    }
+
+    fn index_dirty_bytes(&self) -> u64 {
+        self.cache.dirty_count() * CHUNK_DIRTY_BYTES + self.cache.dirty_bytes()
     }
 
     pub(crate) fn chunk_count(&self) -> u64 {
@@ -252,6 +289,7 @@ impl Map {
                 result = index.put_chunk(&mut txn, id, chunk);
             }
         });
+        self.index_bytes = txn.commit_bytes();
         result.map(|()| txn)
     }
 
@@ -264,6 +302,7 @@ impl Map {
     pub(crate) fn commit(&mut self, txn: WriteTxn) -> Result<(), StoreError> {
         txn.commit().map_err(|e| StoreError::index("index: commit of a checkpoint", e))?;
         self.cache.committed();
+        self.index_bytes = self.index.used_bytes();
         Ok(())
     }
 }

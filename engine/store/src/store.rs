@@ -20,7 +20,10 @@ use crate::discard::Discards;
 use crate::error::{Kind, StoreError};
 use crate::index::{Index, Meta};
 use crate::journal::Journal;
-use crate::limits::{BLOCK, INDEX_BYTES_MIN};
+use crate::limits::{
+    BLOCK, INDEX_BYTES_MIN, INDEX_HEADROOM_BYTES_MAX, INDEX_HEADROOM_BYTES_MIN,
+    INDEX_HEADROOM_SHARE,
+};
 use crate::locks::{Hold, Locks};
 use crate::map::Map;
 use crate::planted::{self, Bug};
@@ -226,6 +229,11 @@ fn index_bytes_max(superblock: &Superblock) -> u64 {
     (superblock.areas.capacity_bytes / 8).max(INDEX_BYTES_MIN)
 }
 
+fn index_headroom_bytes(superblock: &Superblock) -> u64 {
+    (superblock.areas.capacity_bytes / INDEX_HEADROOM_SHARE)
+        .clamp(INDEX_HEADROOM_BYTES_MIN, INDEX_HEADROOM_BYTES_MAX)
+}
+
 impl Store {
     /// Makes the empty index of a target that is being formatted, in `dir`, whose parent exists.
     ///
@@ -260,7 +268,7 @@ impl Store {
         if (meta.cluster, meta.target_uuid) != (superblock.cluster, superblock.target_uuid) {
             return Err(mismatch("open: the index belongs to another target"));
         }
-        let map = Map::new(index, params.cache_bytes_max)?;
+        let map = Map::new(index, params.cache_bytes_max, index_headroom_bytes(&superblock))?;
         let done = recover::recover(device, &superblock, copies, map, &meta, params.boot_id)?;
         let (scrub, mut damages) = scrub::restore(done.map.read_scrub());
         for (chunk, block) in &done.report.damaged {
@@ -583,6 +591,9 @@ impl Store {
 
     /// Takes blocks, or waits for some that will be free, or fails.
     fn alloc(&mut self, want: crate::space::Want) -> Result<Vec<Extent>, Halt> {
+        if !want.may_use_reserve && !self.map.index_has_room() {
+            return Err(Halt::Fail(Status::NoSpace));
+        }
         if let Some(extents) = self.space.alloc(want) {
             return Ok(extents);
         }

@@ -134,6 +134,7 @@ impl Store {
         self.journal.is_half_full()
             || (something && cache.dirty_count() >= self.dirty_chunks_max)
             || (something && cache.is_mostly_dirty())
+            || (something && self.map.index_is_tight())
             || self.intents.len() >= self.tables.intents
             || (something && due)
             || (something && self.stopping && self.ops.is_empty())
