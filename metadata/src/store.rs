@@ -19,8 +19,10 @@ const INDEX_DIR: &str = "index";
 const PAGE_BYTES: u64 = weft_lmdb::PAGE_BYTES as u64;
 /// What a node of a page adds to its key and value, generously.
 const NODE_BYTES: u64 = 16;
-/// A value from which on LMDB gives it pages of its own, which must lie side by side.
-pub(crate) const OVERFLOW_BYTES: usize = 1900;
+/// A value from which on LMDB gives it pages of its own.
+const OVERFLOW_BYTES: usize = 1900;
+/// A link's target or an attribute whose record is sure to fit one page: of more, they must lie side by side.
+pub(crate) const PAGE_VALUE_BYTES: usize = 3700;
 /// Pages are at least a quarter full (LMDB merges below that).
 const FILL_DIVISOR: u64 = 4;
 

@@ -26,7 +26,7 @@ use crate::log::{Command, DROP_ORPHANS, SESSION_END, WORKS_DONE};
 use crate::opens::Opens;
 use crate::record::{Identity, Outcome, State, Work, key_number};
 use crate::slots::{Admission, Slots};
-use crate::store::{Name, OVERFLOW_BYTES, Store};
+use crate::store::{Name, PAGE_VALUE_BYTES, Store};
 
 /// A request as it arrived.
 #[derive(Clone, Copy, Debug)]
@@ -319,8 +319,8 @@ impl Volume {
             return Err(Status::Busy);
         }
         let grows = match request {
-            MetaRequest::Make { target, .. } => Some(target.len() > OVERFLOW_BYTES / 2),
-            MetaRequest::SetXattr { value, .. } => Some(value.len() > OVERFLOW_BYTES / 2),
+            MetaRequest::Make { target, .. } => Some(target.len() > PAGE_VALUE_BYTES),
+            MetaRequest::SetXattr { value, .. } => Some(value.len() > PAGE_VALUE_BYTES),
             MetaRequest::Link { .. } | MetaRequest::Rename { .. } => Some(false),
             _ => None,
         };

@@ -3,9 +3,12 @@
 import errno
 import os
 import random
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 
-from lib.base import case, check, eventually
+from lib.base import case, check, eventually, remember
 from lib.cluster import MIB, Cluster
+from lib.procs import run
 from lib.trees import file_hash
 
 PIECE = 1 << 20
@@ -84,3 +87,105 @@ def full_target(ctx):
     fs.check_server()
     fs.close()
     fs.weft("fs", "check", "--config", fs.config)
+
+
+MAKERS = 8
+
+
+def _until_full(make):
+    """Several at once call make(0), make(1), ... until ENOSPC; the numbers that were made."""
+
+    def maker(first):
+        made = []
+        for number in range(first, 100_000, MAKERS):
+            try:
+                make(number)
+            except OSError as error:
+                check(error.errno == errno.ENOSPC, "the full file system says", error)
+                return made
+            made.append(number)
+        check(False, len(made), "were made without ENOSPC")
+
+    with ThreadPoolExecutor(MAKERS) as makers:
+        return sum(makers.map(maker, range(MAKERS)), [])
+
+
+def _ballast(path):
+    """Takes what the disk has left."""
+    with open(path, "wb") as out:
+        try:
+            while True:
+                out.write(bytes(PIECE))
+                out.flush()
+        except OSError as error:
+            check(error.errno == errno.ENOSPC, "the full disk says", error)
+    # What did not fit is still in Python's buffer; the next piece of the disk goes too.
+    with open(str(path) + "2", "wb", buffering=0) as out:
+        while True:
+            try:
+                out.write(bytes(4096))
+            except OSError:
+                return
+
+
+@case(timeout_s=300)
+def full_state(ctx):
+    """The disk under state_dir is full: ENOSPC for new names and data, removing works, and all is well when it has room."""
+    fs = Cluster(ctx, target_count=2, target_bytes=256 * MIB)
+    fs.state.mkdir(parents=True)
+    image = fs.dir / "state.img"
+    with open(image, "wb") as out:
+        out.truncate(104 * MIB)
+    run(["mkfs.ext4", "-q", "-F", "-m", "0", image])
+    run(["mount", "-o", "loop", image, fs.state])
+    remember(ctx.work, "mount", fs.state)
+    fs.create()
+    fs.start()
+    fs.mount()
+    old = fs.path / "old"
+    old.write_bytes(random.Random(3).randbytes(3 * MIB))
+    want = file_hash(old)
+    data = fs.path / "data"
+    data.touch()
+    for turn in range(2):
+        ballast = fs.state / "ballast"
+        _ballast(ballast)
+        links = fs.path / ("links%d" % turn)
+        links.mkdir()
+        # Long links fill the database soonest; then names and small files.
+        made = _until_full(lambda number: os.symlink("x" * 3600, links / str(number)))
+        names = _until_full(lambda number: open(links / ("n%d" % number), "x").close())
+        check(len(made) > 300, "full after", len(made), "links and", len(names), "names")
+        ctx.figure("full_state.links", len(made), "links")
+        check(file_hash(old) == want, "another file changed")
+        os.chmod(old, 0o640 + turn)
+        if turn == 0:
+            fs.kill()
+            fs.start()
+            fs.remount()
+        # Data of a file that is there: written, or ENOSPC; never worse.
+        _fill(data, 5, 32 * MIB)
+        with ThreadPoolExecutor(MAKERS) as removers:
+            list(removers.map(lambda number: os.unlink(links / str(number)), made))
+        check(len(os.listdir(links)) == len(names), "the names are not there")
+        shutil.rmtree(links)
+        os.unlink(ballast)
+        os.unlink(str(ballast) + "2")
+        eventually("names can be made again", lambda: _can_make(fs.path / ("again%d" % turn)), 10, 0.2)
+        check(file_hash(old) == want, "another file changed")
+    synced, full = _fill(fs.path / "after", 11, 64 * MIB)
+    check(not full, "full after", synced)
+    _verify(fs.path / "after", 11, synced)
+    fs.check_server()
+    fs.close()
+    fs.weft("fs", "check", "--config", fs.config)
+    run(["umount", fs.state])
+
+
+def _can_make(path):
+    try:
+        path.touch()
+    except OSError as error:
+        check(error.errno == errno.ENOSPC, "making a name says", error)
+        return False
+    return True

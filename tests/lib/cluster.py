@@ -95,7 +95,7 @@ class Cluster:
 
     def create(self):
         """Generates the config and formats the file system."""
-        self.state.mkdir(parents=True)
+        self.state.mkdir(parents=True, exist_ok=True)
         self.targets[0].parent.mkdir(exist_ok=True)
         args = ["gen", "--dir", self.state, "--listen", "127.0.0.1:%d" % self.port]
         for target in self.targets:

@@ -230,3 +230,44 @@ fn changes_are_bounded_by_memory() {
         assert!(memory_bytes_max > MEMORY_BYTES_MIN || checkpoints > 0);
     }
 }
+
+/// How long a shard stands still for a checkpoint while names are made as fast as can be. A measurement:
+/// `cargo test --release -p weft-metadata pauses -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement; doc/bounds.md has its figures"]
+fn pauses_of_checkpoints() {
+    for memory_bytes_max in [1 << 30, 180 * MIB, 64 * MIB, 16 * MIB] {
+        let many = VolumeParams { memory_bytes_max, map_bytes_max: 4 << 30, ..params() };
+        let mut rig = Rig::with(many);
+        let mut pauses = Vec::new();
+        let begin = std::time::Instant::now();
+        for round in 0..500_u64 {
+            for slot in 0..200_u16 {
+                let number = (round * 200 + u64::from(slot)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                let name = format!("{number:x}");
+                let caller = Caller { uid: 0, gid: 0, slot, sequence: round + 1 };
+                rig.submit_as(ALICE, caller, &make(ROOT, name.as_bytes(), FILE));
+            }
+            while rig.volume().counters().pending_count > 0 {
+                let before = rig.volume().counters().generation;
+                let start = std::time::Instant::now();
+                rig.flush();
+                if rig.volume().counters().generation > before {
+                    pauses.push(start.elapsed());
+                }
+                rig.complete();
+            }
+            rig.replies.clear();
+        }
+        pauses.sort();
+        let all = begin.elapsed();
+        let sum: Duration = pauses.iter().sum();
+        println!(
+            "{} MiB: 100,000 names in {all:?}, {} checkpoints, median {:?}, longest {:?}, together {sum:?}",
+            memory_bytes_max >> 20,
+            pauses.len(),
+            pauses[pauses.len() / 2],
+            pauses[pauses.len() - 1],
+        );
+    }
+}
