@@ -2,7 +2,7 @@
 
 use weft_iobuf::BufSlot;
 use weft_net::link::Request;
-use weft_wire::blocks::{BLOCK_BYTES, BLOCK_LEN, crc32c};
+use weft_wire::blocks::{BLOCK_BYTES, first_mismatch};
 use weft_wire::data::{ChunkRange, DataRequest, ReadReply};
 use weft_wire::header::Header;
 use weft_wire::limits::FILE_BYTES_MAX;
@@ -210,8 +210,7 @@ fn check(piece: &ChunkPiece, answer: Answer) -> Option<Vec<DataPiece>> {
     let Some((slot, range)) = answer.payload else {
         return Some(vec![DataPiece::Zeros(wanted)]);
     };
-    let blocks = slot.as_slice().get(range.clone())?.chunks_exact(BLOCK_LEN);
-    let agree = blocks.zip(&reply.sums).all(|(block, sum)| crc32c(block) == *sum);
+    let agree = first_mismatch(0, slot.as_slice().get(range.clone())?, &reply.sums).is_none();
     if !agree || reply.first_block != piece.offset / BLOCK_BYTES {
         return None;
     }

@@ -2,11 +2,11 @@
 
 use weft_iobuf::{BufSlot, Pool};
 use weft_wire::Status;
-use weft_wire::blocks::{BLOCK_BYTES, BLOCK_LEN};
+use weft_wire::blocks::{BLOCK_BYTES, BLOCK_LEN, each_checksum};
 use weft_wire::data::ChunkRange;
 use weft_wire::units::{to_u32, to_usize};
 
-use super::{Body, Store, block_matches};
+use super::{Body, Store};
 use crate::action::{Action, Outcome, ReadPiece};
 use crate::damage::DamageKind::Mismatch;
 use crate::planted::{self, Bug};
@@ -118,18 +118,17 @@ impl Store {
         let piece = &mut read.pieces[part];
         if entry.error.is_none() {
             let (from, count) = (piece.first - read.first, piece.count);
-            let bad = match &buf {
-                Some(slot) => (0..count)
-                    .filter(|at| {
-                        let sum = read.sums[to_usize(u64::from(from + at))];
-                        !planted::is(Bug::SkipReadSum)
-                            && !block_matches(slot.as_slice(), to_usize(u64::from(*at)), sum)
-                    })
-                    .map(|at| self.damages.add(read.range.chunk, piece.first + at, Mismatch))
-                    .count(),
-                None => 0,
-            };
-            self.counters.damaged_blocks += u64::from(to_u32(bad));
+            let mut bad = 0;
+            if let Some(slot) = buf.as_ref().filter(|_| !planted::is(Bug::SkipReadSum)) {
+                let blocks = &slot.as_slice()[..to_usize(u64::from(count)) * BLOCK_LEN];
+                each_checksum(0, blocks, |block, sum| {
+                    if read.sums[to_usize(u64::from(from + block.block))] != sum {
+                        self.damages.add(read.range.chunk, piece.first + block.block, Mismatch);
+                        bad += 1;
+                    }
+                });
+            }
+            self.counters.damaged_blocks += bad;
             entry.error = match &buf {
                 None => Some(Status::Io),
                 Some(_) if bad > 0 => Some(Status::Damaged),
