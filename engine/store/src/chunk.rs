@@ -102,6 +102,34 @@ pub(crate) struct Chunk {
     sums: Vec<u32>,
 }
 
+/// What planning a write needs to know of a chunk: a copy of the few entries around the range
+/// instead of the whole record, which has one for each block.
+#[derive(Debug)]
+pub(crate) struct Window {
+    first: u32,
+    placed: Vec<Option<Placed>>,
+    end: u32,
+}
+
+impl Window {
+    /// The blocks from the one before `first` on, `count` and that one.
+    pub(crate) fn of(chunk: Option<&Chunk>, first: u32, count: u32) -> Window {
+        let from = first.saturating_sub(1);
+        let placed = (from..first + count).map(|block| chunk.and_then(|chunk| chunk.get(block)));
+        Window { first: from, placed: placed.collect(), end: chunk.map_or(0, Chunk::end) }
+    }
+
+    /// As [`Chunk::get`], of a block of the window.
+    pub(crate) fn get(&self, block: u32) -> Option<Placed> {
+        self.placed[index(block - self.first)]
+    }
+
+    /// As [`Chunk::end`].
+    pub(crate) fn end(&self) -> u32 {
+        self.end
+    }
+}
+
 impl Chunk {
     /// Where `block` lies; `None` if it was never written.
     pub(crate) fn get(&self, block: u32) -> Option<Placed> {

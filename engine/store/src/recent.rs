@@ -9,22 +9,27 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::limits::CHUNK_BLOCKS_MAX;
 
 /// What one run of blocks takes: in the tree, and in the order.
-pub(crate) const ENTRY_BYTES: usize = size_of::<((u64, u64), u32)>() + size_of::<(u64, u64)>();
+pub(crate) const ENTRY_BYTES: usize = size_of::<((u64, u64), u32)>() + size_of::<(u64, u64, u8)>();
+
+/// Runs of 1, 2..=3, 4..=7 ... blocks have a tree each.
+const CLASS_COUNT: usize = CHUNK_BLOCKS_MAX.trailing_zeros() as usize + 1;
 
 /// Blocks written by records that are not known, on the device, to be durable.
 #[derive(Debug, Default)]
 pub(crate) struct Recent {
-    /// (first block, sequence) -> count.
-    runs: BTreeMap<(u64, u64), u32>,
-    /// In order of sequence.
-    order: VecDeque<(u64, u64)>,
+    /// By length class: (first block, sequence) -> count. So a look for one block passes few runs:
+    /// in one tree it would pass every short one within the longest run's length.
+    runs: [BTreeMap<(u64, u64), u32>; CLASS_COUNT],
+    /// In order of sequence; first block and class.
+    order: VecDeque<(u64, u64, u8)>,
 }
 
 impl Recent {
     /// Record `sequence` wrote these blocks.
     pub(crate) fn add(&mut self, sequence: u64, start: u64, count: u32) {
-        self.runs.insert((start, sequence), count);
-        self.order.push_back((sequence, start));
+        let class = u8::try_from(count.ilog2()).expect("32 at most");
+        self.runs[usize::from(class)].insert((start, sequence), count);
+        self.order.push_back((sequence, start, class));
     }
 
     /// Runs remembered.
@@ -34,19 +39,21 @@ impl Recent {
 
     /// Whether a record in doubt wrote `block`.
     pub(crate) fn has(&self, block: u64) -> bool {
-        let from = block.saturating_sub(u64::from(CHUNK_BLOCKS_MAX - 1));
-        let mut near = self.runs.range((from, 0)..=(block, u64::MAX)).rev();
-        near.any(|((start, _), count)| start + u64::from(*count) > block)
+        self.runs.iter().enumerate().filter(|(_, runs)| !runs.is_empty()).any(|(class, runs)| {
+            let from = block.saturating_sub((2 << class) - 2);
+            let mut near = runs.range((from, 0)..=(block, u64::MAX)).rev();
+            near.any(|((start, _), count)| start + u64::from(*count) > block)
+        })
     }
 
     /// Records up to `known` are no longer in doubt.
     pub(crate) fn forget(&mut self, known: u64) {
-        while let Some((sequence, start)) = self.order.front().copied() {
+        while let Some((sequence, start, class)) = self.order.front().copied() {
             if sequence > known {
                 break;
             }
             self.order.pop_front();
-            self.runs.remove(&(start, sequence));
+            self.runs[usize::from(class)].remove(&(start, sequence));
         }
     }
 }
@@ -63,9 +70,12 @@ mod tests {
         recent.add(2, 2000, 1024);
         assert!(recent.has(100) && recent.has(109) && recent.has(3023));
         assert!(!recent.has(99) && !recent.has(110) && !recent.has(3024));
+        recent.add(2, 5000, 3);
+        assert!(recent.has(5002) && !recent.has(5003) && !recent.has(4999));
         recent.forget(1);
         assert!(!recent.has(100) && recent.has(105));
         recent.forget(2);
-        assert!(!recent.has(105) && recent.runs.is_empty() && recent.order.is_empty());
+        assert!(!recent.has(105) && recent.order.is_empty());
+        assert!(recent.runs.iter().all(BTreeMap::is_empty));
     }
 }

@@ -16,7 +16,7 @@ use weft_wire::units::to_usize;
 
 use super::{Body, Halt, Store, Waiter, block_matches};
 use crate::action::Action;
-use crate::chunk::{Chunk, Placed, Run, push_block};
+use crate::chunk::{Placed, Run, Window, push_block};
 use crate::limits::journal_bytes_of_op;
 use crate::planted::{self, Bug};
 use crate::record::{Placement, Record};
@@ -113,7 +113,7 @@ impl Store {
     ) -> Result<Vec<BufSlot>, Halt> {
         self.reserve_journal(op, write.range.block_count())?;
         let chunk = match self.map.get(write.range.chunk) {
-            Ok(chunk) => chunk.cloned().unwrap_or_default(),
+            Ok(chunk) => Window::of(chunk, write.first, write.range.block_count()),
             Err(error) => return Err(Halt::Fail(self.index_status(&error))),
         };
         let mut need: Option<Stretch> = None;
@@ -165,7 +165,7 @@ impl Store {
     fn place_stretch(
         &mut self,
         write: &mut WriteOp,
-        chunk: &Chunk,
+        chunk: &Window,
         stretch: Option<Stretch>,
     ) -> Result<(), Halt> {
         let Some(stretch) = stretch else { return Ok(()) };
