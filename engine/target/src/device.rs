@@ -18,8 +18,7 @@ pub struct BlockingDevice {
 }
 
 impl BlockingDevice {
-    /// Opens and locks it, and sees to it that reads meet the device and not an old page: what
-    /// went to a block device as NVMe commands of its own passed the page cache by.
+    /// Opens and locks it, and sees to it that reads meet the device and not an old page.
     ///
     /// # Errors
     /// `Device`, `InUse`.
@@ -28,10 +27,7 @@ impl BlockingDevice {
         let mut file = open_device(path, OFlags::empty()).map_err(wrong)?;
         flock(&file, FlockOperation::NonBlockingLockShared)
             .map_err(|_| TargetError::new(Kind::InUse, "lock", path))?;
-        if file.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device()) {
-            // Only clean pages go: the journal's, not yet written back, are the truth and stay.
-            fadvise(&file, 0, None, Advice::DontNeed).map_err(|errno| wrong(errno.into()))?;
-        }
+        drop_clean_pages(&file).map_err(wrong)?;
         // A block device's length is where its end is, not what stat says.
         let len_bytes = io::Seek::seek(&mut file, io::SeekFrom::End(0)).map_err(wrong)?;
         Ok(BlockingDevice { file, len_bytes })
@@ -67,6 +63,16 @@ pub fn can_discard(path: &Path) -> bool {
         let text = std::fs::read_to_string(limit).unwrap_or_default();
         text.trim().parse::<u64>().is_ok_and(|bytes| bytes > 0)
     })
+}
+
+/// Lets go of what the page cache holds of it, dirty pages apart: those, the journal's, are the truth
+/// and stay.
+///
+/// What went to a block device as NVMe commands passed the cache by, so an old page would lie. And a
+/// direct write to a range with pages is handed to a worker thread of the ring, and a small append
+/// into a large folio that read-ahead made walks all of it.
+pub(crate) fn drop_clean_pages(file: &File) -> io::Result<()> {
+    fadvise(file, 0, None, Advice::DontNeed).map_err(io::Error::from)
 }
 
 /// Opens a device or file to read and write.

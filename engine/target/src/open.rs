@@ -9,7 +9,7 @@ use weft_iobuf::Pool;
 use weft_ring::{Errno, FileId, Namespace, Op, Ring};
 use weft_store::{OpenParams, RecoveryReport, Store};
 
-use crate::device::{BlockingDevice, open_device};
+use crate::device::{BlockingDevice, drop_clean_pages, open_device};
 use crate::error::{Kind, TargetError};
 use crate::nvme::BlockDevice;
 use crate::polled::{Polled, run};
@@ -103,6 +103,9 @@ impl Targets {
         let direct = open_device(path, OFlags::DIRECT)
             .map_err(|error| TargetError::because(Kind::NoDirect, "open", path, error))?;
         let buffered = open_device(path, OFlags::empty())
+            .map_err(|error| TargetError::because(Kind::Device, "open", path, error))?;
+        // Recovery has read the journal, and blocks in doubt.
+        drop_clean_pages(&buffered)
             .map_err(|error| TargetError::because(Kind::Device, "open", path, error))?;
         let mut register = |file: File| {
             ring.register_file(file.into())
