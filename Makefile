@@ -1,5 +1,5 @@
 # The entry commands. Settings: see the heads of packaging/up.sh, down.sh and wipe.sh.
-.PHONY: help up down wipe install uninstall test system-test sim bench check bench-store
+.PHONY: help up down wipe install uninstall test system-test sim bench check bench-store bench-net
 
 help:
 	@echo "make up      build, make a file system under ./var, start the server, mount at ./mnt"
@@ -12,6 +12,7 @@ help:
 	@echo "make sim SEEDS=2000  so many fresh seeds of the simulator (a night: SEEDS=1000000)"
 	@echo "make bench   figures of fio, metadata and tree loads, on a mount and on a local directory"
 	@echo "make bench-store  the chunk store alone against fio on one file (ARGS=\"--device /dev/X --force\")"
+	@echo "make bench-net    a server over TCP on loopback, without a mount, against the store alone"
 	@echo "make check   formatting and lints"
 
 up:
@@ -45,7 +46,12 @@ bench:
 
 bench-store:
 	@cargo build --release --quiet -p weft-load
+	@mkdir -p var
 	@target/release/weft-load store $(if $(findstring --device,$(ARGS)),,--file var/bench-store) $(ARGS)
+
+bench-net:
+	@cargo build --release --quiet
+	@python3 benchmarks/net.py $(ARGS)
 
 check:
 	cargo fmt --check

@@ -13,6 +13,7 @@ mod fio;
 mod host;
 mod limits;
 mod meta;
+mod net;
 mod options;
 mod peers;
 mod program;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
     let result = match Options::parse().command {
         Command::Compare(args) => compare(&args),
         Command::Store(args) => store::run(&args),
+        Command::Net(args) => net::run(&args),
         Command::Worker(args) => serve(args.into()),
     };
     match result {

@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Compare(CompareArgs),
     /// Drives a chunk store alone, and fio on the same file or device, in turn
     Store(crate::store::StoreArgs),
+    /// Drives a running weft-server over TCP without a mount, and a store of its own, in turn
+    Net(crate::net::NetArgs),
     /// One process of the metadata load; `compare` starts these
     #[command(hide = true)]
     Worker(WorkerArgs),

@@ -6,7 +6,7 @@
 //! nothing and compares every byte instead.
 
 mod fio;
-mod jobs;
+pub(crate) mod jobs;
 mod report;
 mod verify;
 
@@ -91,7 +91,7 @@ pub(crate) struct StoreArgs {
 }
 
 /// The target under test.
-struct Place {
+pub(crate) struct Place {
     path: PathBuf,
     bytes: u64,
     /// The index of the target lives here, on the file system of temporary files.
@@ -107,8 +107,9 @@ pub(crate) fn run(args: &StoreArgs) -> Result<bool> {
     let mut place = Place::new(args)?;
     let outcome =
         if args.verify { verify::run(args, &mut place) } else { measure(args, &mut place) };
-    let removed = if place.made && !args.keep { std::fs::remove_file(&place.path) } else { Ok(()) };
-    removed.at("remove", &place.path)?;
+    if !args.keep {
+        place.remove()?;
+    }
     outcome
 }
 
@@ -127,7 +128,8 @@ fn measure(args: &StoreArgs, place: &mut Place) -> Result<bool> {
                 place.format()?;
                 let (runner, _) = place.open()?;
                 outcome.way(runner.data_path());
-                let mut session = jobs::Session::new(runner, args)?;
+                let mut session =
+                    jobs::Session::new(runner, args.data / CHUNK_BYTES, args.runtime_s);
                 for job in jobs::Job::ALL {
                     // Later jobs need what earlier ones wrote.
                     let sample = session.measure(job)?;
@@ -148,6 +150,34 @@ fn measure(args: &StoreArgs, place: &mut Place) -> Result<bool> {
 }
 
 impl Place {
+    /// A file of `bytes` for a store that is measured beside something else.
+    pub(crate) fn beside(path: &Path, bytes: u64) -> Result<Place> {
+        let index = tempfile::tempdir().at("make a folder for the index", &std::env::temp_dir())?;
+        let options = Options::default();
+        let place =
+            Place { path: path.to_owned(), bytes, index, options, made: true, format_count: 0 };
+        place.make_file()?;
+        Ok(place)
+    }
+
+    /// Formats it and measures 1 MiB jobs on it.
+    pub(crate) fn measure(&mut self, data_bytes: u64) -> Result<[(jobs::Job, jobs::Sample); 2]> {
+        self.format()?;
+        let (runner, _) = self.open()?;
+        let mut session = jobs::Session::new(runner, data_bytes / CHUNK_BYTES, 1);
+        let samples = [jobs::Job::SeqWrite, jobs::Job::SeqRead]
+            .map(|job| session.measure(job).map(|sample| (job, sample)));
+        session.end()?;
+        let [write, read] = samples;
+        Ok([write?, read?])
+    }
+
+    /// Removes the file, if it was made here.
+    pub(crate) fn remove(&self) -> Result<()> {
+        let removed = if self.made { std::fs::remove_file(&self.path) } else { Ok(()) };
+        removed.at("remove", &self.path)
+    }
+
     fn new(args: &StoreArgs) -> Result<Place> {
         let options = Options { io_poll: args.io_poll, passthrough: args.passthrough };
         let index = tempfile::tempdir().at("make a folder for the index", &std::env::temp_dir())?;

@@ -1,6 +1,6 @@
 //! What is measured, and the store's side of it: operations kept in flight on one thread.
 
-use super::{CHUNK_BYTES, StoreArgs};
+use super::CHUNK_BYTES;
 use crate::clock::{monotonic_ns, seconds_between};
 use crate::error::{Error, Result};
 use clap::ValueEnum;
@@ -82,22 +82,22 @@ pub(crate) struct Session {
     data_chunks: u64,
     runtime_ns: u64,
     start_ns: u64,
-    random: u64,
+    random: Random,
     /// Checksums of what a slot holds, by its address: a client computes them, not the store. Nothing else writes into
     /// slots while a job writes.
     sums: BTreeMap<usize, Vec<u32>>,
 }
 
 impl Session {
-    pub(crate) fn new(runner: Runner, args: &StoreArgs) -> Result<Session> {
-        Ok(Session {
+    pub(crate) fn new(runner: Runner, data_chunks: u64, runtime_s: u32) -> Session {
+        Session {
             runner,
-            data_chunks: args.data / CHUNK_BYTES,
-            runtime_ns: u64::from(args.runtime_s) * 1_000_000_000,
+            data_chunks,
+            runtime_ns: u64::from(runtime_s) * 1_000_000_000,
             start_ns: monotonic_ns(),
-            random: 0x9e37_79b9_7f4a_7c15,
+            random: Random::default(),
             sums: BTreeMap::new(),
-        })
+        }
     }
 
     pub(crate) fn end(self) -> Result<()> {
@@ -148,7 +148,7 @@ impl Session {
             ChunkRange { chunk, offset: 0, bytes: job.bytes() }
         } else {
             let blocks = CHUNK_BYTES / u64::from(BLOCK_BYTES);
-            let place = self.next_random() % (self.data_chunks * blocks);
+            let place = self.random.next() % (self.data_chunks * blocks);
             let chunk = ChunkId { ino: INO, index: ChunkIndex(place / blocks) };
             let block = u32::try_from(place % blocks).expect("within a chunk");
             ChunkRange { chunk, offset: block * BLOCK_BYTES, bytes: BLOCK_BYTES }
@@ -212,13 +212,23 @@ impl Session {
         self.runner.tick(Duration::from_nanos(monotonic_ns() - self.start_ns));
         self.runner.turn(PATIENCE).map_err(|error| Error::program("turn", error.to_string()))
     }
+}
 
-    /// xorshift: the same places in each round.
-    fn next_random(&mut self) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random
+/// xorshift: the same places in each run.
+pub(crate) struct Random(u64);
+
+impl Default for Random {
+    fn default() -> Random {
+        Random(0x9e37_79b9_7f4a_7c15)
+    }
+}
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
     }
 }
 
@@ -238,7 +248,7 @@ fn check(reply: &Reply, job: Job) -> Result<()> {
 }
 
 /// CPU time of this process and its workers in the kernel.
-fn process_cpu_ns() -> u64 {
+pub(crate) fn process_cpu_ns() -> u64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     let seconds = u64::try_from(time.tv_sec).expect("counts up from 0");
     seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).expect("nanoseconds are 0..1e9")
