@@ -111,10 +111,14 @@ impl Rig {
     }
 
     fn with(params: VolumeParams) -> Rig {
+        Rig::formatted(params, &format_params())
+    }
+
+    fn formatted(params: VolumeParams, format: &FormatParams) -> Rig {
         let dir = tempfile::tempdir().unwrap();
-        Volume::format(dir.path(), &format_params()).unwrap();
-        assert_eq!(Volume::log_plan(dir.path()).unwrap(), log_bytes(SEGMENT_BYTES_MIN));
-        let log = MemoryLog(vec![0; to_usize(log_bytes(SEGMENT_BYTES_MIN))]);
+        Volume::format(dir.path(), format).unwrap();
+        assert_eq!(Volume::log_plan(dir.path()).unwrap(), log_bytes(format.segment_bytes));
+        let log = MemoryLog(vec![0; to_usize(log_bytes(format.segment_bytes))]);
         let mut rig = Rig {
             dir,
             params,

@@ -235,10 +235,12 @@ fn changes_are_bounded_by_memory() {
 /// `cargo test --release -p weft-metadata pauses -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement; doc/bounds.md has its figures"]
+#[allow(clippy::disallowed_methods, reason = "it measures time")]
 fn pauses_of_checkpoints() {
     for memory_bytes_max in [1 << 30, 180 * MIB, 64 * MIB, 16 * MIB] {
         let many = VolumeParams { memory_bytes_max, map_bytes_max: 4 << 30, ..params() };
-        let mut rig = Rig::with(many);
+        let segment_bytes = limits::SEGMENT_BYTES_DEFAULT;
+        let mut rig = Rig::formatted(many, &FormatParams { segment_bytes, ..format_params() });
         let mut pauses = Vec::new();
         let begin = std::time::Instant::now();
         for round in 0..500_u64 {
