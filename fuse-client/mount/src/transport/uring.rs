@@ -103,7 +103,6 @@ pub struct Uring {
     starved: bool,
     /// The first refusal, to be told.
     refused: Option<Errno>,
-    lost_count: usize,
 }
 
 #[derive(Debug)]
@@ -160,7 +159,6 @@ impl Uring {
             ring_streak: 0,
             starved: false,
             refused: None,
-            lost_count: 0,
         })
     }
 
@@ -223,8 +221,13 @@ impl Uring {
     }
 
     fn lose(&mut self, at: usize, errno: Errno) {
+        let queue = self.entries[at].queue;
+        match errno {
+            // The connection ended, and all entries with it.
+            Errno::NOTCONN | Errno::CONNABORTED | Errno::NODEV | Errno::CANCELED => {}
+            _ => tracing::error!(queue, %errno, "the kernel does not know an entry any more"),
+        }
         self.entries[at].state = State::Lost;
-        self.lost_count += 1;
         self.refused.get_or_insert(errno);
     }
 
