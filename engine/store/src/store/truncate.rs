@@ -127,20 +127,22 @@ impl Store {
         } else if writing {
             self.record_truncate(op, out);
         } else if let Some(mut slot) = buf {
-            if !block_matches(slot.as_slice(), 0, tail.old.sum) {
-                self.counters.damaged_blocks += 1;
-                self.damage_met(ChunkId { ino, index }, bytes / BLOCK_BYTES);
-                self.abort_truncate(op, Status::Damaged, out);
-                return;
-            }
+            let whole = block_matches(slot.as_slice(), 0, tail.old.sum);
             let block = &mut slot.as_mut_slice()[..BLOCK_LEN];
-            block[to_usize(u64::from(kept))..].fill(0);
-            tail.new_sum = Some(crc32c(block));
+            block[if whole { to_usize(u64::from(kept)) } else { 0 }..].fill(0);
+            // What a damaged block held is lost already, and must not keep the file from being cut: a server that
+            // has a cut to finish does not serve. It goes on as a block that cannot be read, by a checksum that is
+            // wrong on purpose, until it is written again.
+            tail.new_sum = Some(if whole { crc32c(block) } else { !crc32c(block) });
             let place = tail.new_place;
             let offset = self.data_byte(place);
             let io = self.part_io(op, 0);
             let buf = slot.share();
             out.push(Action::WriteData { io, offset, buf, start: 0, bytes: BLOCK_BYTES });
+            if !whole {
+                self.counters.damaged_blocks += 1;
+                self.damage_met(ChunkId { ino, index }, bytes / BLOCK_BYTES);
+            }
         } else {
             self.abort_truncate(op, Status::Io, out);
         }
