@@ -39,6 +39,7 @@ SEEDS ?= 2000
 sim:
 	@cargo build --release --quiet -p weft-sim
 	@$${CARGO_TARGET_DIR:-target}/release/weft-sim store --fresh --seeds $(SEEDS)
+	@$${CARGO_TARGET_DIR:-target}/release/weft-sim cluster --fresh --seeds $(SEEDS)
 
 bench:
 	@cargo build --release --quiet

@@ -7,11 +7,12 @@ mod names;
 mod xattr;
 
 use weft_wire::meta::{Caller, MetaReply, MetaRequest, Time};
-use weft_wire::{Ino, Status, VolumeId};
+use weft_wire::{Ino, Kind, Status, VolumeId};
 
 use crate::change::{Change, Staged};
 use crate::error::MetaError;
 use crate::log::{Command, DROP_ORPHANS, SESSION_END, WORKS_DONE};
+use crate::planted::{self, Bug};
 use crate::record::{State, Work, number_key};
 use crate::slots::{Slots, slot_key};
 use crate::store::{Name, Store};
@@ -68,10 +69,13 @@ pub(crate) fn apply(
         let bytes = store.check_rows(&staged.rows)?;
         Ok((done, staged, bytes))
     });
-    let (done, staged, bytes) = match ready {
+    let (done, mut staged, bytes) = match ready {
         Ok(ready) => ready,
         Err(status) => return Ok(failed(status)),
     };
+    if planted::is(Bug::HalfRename) && command.wire_kind() == Some(Kind::Rename) {
+        staged.rows.pop_last();
+    }
     store.write_rows(&staged.rows, bytes)?;
     state.next_counter = staged.next_counter;
     state.next_work = staged.next_work;

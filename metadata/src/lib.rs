@@ -26,6 +26,7 @@ pub mod limits;
 mod log;
 mod name;
 mod opens;
+pub mod planted;
 mod read;
 mod record;
 mod slots;

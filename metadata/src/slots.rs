@@ -9,6 +9,7 @@ use weft_wire::units::to_u64;
 use weft_wire::{Ino, SessionId};
 
 use crate::limits::{SLOT_BYTES, SLOTS_SURE};
+use crate::planted::{self, Bug};
 use crate::record::Outcome;
 use crate::store::{Name, Rows};
 
@@ -112,6 +113,7 @@ impl Slots {
             return Admission::Joined;
         }
         match self.done.get(&key) {
+            _ if planted::is(Bug::ForgetReplays) => Admission::New,
             Some(slot) if caller.sequence == slot.outcome.sequence => {
                 Admission::Repeat(slot.outcome.clone())
             }

@@ -2,25 +2,49 @@
 
 use std::time::Instant;
 
-use weft_sim::runner::{self, Telling};
-use weft_sim::store_world;
-use weft_store::planted::{Bug, plant};
+use weft_sim::runner::{self, Tally, Telling};
+use weft_sim::{cluster, store_world};
 
 /// A bug that so many seeds do not show is not found.
 const SEEDS_MAX: u64 = 500;
+
+/// Plants a bug in the thread that plays a world.
+type Plant = Box<dyn Fn() + Sync>;
+
+/// A bug: its name, what plants it, and what plays a seed of the world that is to find it.
+struct Hunted {
+    name: String,
+    plant: Plant,
+    play: fn(u64, Telling) -> Tally,
+}
+
+fn all() -> Vec<Hunted> {
+    use weft_metadata::planted as metadata;
+    use weft_store::planted as store;
+    let stores = store::Bug::ALL.into_iter().map(|bug| Hunted {
+        name: format!("{bug:?}"),
+        plant: Box::new(move || store::plant(Some(bug))),
+        play: store_world::play,
+    });
+    let volumes = metadata::Bug::ALL.into_iter().map(|bug| Hunted {
+        name: format!("{bug:?}"),
+        plant: Box::new(move || metadata::plant(Some(bug))),
+        play: cluster::play,
+    });
+    stores.chain(volumes).collect()
+}
 
 /// Prints the table; whether every bug was found.
 pub(crate) fn hunt(threads: usize, only: Option<&str>) -> bool {
     runner::keep_panics();
     println!("| bug | seeds until found | seconds | what was noticed |\n|---|---|---|---|");
     let (mut found, mut bugs) = (0, 0);
-    for bug in Bug::ALL {
-        let name = format!("{bug:?}");
-        if only.is_some_and(|only| only != name) {
+    for hunted in all() {
+        if only.is_some_and(|only| only != hunted.name) {
             continue;
         }
         bugs += 1;
-        found += u64::from(hunt_one(bug, &name, threads));
+        found += u64::from(hunt_one(&hunted, threads));
     }
     println!(
         "{bugs} planted bugs, {found} found within {SEEDS_MAX} seeds, {} failed",
@@ -29,13 +53,14 @@ pub(crate) fn hunt(threads: usize, only: Option<&str>) -> bool {
     found == bugs
 }
 
-fn hunt_one(bug: Bug, name: &str, threads: usize) -> bool {
+fn hunt_one(hunted: &Hunted, threads: usize) -> bool {
+    let name = &hunted.name;
     let seeds: Vec<u64> = (1..=SEEDS_MAX).collect();
     #[expect(clippy::disallowed_methods, reason = "how long a person waits is real time")]
     let begin = Instant::now();
     let play = |seed| {
-        plant(Some(bug));
-        store_world::play(seed, Telling::Quiet)
+        (hunted.plant)();
+        (hunted.play)(seed, Telling::Quiet)
     };
     let summary = runner::play_all(&seeds, threads, play, |_| true);
     let seconds = begin.elapsed().as_secs_f64();

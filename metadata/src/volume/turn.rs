@@ -10,6 +10,7 @@ use crate::apply::{Applied, apply};
 use crate::error::{Kind, MetaError};
 use crate::limits::{BATCH_COUNT_MAX, BATCH_COUNT_MIN, COMMAND_DIRTY_BYTES, LOG_BLOCK_BYTES};
 use crate::log::{BATCH_HEADER_BYTES, Command, SESSION_END, area_start, encode_batch, padded};
+use crate::planted::{self, Bug};
 use crate::record::Outcome;
 use crate::store::Name;
 
@@ -43,6 +44,9 @@ impl Volume {
         let io = self.next_io;
         self.flight = Some(Flight { io, commands });
         out.push(Action::AppendLog { io, offset, bytes: batch });
+        if planted::is(Bug::AckBeforeLog) {
+            self.log_done(io, Ok(()), out);
+        }
     }
 
     fn batch_bytes_max(&self) -> u64 {
@@ -165,7 +169,9 @@ impl Volume {
         self.state.generation += 1;
         self.state.live_bytes = self.store.live_bytes;
         self.store.write(Name::Meta, open::STATE_KEY, Some(&self.state.encode()))?;
-        self.store.commit()?;
+        if !planted::is(Bug::CutLogEarly) {
+            self.store.commit()?;
+        }
         self.slots.set_clean();
         self.log_used_bytes = 0;
         self.commands_since_checkpoint = 0;
