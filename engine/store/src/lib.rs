@@ -41,6 +41,7 @@
 
 mod action;
 mod cache;
+mod check;
 mod chunk;
 mod counters;
 mod damage;
@@ -63,6 +64,7 @@ mod store;
 mod superblock;
 
 pub use action::{Action, IoDone, IoError, IoId, Outcome, ReadPiece};
+pub use check::{CheckReport, Problem, check};
 pub use counters::{Counters, Space};
 pub use damage::{Damage, DamageKind, ScrubStatus};
 pub use error::{Kind, StoreError};

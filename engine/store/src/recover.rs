@@ -56,6 +56,22 @@ pub struct RecoveryReport {
     pub uncertain: Vec<ChunkId>,
 }
 
+impl RecoveryReport {
+    fn new(copies: Copies, replay: &Replay) -> RecoveryReport {
+        RecoveryReport {
+            copies,
+            replayed_records: replay.change_count(),
+            lost_records: replay.lost_records,
+            checked_blocks: 0,
+            adopted_blocks: 0,
+            reverted_blocks: 0,
+            damaged_blocks: 0,
+            damaged: Vec::new(),
+            uncertain: Vec::new(),
+        }
+    }
+}
+
 /// What a block may be instead of what its newest record says.
 #[derive(Debug, Default)]
 struct Doubt {
@@ -83,31 +99,9 @@ pub(crate) fn recover(
     meta: &Meta,
     boot_id: [u8; 16],
 ) -> Result<Recovered, StoreError> {
-    let same_boot =
-        (boot_id != [0; 16] && boot_id == meta.boot_id) || planted::is(Bug::TrustEveryBoot);
-    let replay = replay::read(device, superblock, meta, same_boot)?;
-    let mut work = Work {
-        map,
-        doubts: BTreeMap::new(),
-        uncertain: BTreeSet::new(),
-        last_mark: meta.applied,
-        durable: meta.applied,
-        same_boot,
-        block_count: superblock.areas.data_block_count,
-    };
-    work.apply(&replay)?;
+    let (mut work, replay) = Work::replayed(device, superblock, map, meta, boot_id)?;
     let mut space = work.build_space()?;
-    let mut report = RecoveryReport {
-        copies,
-        replayed_records: replay.change_count(),
-        lost_records: replay.lost_records,
-        checked_blocks: 0,
-        adopted_blocks: 0,
-        reverted_blocks: 0,
-        damaged_blocks: 0,
-        damaged: Vec::new(),
-        uncertain: Vec::new(),
-    };
+    let mut report = RecoveryReport::new(copies, &replay);
     work.settle(device, superblock, &mut space, &mut report)?;
     report.uncertain = work.uncertain.into_iter().collect();
     let mut map = work.map;
@@ -135,7 +129,75 @@ struct Work {
     block_count: u64,
 }
 
+/// What open would make of a target, without changing anything: for the check.
+pub(crate) struct Rehearsal {
+    work: Work,
+    replay: Replay,
+}
+
+impl Rehearsal {
+    /// Reads the journal and applies it in memory.
+    pub(crate) fn new(
+        device: &mut dyn Device,
+        superblock: &Superblock,
+        map: Map,
+        meta: &Meta,
+        boot_id: [u8; 16],
+    ) -> Result<Rehearsal, StoreError> {
+        let (work, replay) = Work::replayed(device, superblock, map, meta, boot_id)?;
+        Ok(Rehearsal { work, replay })
+    }
+
+    pub(crate) fn map(&self) -> &Map {
+        &self.work.map
+    }
+
+    /// Changes in the journal, and whether it ended early.
+    pub(crate) fn told(&self) -> (u64, bool) {
+        (self.replay.change_count(), self.replay.lost_records)
+    }
+
+    /// The blocks in doubt.
+    pub(crate) fn uncertain(&self) -> Vec<(ChunkId, u32)> {
+        self.work.doubts.keys().copied().collect()
+    }
+
+    /// Decides them, in memory.
+    pub(crate) fn settle(
+        &mut self,
+        device: &mut dyn Device,
+        superblock: &Superblock,
+        space: &mut Space,
+    ) -> Result<(), StoreError> {
+        let mut report = RecoveryReport::new(Copies::Both, &self.replay);
+        self.work.settle(device, superblock, space, &mut report)
+    }
+}
+
 impl Work {
+    fn replayed(
+        device: &mut dyn Device,
+        superblock: &Superblock,
+        map: Map,
+        meta: &Meta,
+        boot_id: [u8; 16],
+    ) -> Result<(Work, Replay), StoreError> {
+        let same_boot =
+            (boot_id != [0; 16] && boot_id == meta.boot_id) || planted::is(Bug::TrustEveryBoot);
+        let replay = replay::read(device, superblock, meta, same_boot)?;
+        let mut work = Work {
+            map,
+            doubts: BTreeMap::new(),
+            uncertain: BTreeSet::new(),
+            last_mark: meta.applied,
+            durable: meta.applied,
+            same_boot,
+            block_count: superblock.areas.data_block_count,
+        };
+        work.apply(&replay)?;
+        Ok((work, replay))
+    }
+
     fn apply(&mut self, replay: &Replay) -> Result<(), StoreError> {
         for found in &replay.records {
             if let Record::Mark { durable } = found.record {

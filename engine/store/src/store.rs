@@ -119,7 +119,10 @@ enum IoUse {
     },
     Append,
     Flush,
-    ScrubSuperblock,
+    ScrubSuperblock {
+        copy: u8,
+        pass: u32,
+    },
     ScrubRepair,
     Discard,
     /// A superblock of the target that grows.
@@ -225,7 +228,7 @@ pub struct Store {
 }
 
 /// Address space for the index of a target: far more than its records can take.
-fn index_bytes_max(superblock: &Superblock) -> u64 {
+pub(crate) fn index_bytes_max(superblock: &Superblock) -> u64 {
     (superblock.areas.capacity_bytes / 8).max(INDEX_BYTES_MIN)
 }
 
@@ -445,7 +448,9 @@ impl Store {
             IoUse::Append if result.is_ok() => self.append_done(out),
             IoUse::Flush if result.is_ok() => self.flush_done(out),
             IoUse::Append | IoUse::Flush => self.fail(out),
-            IoUse::ScrubSuperblock => self.scrub_superblock_done(result, out),
+            IoUse::ScrubSuperblock { copy, pass } => {
+                self.scrub_superblock_done(copy, pass, result, out);
+            }
             IoUse::ScrubRepair => self.scrub_repair_done(&result),
             IoUse::Grow => self.grow_written(result.is_ok(), out),
             IoUse::Discard => unreachable!("handled above"),

@@ -39,11 +39,14 @@ enum Stage {
     Chunks,
 }
 
-/// The chunk at hand.
+/// The chunk at hand. What it added to the status is kept apart: after a restart it is looked at anew.
 #[derive(Clone, Copy, Debug)]
 struct Cursor {
     chunk: ChunkId,
     next_block: u32,
+    checked_bytes: u64,
+    found_blocks: u64,
+    unlisted_blocks: u64,
 }
 
 /// The scrub of one target.
@@ -51,6 +54,8 @@ struct Cursor {
 pub(super) struct Scrub {
     status: ScrubStatus,
     stage: Stage,
+    /// Counts passes: what an earlier one still had under way says nothing of this one.
+    pass: u32,
     cursor: Option<Cursor>,
     /// After a failed read of several blocks: up to here one at a time.
     singles_until: u32,
@@ -68,6 +73,7 @@ pub(super) struct Scrub {
 /// One step: blocks of a chunk that lay in a row when it was planned.
 #[derive(Debug)]
 pub(super) struct ScrubOp {
+    pass: u32,
     chunk: ChunkId,
     first: u32,
     count: u32,
@@ -98,7 +104,9 @@ impl Store {
                 ..ScrubStatus::default()
             };
             scrub.stage = Stage::Superblock(0);
+            scrub.pass += 1;
             scrub.cursor = None;
+            scrub.singles_until = 0;
             self.damages.clear_gaps();
         }
         scrub.status.running = true;
@@ -150,7 +158,13 @@ impl Store {
     pub(super) fn save_scrub(&mut self) -> Vec<u8> {
         self.scrub.unsaved = false;
         self.damages.unsaved = false;
-        crate::damage::encode(&self.scrub_status(), &self.damages)
+        let mut status = self.scrub_status();
+        if let Some(cursor) = &self.scrub.cursor {
+            status.checked_bytes -= cursor.checked_bytes;
+            status.found_blocks -= cursor.found_blocks;
+            status.unlisted_blocks -= cursor.unlisted_blocks;
+        }
+        crate::damage::encode(&status, &self.damages)
     }
 
     /// Begins the next step if there is one and it may.
@@ -178,7 +192,7 @@ impl Store {
         let Some(buf) = pool.alloc(BLOCK_LEN) else { return false };
         self.scrub.stepping = true;
         self.scrub.budget_bytes -= signed(u128::from(BLOCK));
-        let io = self.new_io(IoUse::ScrubSuperblock);
+        let io = self.new_io(IoUse::ScrubSuperblock { copy, pass: self.scrub.pass });
         let offset = if copy == 0 { 0 } else { self.superblock.areas.copy_b_offset };
         out.push(Action::ReadData { io, offset, buf, bytes: to_u32(BLOCK_LEN) });
         true
@@ -187,11 +201,15 @@ impl Store {
     /// A superblock was read, or a repaired one written.
     pub(super) fn scrub_superblock_done(
         &mut self,
+        copy: u8,
+        pass: u32,
         result: Result<IoDone, IoError>,
         out: &mut Vec<Action>,
     ) {
         self.scrub.stepping = false;
-        let Stage::Superblock(copy) = self.scrub.stage else { return };
+        if pass != self.scrub.pass {
+            return;
+        }
         self.scrub.stage = if copy == 0 { Stage::Superblock(1) } else { Stage::Chunks };
         let right = self.superblock.encode();
         let buf = result.ok().and_then(|done| done.buf);
@@ -242,6 +260,7 @@ impl Store {
         let hold = Hold { chunks: index..=index, blocks, exclusive: false };
         self.scrub.stepping = true;
         let body = Body::Scrub(ScrubOp {
+            pass: self.scrub.pass,
             chunk: cursor.chunk,
             first: run.first,
             count: run.count,
@@ -261,7 +280,13 @@ impl Store {
                 self.map.next_behind_gap(after)
             }
         };
-        self.scrub.cursor = found.map(|chunk| Cursor { chunk, next_block: 0 });
+        self.scrub.cursor = found.map(|chunk| Cursor {
+            chunk,
+            next_block: 0,
+            checked_bytes: 0,
+            found_blocks: 0,
+            unlisted_blocks: 0,
+        });
         if found.is_none() {
             self.scrub.status.running = false;
             self.scrub.status.position = None;
@@ -294,7 +319,8 @@ impl Store {
         };
         let bytes = step.count * to_u32(BLOCK_LEN);
         match found.filter(|(run, _)| run.first < end) {
-            None => self.pass_blocks(end),
+            None if step.pass == self.scrub.pass => self.pass_blocks(end),
+            None => {}
             Some((run, sums)) => {
                 if let Some(buf) = pool.alloc(to_usize(u64::from(bytes))) {
                     step.first = run.first;
@@ -329,6 +355,9 @@ impl Store {
         let failed = self.ops[op].error.is_some();
         let Body::Scrub(step) = &mut self.ops[op].body else { unreachable!("the caller looked") };
         let (chunk, first, count) = (step.chunk, step.first, step.count);
+        if step.pass != self.scrub.pass {
+            return self.end_step(op);
+        }
         let sums = std::mem::take(&mut step.sums);
         match buf {
             Some(buf) if !failed => {
@@ -351,6 +380,9 @@ impl Store {
         }
         let checked = if count == 1 || !failed { u64::from(count) * BLOCK } else { 0 };
         self.scrub.status.checked_bytes += checked;
+        if let Some(cursor) = &mut self.scrub.cursor {
+            cursor.checked_bytes += checked;
+        }
         self.counters.scrub_bytes += checked;
         self.end_step(op);
         if self.ops.is_empty() || self.scrub.tick_bytes < BUSY_TICK_BYTES {
@@ -359,9 +391,13 @@ impl Store {
     }
 
     fn note_damage(&mut self, chunk: ChunkId, block: u32, kind: DamageKind) {
+        let unlisted = u64::from(!self.damages.add(chunk, block, kind));
         self.scrub.status.found_blocks += 1;
-        let listed = self.damages.add(chunk, block, kind);
-        self.scrub.status.unlisted_blocks += u64::from(!listed);
+        self.scrub.status.unlisted_blocks += unlisted;
+        if let Some(cursor) = &mut self.scrub.cursor {
+            cursor.found_blocks += 1;
+            cursor.unlisted_blocks += unlisted;
+        }
     }
 
     fn pass_blocks(&mut self, next_block: u32) {
