@@ -1,9 +1,10 @@
 //! What changes nothing: answered at once, from durable state.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use weft_wire::limits::BODY_BYTES_MAX;
-use weft_wire::meta::{DirEntry, MetaReply, MetaRequest, StatFs, push_dir_entry};
+use weft_wire::limits::{BODY_BYTES_MAX, FIND_NAMES_MAX};
+use weft_wire::meta::{DirEntry, FoundName, MetaReply, MetaRequest, StatFs, push_dir_entry};
 use weft_wire::units::to_usize;
 use weft_wire::{Ino, Status};
 
@@ -16,6 +17,8 @@ use crate::store::{Name, Store};
 const DIR_REPLY_BYTES: u32 = 64;
 /// Bytes of an entry besides its name, with attributes, generously.
 const ENTRY_BYTES: usize = 160;
+/// Names one `FindNames` looks at: a few milliseconds.
+const FIND_SCAN_MAX: u32 = 8192;
 /// What an inode with one name takes in the database, about.
 const INODE_ROW_BYTES: u64 = 512;
 
@@ -40,8 +43,32 @@ impl Store {
                 Tail::Directory { policy, .. } => Ok(MetaReply::Policy(policy)),
                 _ => Err(Status::Invalid),
             },
+            MetaRequest::FindNames { inos, directory, cookie } => {
+                self.find_names(inos, *directory, *cookie)
+            }
             _ => Err(Status::Protocol),
         }
+    }
+
+    /// Looks at a bounded number of names: whoever wants them all asks again.
+    fn find_names(&self, inos: &[Ino], directory: Ino, cookie: u64) -> Result<MetaReply, Status> {
+        let wanted: BTreeSet<Ino> = inos.iter().copied().collect();
+        let (mut names, mut seen, mut next) = (Vec::new(), 0, None);
+        self.scan(Name::Entries, &entry_key(directory, cookie), &mut |key, value| {
+            let Some(place) = split_entry_key(key) else { return ControlFlow::Continue(()) };
+            if seen == FIND_SCAN_MAX || names.len() == FIND_NAMES_MAX {
+                next = Some(place);
+                return ControlFlow::Break(());
+            }
+            seen += 1;
+            // An entry that cannot be read names nothing: `weft fs check` tells of it.
+            if let Some(entry) = Entry::decode(value).filter(|entry| wanted.contains(&entry.ino)) {
+                let name = entry.name.to_vec();
+                names.push(FoundName { ino: entry.ino, directory: place.0, name });
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(MetaReply::Names(names, next))
     }
 
     fn lookup(&self, parent: Ino, name: &[u8]) -> Result<MetaReply, Status> {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use weft_wire::limits::BODY_BYTES_MAX;
 use weft_wire::meta::{Caller, MetaReply, MetaRequest, Time};
 use weft_wire::units::{to_u64, to_usize};
-use weft_wire::{Ino, SessionId, Status, VolumeId};
+use weft_wire::{Ino, Layout, SessionId, Status, VolumeId};
 
 pub use open::{FormatParams, OpenReport, VolumeParams};
 
@@ -162,6 +162,11 @@ impl Volume {
     /// The volume's number.
     pub fn id(&self) -> VolumeId {
         self.identity.volume
+    }
+
+    /// How a file is striped; `None` when it is no file or cannot be read.
+    pub fn layout_of(&self, ino: Ino) -> Option<Layout> {
+        self.store.known_inode(ino).ok()?.layout().cloned()
     }
 
     /// What it is able to do.

@@ -278,6 +278,7 @@ impl ClientCore {
             MetaReply::Opened(..)
             | MetaReply::Layout(_)
             | MetaReply::Policy(_)
+            | MetaReply::Names(..)
             | MetaReply::Reopened(_) => return Err(errno::EIO),
         })
     }

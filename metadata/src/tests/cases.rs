@@ -471,3 +471,36 @@ fn an_open_whose_reply_was_lost_in_a_crash_counts_when_asked_again() {
     rig.done(&MetaRequest::Release { ino, count: 1 }).unwrap();
     assert_eq!(rig.attr(ino), Err(Status::Stale), "it was open once");
 }
+
+#[test]
+fn names_of_inodes_are_found_a_stretch_at_a_time() {
+    let mut rig = Rig::new();
+    let folder = rig.make(ROOT, b"folder", DIR).unwrap();
+    let mut wanted = Vec::new();
+    for at in 0..9000u32 {
+        let ino = rig.make(folder, format!("file{at}").as_bytes(), FILE).unwrap();
+        if at % 3000 == 7 {
+            wanted.push(ino);
+        }
+    }
+    rig.done(&MetaRequest::Link { ino: wanted[0], parent: ROOT, name: b"other" }).unwrap();
+    let (mut found, mut from, mut asked) = (Vec::new(), Some((Ino(0), 0)), 0);
+    while let Some((directory, cookie)) = from {
+        let request = MetaRequest::FindNames { inos: wanted.clone(), directory, cookie };
+        let Ok(MetaReply::Names(names, next)) = rig.ask(&request) else { panic!("no names") };
+        found.extend(names.into_iter().map(|found| (found.ino, found.directory, found.name)));
+        asked += 1;
+        from = next;
+    }
+    assert_eq!(asked, 2, "9,002 names, 8,192 at a time");
+    let mut expected = vec![(wanted[0], ROOT, b"other".to_vec())];
+    expected.extend(
+        wanted
+            .iter()
+            .zip([7, 3007, 6007])
+            .map(|(ino, at)| (*ino, folder, format!("file{at}").into_bytes())),
+    );
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+}

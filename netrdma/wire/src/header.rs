@@ -64,6 +64,12 @@ kinds! {
     /// Space, use and counters of a shard's targets.
     TargetList = 0x0005;
 
+    /// State, scrub and count of damaged blocks of a shard's targets.
+    TargetHealth = 0x0010;
+    /// Start or stop the scrub of a target.
+    Scrub = 0x0011;
+    /// Damaged blocks of a target.
+    DamageList = 0x0012;
     /// Name to inode.
     Lookup = 0x0100;
     /// Attributes of an inode.
@@ -107,6 +113,8 @@ kinds! {
     /// After a reconnect: these inodes are still open.
     Reopen = 0x0114;
 
+    /// Inode to names: one stretch of all names there are.
+    FindNames = 0x0120;
     /// Blocks of a chunk.
     Read = 0x0200;
     /// Bytes into a chunk.

@@ -20,6 +20,7 @@ pub mod ids;
 pub mod layout;
 pub mod limits;
 pub mod meta;
+pub mod scrub;
 pub mod session;
 pub mod status;
 pub mod units;

@@ -8,5 +8,5 @@ mod reply;
 mod request;
 
 pub use attr::{Attr, FileKind, SetAttr, Time, TimeSet};
-pub use reply::{DirEntry, MetaReply, StatFs, push_dir_entry};
+pub use reply::{DirEntry, FoundName, MetaReply, StatFs, push_dir_entry};
 pub use request::{Caller, MakeHow, MetaRequest, NO_SLOT, RENAME_EXCHANGE, RENAME_NOREPLACE};

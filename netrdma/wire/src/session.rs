@@ -216,7 +216,7 @@ pub struct TargetInfo {
     pub chunk_count: u64,
     /// Read and write operations served since start.
     pub op_counts: (u64, u64),
-    /// Blocks found damaged since start.
+    /// Blocks known to be damaged.
     pub damaged_blocks: u64,
 }
 

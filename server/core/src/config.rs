@@ -27,7 +27,7 @@ pub const CORE_COUNT_MAX: usize = 256;
 pub const NODE_NAME_BYTES_MAX: usize = 64;
 
 /// Every key there is, in the order of [`Config::generate`]: the first five must be there.
-pub const KEYS: [&str; 15] = [
+pub const KEYS: [&str; 17] = [
     "cluster",
     "node",
     "listen",
@@ -43,6 +43,8 @@ pub const KEYS: [&str; 15] = [
     "io_poll",
     "passthrough",
     "discard",
+    "scrub_interval_days",
+    "scrub_mib_per_second",
 ];
 
 /// What a node's config file says.
@@ -83,6 +85,10 @@ pub struct Config {
     /// Whether freed space is given back to the device; in a file, by punching holes. Not said: on block devices that
     /// say they can discard, and not in files, which are preallocated so that no write finds their disk full.
     pub discard: Wanted,
+    /// From the begin of one scrub of a target to that of the next, in days; 0 for none.
+    pub scrub_interval_days: u32,
+    /// How fast a target is scrubbed, in MiB a second.
+    pub scrub_mib_per_second: u32,
 }
 
 /// Whether to use what not every machine offers.
@@ -189,6 +195,8 @@ impl Config {
             io_poll: Wanted::Auto,
             passthrough: Wanted::Auto,
             discard: Wanted::Auto,
+            scrub_interval_days: fields::SCRUB_INTERVAL_DAYS.default,
+            scrub_mib_per_second: fields::SCRUB_MIB_PER_SECOND.default,
         }
     }
 
@@ -200,7 +208,8 @@ impl Config {
         fields::parse(text, base_dir)
     }
 
-    /// The commented file that says this: [`Config::parse`] of it gives the same config. At most fifteen lines.
+    /// The commented file that says this: [`Config::parse`] of it gives the same config. At most fifteen lines, and
+    /// one for each key that is seldom changed and was.
     /// Paths are written as they are.
     pub fn generate(&self) -> String {
         let paths: Vec<String> = self.targets.iter().map(|path| quoted_path(path)).collect();
@@ -251,6 +260,15 @@ impl Config {
         ];
         for (key, wanted) in said.iter().filter(|(_, wanted)| *wanted != Wanted::Auto) {
             writeln!(out, "{key} = {}", quoted(wanted.name())).expect("a String takes everything");
+        }
+        let seldom = [
+            ("scrub_interval_days", self.scrub_interval_days, &fields::SCRUB_INTERVAL_DAYS),
+            ("scrub_mib_per_second", self.scrub_mib_per_second, &fields::SCRUB_MIB_PER_SECOND),
+        ];
+        for (key, value, bounds) in seldom {
+            if value != bounds.default {
+                writeln!(out, "{key} = {value}").expect("a String takes everything");
+            }
         }
         out
     }

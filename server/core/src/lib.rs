@@ -10,6 +10,8 @@
 //! - A session has one connection to a shard. A new one closes the old one before its first request is looked at, so
 //!   nothing of the old one can overtake what the client sends on the new one.
 //! - Memory is dealt out once ([`memory::MemoryPlan`]); at a bound the answer is `Busy`.
+//! - A target that could not be opened is offline: what is asked of it fails with EIO, new files are not put on it, and
+//!   no file that is on it is cut (`shard/works.rs`).
 //! - A file that dies or is cut short in the namespace is so on its targets before the volume forgets the work
 //!   (`shard/works.rs`).
 
@@ -19,4 +21,4 @@ pub mod memory;
 mod shard;
 
 pub use action::{Action, ConnId, Message, Now};
-pub use shard::{Shard, ShardParams, TargetParams};
+pub use shard::{OfflineTarget, ScrubSchedule, Shard, ShardParams, StartError, TargetParams};

@@ -3,14 +3,15 @@
 mod conns;
 mod data;
 mod meta;
+mod scrub;
 mod works;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use slab::Slab;
 use weft_iobuf::Pool;
-use weft_metadata::{MetaError, Volume};
+use weft_metadata::Volume;
 use weft_net::Frame;
 use weft_store::{ReadPiece, Store};
 use weft_wire::meta::Time;
@@ -21,6 +22,9 @@ use crate::action::{Action, ConnId, Message, Now};
 use crate::memory::MemoryPlan;
 use conns::Conn;
 use works::Works;
+
+pub use scrub::ScrubSchedule;
+pub use works::StartError;
 
 /// How often a shard tells the volume's shard how full its targets are.
 const SPACE_INTERVAL: Duration = Duration::from_millis(200);
@@ -50,6 +54,12 @@ pub struct ShardParams {
     pub map: ClusterMap,
     /// The targets of this shard.
     pub targets: Vec<TargetParams>,
+    /// Those of its targets that could not be opened.
+    pub offline: Vec<OfflineTarget>,
+    /// Every target of the node that could not be opened: known to the volume's shard.
+    pub offline_of_node: BTreeSet<TargetId>,
+    /// When and how fast they are scrubbed.
+    pub scrub: ScrubSchedule,
     /// The volume, when this shard has it.
     pub volume: Option<Volume>,
 }
@@ -67,12 +77,24 @@ pub struct TargetParams {
     pub store: Store,
 }
 
+/// A target that could not be opened: its requests fail with EIO, and people are told why.
+#[derive(Clone, Debug)]
+pub struct OfflineTarget {
+    /// Its id, as in the superblock.
+    pub id: TargetId,
+    /// Its device or file, for people.
+    pub path: String,
+    /// Why, and what to do.
+    pub reason: String,
+}
+
 #[derive(Debug)]
 struct Target {
     params: TargetParams,
     read_count: u64,
     write_count: u64,
     stopped: bool,
+    told: scrub::Told,
 }
 
 /// Who waits for the end of an operation of a store or of the volume.
@@ -109,6 +131,9 @@ pub struct Shard {
     map: ClusterMap,
     pool: Pool,
     targets: Vec<Target>,
+    offline: Vec<OfflineTarget>,
+    offline_of_node: BTreeSet<TargetId>,
+    scrub: ScrubSchedule,
     volume: Option<Volume>,
     volume_stopped: bool,
     conns: BTreeMap<ConnId, Conn>,
@@ -133,6 +158,7 @@ impl Shard {
             read_count: 0,
             write_count: 0,
             stopped: false,
+            told: scrub::Told::default(),
         });
         Shard {
             id: params.id,
@@ -151,6 +177,9 @@ impl Shard {
             map: params.map,
             pool,
             targets: targets.collect(),
+            offline: params.offline,
+            offline_of_node: params.offline_of_node,
+            scrub: params.scrub,
             volume_stopped: params.volume.is_none(),
             volume: params.volume,
             conns: BTreeMap::new(),
@@ -168,8 +197,8 @@ impl Shard {
     /// Takes up what the last run left undone.
     ///
     /// # Errors
-    /// The volume is damaged where it keeps that.
-    pub fn start(&mut self, now: Now) -> Result<(), MetaError> {
+    /// The volume is damaged where it keeps that; or a file is to be cut on a target that is offline.
+    pub fn start(&mut self, now: Now) -> Result<(), StartError> {
         self.now = now;
         let sessions = self.volume.as_ref().map(Volume::sessions).unwrap_or_default();
         self.sessions.extend(sessions.into_iter().map(|session| (session, Err(now.mono))));
@@ -220,6 +249,13 @@ impl Shard {
                 self.target_list().encode(&mut body);
                 self.answer(conn, &header, Status::Ok, &body, Vec::new());
             }
+            Kind::TargetHealth => {
+                let mut body = Vec::new();
+                self.target_health().encode(&mut body);
+                self.answer(conn, &header, Status::Ok, &body, Vec::new());
+            }
+            Kind::Scrub => self.scrub_order(conn, &header, &frame.body),
+            Kind::DamageList => self.damage_list(conn, &header, &frame.body),
             kind if kind.is_metadata() => self.metadata_request(conn, session, &frame),
             _ => self.data_request(conn, frame),
         }
@@ -264,6 +300,7 @@ impl Shard {
             self.targets[index].params.store.tick(now.mono, &mut actions);
             self.store_actions(index, actions);
         }
+        self.tick_scrubs();
         self.tick_volume();
         self.expire_sessions();
         if now.mono.saturating_sub(self.space_told) >= SPACE_INTERVAL {
@@ -323,7 +360,7 @@ impl Shard {
                 free_bytes: space.free_bytes,
                 chunk_count: space.chunk_count,
                 op_counts: (target.read_count, target.write_count),
-                damaged_blocks: target.params.store.counters().damaged_blocks,
+                damaged_blocks: damaged_blocks(&target.params.store),
             }
         };
         TargetListReply { targets: self.targets.iter().map(describe).collect() }
@@ -350,4 +387,10 @@ impl Shard {
             self.out.push(Action::ToShard { shard, message });
         }
     }
+}
+
+/// Blocks known to be damaged, listed or not.
+fn damaged_blocks(store: &Store) -> u64 {
+    let scrub = store.scrub_status();
+    scrub.listed_blocks + scrub.unlisted_blocks
 }

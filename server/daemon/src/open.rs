@@ -131,7 +131,7 @@ pub(crate) fn open_target(
     targets: &mut Targets,
     ring: &mut Ring,
     pool: &Pool,
-) -> Result<TargetParams, String> {
+) -> Result<TargetParams, Unopened> {
     let path = place.path.display();
     let uuid = place.superblock.target_uuid;
     let index = config.index_dir(uuid.0);
@@ -150,8 +150,13 @@ pub(crate) fn open_target(
     let Opened { index: at, store, report, notes } = opened.map_err(|error| {
         let what = format!("target {} ({path}, index {})", place.id, index.display());
         match error.store() {
-            Some(error) => advice::sentence(&what, error, advice::target(error.kind)),
-            None => format!("{what}: {error}"),
+            Some(error) if is_its_own(error.kind) => {
+                Unopened::Offline(advice::sentence(&what, error, advice::target(error.kind)))
+            }
+            Some(error) => {
+                Unopened::Refused(advice::sentence(&what, error, advice::target(error.kind)))
+            }
+            None => Unopened::Refused(format!("{what}: {error}")),
         }
     })?;
     let way = targets.data_path(at);
@@ -168,6 +173,28 @@ pub(crate) fn open_target(
     }
     let path = place.path.display().to_string();
     Ok(TargetParams { id: place.id, uuid: uuid.0, path, store })
+}
+
+/// Why a target is not open; a sentence for people.
+pub(crate) enum Unopened {
+    /// It is damaged or its parts do not fit together: the others can serve without it.
+    Offline(String),
+    /// The node as a whole is not as it should be.
+    Refused(String),
+}
+
+/// Whether the failure is this target's alone.
+fn is_its_own(kind: weft_store::Kind) -> bool {
+    use weft_store::Kind;
+    matches!(
+        kind,
+        Kind::Damaged
+            | Kind::Missing
+            | Kind::Mismatch
+            | Kind::TooSmall
+            | Kind::Device
+            | Kind::Overwritten
+    )
 }
 
 /// How the configuration wants data to reach the devices.

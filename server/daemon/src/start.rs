@@ -3,8 +3,9 @@
 //! Each shard's thread makes its own ring (the kernel ties a ring to its thread) and reports its mailbox; when all
 //! are there each gets the others' mailboxes, opens its targets and runs. The first failure, or a signal, stops all.
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::sync::mpsc;
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -13,14 +14,14 @@ use weft_iobuf::Pool;
 use weft_ring::{Mailbox, Registration, Ring, RingConfig, Sender};
 use weft_server_core::config::Config;
 use weft_server_core::memory::{MemoryPlan, SLOT_BYTES_MAX};
-use weft_server_core::{Shard, ShardParams};
+use weft_server_core::{OfflineTarget, ScrubSchedule, Shard, ShardParams};
 use weft_target::Targets;
 use weft_wire::session::{ClusterMap, NodeEntry, Place};
 use weft_wire::units::{to_u64, to_usize};
 use weft_wire::{ShardId, TargetId, VolumeId};
 
 use crate::clock;
-use crate::open::{self, TargetMemory, TargetPlace};
+use crate::open::{self, TargetMemory, TargetPlace, Unopened};
 use crate::shard::{Mail, ShardLoop, ShardSetup};
 
 /// Messages that may wait for one shard.
@@ -56,6 +57,35 @@ struct Seed {
     /// Of the state folder; goes into the ring, see [`open::lock_state`].
     lock: std::fs::File,
     peers: mpsc::Receiver<Vec<Option<Sender<Mail>>>>,
+    offline: Arc<OfflineBoard>,
+}
+
+/// Where shards tell one another which targets could not be opened: the volume must not put new files on them.
+struct OfflineBoard {
+    all_there: Barrier,
+    offline: Mutex<Vec<OfflineTarget>>,
+}
+
+impl OfflineBoard {
+    fn new(shard_count: usize) -> OfflineBoard {
+        OfflineBoard { all_there: Barrier::new(shard_count), offline: Mutex::new(Vec::new()) }
+    }
+
+    /// Adds this shard's and waits for the others'. A shard that fails before ends the process, and with it the wait.
+    fn exchange(
+        &self,
+        mine: &[OfflineTarget],
+        target_count: usize,
+    ) -> Result<BTreeSet<TargetId>, String> {
+        let poisoned = "another shard panicked";
+        self.offline.lock().map_err(|_| poisoned)?.extend_from_slice(mine);
+        self.all_there.wait();
+        let all = self.offline.lock().map_err(|_| poisoned)?;
+        match all.first() {
+            Some(first) if all.len() == target_count => Err(first.reason.clone()),
+            _ => Ok(all.iter().map(|target| target.id).collect()),
+        }
+    }
 }
 
 /// Serves until a signal says stop.
@@ -74,6 +104,7 @@ pub(crate) fn serve(config: &Config) -> Result<(), String> {
     let mut threads = Vec::new();
     let mut peer_senders = Vec::new();
     let mut listener = Some(listener);
+    let offline = Arc::new(OfflineBoard::new(config.cores.len()));
     for index in 0..config.cores.len() {
         let (peers_out, peers) = mpsc::channel();
         peer_senders.push(peers_out);
@@ -81,7 +112,8 @@ pub(crate) fn serve(config: &Config) -> Result<(), String> {
         let (config, targets, map) = (config.clone(), targets.clone(), map.clone());
         let listener = listener.take();
         let lock = lock.try_clone().map_err(|error| error.to_string())?;
-        let seed = Seed { id, config, targets, map, epoch, listener, lock, peers };
+        let offline = Arc::clone(&offline);
+        let seed = Seed { id, config, targets, map, epoch, listener, lock, peers, offline };
         threads.push(spawn(seed, reports.clone())?);
     }
     drop(reports);
@@ -285,6 +317,14 @@ fn plan_memory(
     Ok(plan)
 }
 
+fn scrub_schedule(config: &Config) -> ScrubSchedule {
+    let interval_s = u64::from(config.scrub_interval_days) * 24 * 3600;
+    ScrubSchedule {
+        interval: (interval_s > 0).then_some(Duration::from_secs(interval_s)),
+        bytes_per_second: u64::from(config.scrub_mib_per_second) << 20,
+    }
+}
+
 /// Opens what the shard owns.
 fn build_shard(
     seed: Seed,
@@ -302,18 +342,28 @@ fn build_shard(
         tracing::warn!(shard = seed.id.0, %errno, "buffers are not registered: more CPU per operation; raise memlock");
     }
     let mut targets = Targets::new();
-    let mut params = Vec::new();
+    let (mut params, mut offline) = (Vec::new(), Vec::new());
     let count = to_u64(mine.len().max(1));
     let share = TargetMemory {
         cache_bytes_max: memory.index_cache_bytes / count,
         tables_bytes_max: memory.store_tables_bytes / count,
     };
     for target in &mine {
-        params.push(open::open_target(target, config, share, &mut targets, &mut ring, &pool)?);
+        match open::open_target(target, config, share, &mut targets, &mut ring, &pool) {
+            Ok(open) => params.push(open),
+            Err(Unopened::Offline(reason)) => {
+                tracing::error!(target = target.id.0, reason, "target OFFLINE: its data gives EIO");
+                let path = target.path.display().to_string();
+                offline.push(OfflineTarget { id: target.id, path, reason });
+            }
+            Err(Unopened::Refused(sentence)) => return Err(sentence),
+        }
     }
+    let offline_of_node = seed.offline.exchange(&offline, seed.targets.len())?;
     let (volume, log) = match seed.id {
         ShardId(0) => {
-            let ids: Vec<TargetId> = seed.targets.iter().map(|target| target.id).collect();
+            let all = seed.targets.iter().map(|target| target.id);
+            let ids: Vec<TargetId> = all.filter(|id| !offline_of_node.contains(id)).collect();
             let (volume, log) = open::open_volume(config, ids, memory.volume_bytes, &mut ring)?;
             (Some(volume), Some(log))
         }
@@ -331,6 +381,9 @@ fn build_shard(
         grace: Duration::from_secs(u64::from(config.grace_s)),
         map: seed.map,
         targets: params,
+        offline,
+        offline_of_node,
+        scrub: scrub_schedule(config),
         volume,
     };
     let core = Shard::new(params, pool.clone());

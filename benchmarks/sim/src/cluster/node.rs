@@ -1,6 +1,6 @@
 //! The server: its machine with disks and databases, and the process that runs on it, if one does.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use weft_iobuf::Pool;
 use weft_metadata::{LogDevice, Volume, VolumeParams};
 use weft_net::Budget;
 use weft_server_core::memory::{MemoryPlan, SHARD_BYTES_MIN};
-use weft_server_core::{Message, Now, Shard, ShardParams, TargetParams};
+use weft_server_core::{Message, Now, ScrubSchedule, Shard, ShardParams, TargetParams};
 use weft_store::{Device, OpenParams, Store, TargetUuid};
 use weft_wire::meta::Time;
 use weft_wire::session::{ClusterMap, NodeEntry, Place};
@@ -231,6 +231,9 @@ impl Node {
                 map: map.clone(),
                 memory,
                 targets: targets.collect(),
+                offline: Vec::new(),
+                offline_of_node: BTreeSet::new(),
+                scrub: ScrubSchedule { interval: None, bytes_per_second: 1 << 20 },
                 volume: volume.take(),
             };
             let mut core = Shard::new(params, pool.clone());

@@ -6,7 +6,7 @@ use crate::codec::{Reader, WireError, WireErrorKind, Writer};
 use crate::header::Kind;
 use crate::ids::Ino;
 use crate::layout::{Layout, LayoutPolicy};
-use crate::limits::{BODY_BYTES_MAX, NAME_BYTES_MAX, REOPEN_COUNT_MAX};
+use crate::limits::{BODY_BYTES_MAX, FIND_NAMES_MAX, NAME_BYTES_MAX, REOPEN_COUNT_MAX};
 use crate::units::{to_u32, to_usize};
 
 /// Space and inodes of the whole file system.
@@ -35,6 +35,17 @@ pub struct DirEntry<'a> {
     pub name: &'a [u8],
     /// Its attributes, when asked for.
     pub attr: Option<Attr>,
+}
+
+/// One name that [`super::MetaRequest::FindNames`] found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FoundName {
+    /// The inode it leads to.
+    pub ino: Ino,
+    /// The directory it is in.
+    pub directory: Ino,
+    /// The name.
+    pub name: Vec<u8>,
 }
 
 /// Appends one entry to the packed list of a `Dir` reply.
@@ -70,6 +81,8 @@ pub enum MetaReply {
     Policy(LayoutPolicy),
     /// To `Reopen`: the inodes that are gone.
     Reopened(Vec<Ino>),
+    /// To `FindNames`: what was found, and from which directory's cookie on to go on; `None` at the end.
+    Names(Vec<FoundName>, Option<(Ino, u64)>),
     /// To what only succeeds or fails.
     Done,
 }
@@ -116,6 +129,13 @@ impl MetaReply {
                     out.u64(ino.0);
                 }
             }
+            MetaReply::Names(names, next) => {
+                let (directory, cookie) = next.unwrap_or((Ino(0), 0));
+                out.bool(next.is_some()).u64(directory.0).u64(cookie).u32(to_u32(names.len()));
+                for found in names {
+                    out.u64(found.ino.0).u64(found.directory.0).bytes(&found.name);
+                }
+            }
             MetaReply::Done => {}
         }
     }
@@ -158,6 +178,7 @@ impl MetaReply {
                     (0..count).map(|_| from.u64().map(Ino)).collect::<Result<_, _>>()?,
                 )
             }
+            Kind::FindNames => decode_names(from)?,
             _ => MetaReply::Done,
         };
         from.clone().end()?;
@@ -177,6 +198,17 @@ impl MetaReply {
             Some(entry)
         })
     }
+}
+
+fn decode_names(from: &mut Reader<'_>) -> Result<MetaReply, WireError> {
+    let (more, next) = (from.bool()?, (Ino(from.u64()?), from.u64()?));
+    let count = from.count(FIND_NAMES_MAX)?;
+    let mut names = Vec::new();
+    for _ in 0..count {
+        let (ino, directory) = (Ino(from.u64()?), Ino(from.u64()?));
+        names.push(FoundName { ino, directory, name: from.bytes(NAME_BYTES_MAX)?.to_vec() });
+    }
+    Ok(MetaReply::Names(names, more.then_some(next)))
 }
 
 fn decode_entry<'a>(from: &mut Reader<'a>) -> Result<DirEntry<'a>, WireError> {

@@ -6,7 +6,7 @@ use crate::header::Kind;
 use crate::ids::Ino;
 use crate::layout::LayoutPolicy;
 use crate::limits::{
-    NAME_BYTES_MAX, REOPEN_COUNT_MAX, SYMLINK_BYTES_MAX, XATTR_NAME_BYTES_MAX,
+    FIND_INODES_MAX, NAME_BYTES_MAX, REOPEN_COUNT_MAX, SYMLINK_BYTES_MAX, XATTR_NAME_BYTES_MAX,
     XATTR_VALUE_BYTES_MAX,
 };
 use crate::units::to_u32;
@@ -107,6 +107,9 @@ pub enum MetaRequest<'a> {
     SetLayout { ino: Ino, policy: LayoutPolicy },
     /// After a reconnect: the session still has these open, so often. → `Reopened`: those that are gone.
     Reopen { opens: Vec<(Ino, u32)> },
+    /// Names that lead to one of `inos`, among a bounded stretch of the volume's names from this directory's
+    /// `cookie` on (directory 0 and cookie 0: from the first). → `Names`.
+    FindNames { inos: Vec<Ino>, directory: Ino, cookie: u64 },
 }
 
 fn name<'a>(from: &mut Reader<'a>) -> Result<&'a [u8], WireError> {
@@ -139,6 +142,7 @@ impl<'a> MetaRequest<'a> {
             MetaRequest::GetLayout { .. } => Kind::GetLayout,
             MetaRequest::SetLayout { .. } => Kind::SetLayout,
             MetaRequest::Reopen { .. } => Kind::Reopen,
+            MetaRequest::FindNames { .. } => Kind::FindNames,
         }
     }
 
@@ -210,6 +214,12 @@ impl<'a> MetaRequest<'a> {
                     out.u64(ino.0).u32(*count);
                 }
             }
+            MetaRequest::FindNames { inos, directory, cookie } => {
+                out.u64(directory.0).u64(*cookie).u32(to_u32(inos.len()));
+                for ino in inos {
+                    out.u64(ino.0);
+                }
+            }
         }
     }
 
@@ -275,6 +285,12 @@ impl<'a> MetaRequest<'a> {
             }
             Kind::GetLayout => MetaRequest::GetLayout { ino },
             Kind::SetLayout => MetaRequest::SetLayout { ino, policy: LayoutPolicy::decode(from)? },
+            Kind::FindNames => {
+                let cookie = from.u64()?;
+                let count = from.count(FIND_INODES_MAX)?;
+                let inos = (0..count).map(|_| from.u64().map(Ino)).collect::<Result<_, _>>()?;
+                MetaRequest::FindNames { inos, directory: ino, cookie }
+            }
             _ => return Err(WireError::new(WireErrorKind::Value, "kind")),
         })
     }

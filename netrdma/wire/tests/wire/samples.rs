@@ -4,6 +4,7 @@ use weft_wire::data::{ChunkInfo, ChunkListReply, ChunkRange, DataRequest, GrowRe
 use weft_wire::header::Header;
 use weft_wire::layout::LayoutPolicy;
 use weft_wire::meta::*;
+use weft_wire::scrub::*;
 use weft_wire::session::*;
 use weft_wire::*;
 
@@ -66,6 +67,7 @@ fn requests() -> Vec<MetaRequest<'static>> {
         MetaRequest::GetLayout { ino },
         MetaRequest::SetLayout { ino, policy },
         MetaRequest::Reopen { opens: vec![(ino, 1), (Ino(10), 2)] },
+        MetaRequest::FindNames { inos: vec![ino, Ino(10)], directory: parent, cookie: 0x100 },
     ]
 }
 
@@ -75,6 +77,7 @@ fn replies() -> Vec<(Kind, MetaReply)> {
         let entry = DirEntry { ino: Ino(4), cookie: 77, kind: FileKind::Regular, name, attr: plus };
         push_dir_entry(&mut packed, &entry);
     }
+    let found = FoundName { ino: Ino(5), directory: Ino::ROOT, name: b"n\xffme".to_vec() };
     let fs = StatFs { total_bytes: 1, free_bytes: 2, inodes: 3, inodes_free: 4 };
     vec![
         (Kind::Lookup, MetaReply::Entry(attr())),
@@ -87,6 +90,7 @@ fn replies() -> Vec<(Kind, MetaReply)> {
         (Kind::GetLayout, MetaReply::Layout(layout())),
         (Kind::SetLayout, MetaReply::Done),
         (Kind::Reopen, MetaReply::Reopened(vec![Ino(5)])),
+        (Kind::FindNames, MetaReply::Names(vec![found], Some((Ino(9), 0x100)))),
     ]
 }
 
@@ -169,6 +173,69 @@ fn data_samples(all: &mut Vec<Sample>) {
     all.push(("Grow_reply".into(), Kind::Grow, true, body, 0));
 }
 
+fn scrub_samples(all: &mut Vec<Sample>) {
+    let mut push = |name: &str, kind, reply, body| all.push((name.into(), kind, reply, body, 0));
+    let target = TargetId(2);
+    let scrub = ScrubInfo {
+        running: true,
+        bytes_per_second: 1,
+        started_s: 2,
+        finished_s: 3,
+        checked_bytes: 4,
+        total_bytes: 5,
+        checked_chunks: 6,
+        found_blocks: 7,
+        index_gaps: 8,
+        superblocks_bad: 9,
+        superblocks_repaired: 10,
+        listed_blocks: 11,
+        unlisted_blocks: 12,
+    };
+    let health = |id, state, reason: &str| TargetHealth {
+        id,
+        path: "/dev/nvme0n1".into(),
+        state,
+        reason: reason.into(),
+        scrub,
+    };
+    let targets = vec![
+        health(target, TargetState::Online, ""),
+        health(target, TargetState::ReadOnly, "a"),
+        health(target, TargetState::Offline, "b"),
+    ];
+    let mut body = Vec::new();
+    let reply = TargetHealthReply { targets };
+    reply.encode(&mut body);
+    assert_eq!(TargetHealthReply::decode(&body), Ok(reply));
+    push("target_health", Kind::TargetHealth, true, body);
+    for (name, action) in [
+        ("scrub_start", ScrubAction::Start),
+        ("scrub_again", ScrubAction::Again),
+        ("scrub_stop", ScrubAction::Stop),
+    ] {
+        let mut body = Vec::new();
+        let order = ScrubOrder { target, action, bytes_per_second: 64 << 20 };
+        order.encode(&mut body);
+        assert_eq!(ScrubOrder::decode(&body), Ok(order));
+        push(name, Kind::Scrub, false, body);
+    }
+    let chunk = ChunkId { ino: Ino(9), index: ChunkIndex(1 << 33) };
+    for (name, from) in [("damage_all", None), ("damage_from", Some((chunk, 5)))] {
+        let mut body = Vec::new();
+        let query = DamageQuery { target, from };
+        query.encode(&mut body);
+        assert_eq!(DamageQuery::decode(&body), Ok(query));
+        push(name, Kind::DamageList, false, body);
+    }
+    let damage = |kind| Damage { chunk, first: 4, count: 2, kind };
+    let kinds = [DamageKind::Mismatch, DamageKind::Unreadable, DamageKind::Index];
+    let list = DamageReply { damages: kinds.map(damage).to_vec(), more: true };
+    let mut body = Vec::new();
+    list.encode(&mut body);
+    assert_eq!(DamageReply::decode(&body), Ok(list));
+    push("damage_list", Kind::DamageList, true, body);
+}
+
 /// All samples.
 pub(crate) fn all() -> Vec<Sample> {
     let mut all: Vec<Sample> = Vec::new();
@@ -188,6 +255,7 @@ pub(crate) fn all() -> Vec<Sample> {
         all.push((format!("{kind:?}_reply"), kind, true, body, 0));
     }
     data_samples(&mut all);
+    scrub_samples(&mut all);
     all
 }
 
@@ -206,6 +274,10 @@ pub(crate) fn decode_any(kind: Kind, reply: bool, body: &[u8], payload_bytes: u3
         (Kind::Hello, true) => drop(Welcome::decode(body)),
         (Kind::ClusterMap, _) => drop(ClusterMap::decode(body)),
         (Kind::TargetList, _) => drop(TargetListReply::decode(body)),
+        (Kind::TargetHealth, _) => drop(TargetHealthReply::decode(body)),
+        (Kind::Scrub, _) => drop(ScrubOrder::decode(body)),
+        (Kind::DamageList, false) => drop(DamageQuery::decode(body)),
+        (Kind::DamageList, true) => drop(DamageReply::decode(body)),
         (Kind::Read, true) => drop(ReadReply::decode(body, payload_bytes)),
         (Kind::Grow, true) => drop(GrowReply::decode(body)),
         (Kind::ChunkList, true) => drop(ChunkListReply::decode(body)),

@@ -21,6 +21,11 @@ pub(super) const CHECKPOINT_S: Bounds =
     Bounds { key: "checkpoint_s", default: 5, min: 1, max: 600 };
 pub(super) const CREDITS: Bounds = Bounds { key: "credits", default: 128, min: 1, max: 4096 };
 
+pub(super) const SCRUB_INTERVAL_DAYS: Bounds =
+    Bounds { key: "scrub_interval_days", default: 7, min: 0, max: 365 };
+pub(super) const SCRUB_MIB_PER_SECOND: Bounds =
+    Bounds { key: "scrub_mib_per_second", default: 64, min: 1, max: 65_536 };
+
 /// A whole number's key, default and what is allowed, both ends included.
 pub(super) struct Bounds {
     pub(super) key: &'static str,
@@ -53,6 +58,8 @@ pub(super) fn parse(text: &str, base_dir: &Path) -> Fallible<Config> {
         io_poll: wanted(&table, "io_poll")?,
         passthrough: wanted(&table, "passthrough")?,
         discard: wanted(&table, "discard")?,
+        scrub_interval_days: number(&table, &SCRUB_INTERVAL_DAYS)?,
+        scrub_mib_per_second: number(&table, &SCRUB_MIB_PER_SECOND)?,
     };
     memory_for_all(&config)?;
     Ok(config)

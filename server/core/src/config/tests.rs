@@ -18,6 +18,8 @@ credits = 129
 io_poll = "on"
 passthrough = "off"
 discard = "on"
+scrub_interval_days = 14
+scrub_mib_per_second = 32
 "#;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
@@ -46,6 +48,7 @@ fn every_key_is_read() {
     assert_eq!((config.io_poll, config.passthrough), (Wanted::On, Wanted::Off));
     assert_eq!(config.shard_memory_bytes(), 128 << 20);
     assert_eq!(config.discard, Wanted::On);
+    assert_eq!((config.scrub_interval_days, config.scrub_mib_per_second), (14, 32));
 }
 
 #[test]
@@ -57,6 +60,7 @@ fn optional_keys_have_defaults() {
     assert_eq!((config.checkpoint_s, config.credits, config.log.as_str()), (5, 128, "info"));
     assert_eq!((config.io_poll, config.passthrough), (Wanted::Auto, Wanted::Auto));
     assert_eq!(config.discard, Wanted::Auto);
+    assert_eq!((config.scrub_interval_days, config.scrub_mib_per_second), (7, 64));
 }
 
 #[test]
@@ -138,6 +142,8 @@ fn a_value_out_of_range_says_what_is_allowed() {
         ("io_poll = \"yes\"", "\"auto\", \"on\" or \"off\""),
         ("credits = 4097", "1 to 4096"),
         ("discard = \"yes\"", "\"auto\", \"on\" or \"off\""),
+        ("scrub_interval_days = 366", "0 to 365"),
+        ("scrub_mib_per_second = 0", "1 to 65536"),
     ] {
         let key = line.split(' ').next().expect("a key");
         let error = parse(&with(key, line)).expect_err(line);

@@ -218,7 +218,7 @@ impl Shard {
         }
     }
 
-    fn target_index(&self, id: TargetId) -> Option<usize> {
+    pub(super) fn target_index(&self, id: TargetId) -> Option<usize> {
         self.targets.iter().position(|target| target.params.id == id)
     }
 }

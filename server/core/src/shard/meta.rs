@@ -2,7 +2,7 @@
 
 use weft_metadata::{Action as VolumeAction, Incoming, Volume};
 use weft_net::Frame;
-use weft_wire::meta::{MetaReply, MetaRequest};
+use weft_wire::meta::{MetaReply, MetaRequest, SetAttr};
 use weft_wire::units::{to_u64, to_usize};
 use weft_wire::{Kind, SessionId, Status};
 
@@ -12,13 +12,26 @@ use crate::action::{Action, ConnId, Now};
 impl Shard {
     pub(super) fn metadata_request(&mut self, conn: ConnId, session: SessionId, frame: &Frame) {
         let header = frame.header;
-        let Some(volume) = &mut self.volume else {
+        let Some(volume) = &self.volume else {
             return self.answer(conn, &header, Status::WrongShard, &[], Vec::new());
         };
         let decoded = MetaRequest::decode(header.kind, &frame.body);
         let Ok((caller, request)) = decoded else {
             return self.break_off(conn, "a metadata request that cannot be read");
         };
+        // A file is cut on all its targets or on none.
+        if let MetaRequest::SetAttr { ino, set: SetAttr { size: Some(_), .. } } = &request
+            && let Some(layout) = volume.layout_of(*ino)
+            && let Some(target) = self.offline_of(&layout)
+        {
+            tracing::warn!(
+                ino = ino.0,
+                target = target.0,
+                "not cut: a target of the file is offline"
+            );
+            return self.answer(conn, &header, Status::Io, &[], Vec::new());
+        }
+        let Some(volume) = &mut self.volume else { unreachable!("looked at above") };
         let op = to_u64(self.pending.insert(Pending::Client { conn, header, memory_bytes: 0 }));
         let mut actions = Vec::new();
         let incoming = Incoming { op, session, caller, request: &request, body: &frame.body };

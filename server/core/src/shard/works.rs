@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use weft_metadata::{MetaError, Work};
-use weft_wire::ids::{ChunkIndex, TargetId};
-use weft_wire::{ShardId, Status};
+use weft_wire::ids::{ChunkIndex, Ino, TargetId};
+use weft_wire::{Layout, ShardId, Status};
 
 use super::Shard;
 use crate::action::Message;
@@ -18,6 +18,25 @@ use crate::action::Message;
 const WORKS_MAX: usize = 64;
 /// Pause before a failed work is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Why a shard cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The volume is damaged where it keeps its works.
+    #[error(transparent)]
+    Volume(MetaError),
+    /// A file was to be cut short when the server went down.
+    #[error(
+        "inode {ino} was being cut short, which must end first, and target {target} is offline: see above why; next: \
+         bring the target back"
+    )]
+    Shrink {
+        /// The file.
+        ino: Ino,
+        /// The target that is offline.
+        target: TargetId,
+    },
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Works {
@@ -36,11 +55,18 @@ struct Running {
 impl Shard {
     /// Takes up the works of the last run.
     ///
+    /// A shrink must be done before anybody writes again, on all targets: repeated later it would cut what was written
+    /// since. So while it waits for a target that is offline, nothing is served.
+    ///
     /// # Errors
-    /// The volume's list of them cannot be read.
-    pub(super) fn take_pending_works(&mut self) -> Result<(), MetaError> {
+    /// The volume's list of them cannot be read; a shrink waits for a target that is offline.
+    pub(super) fn take_pending_works(&mut self) -> Result<(), StartError> {
         let Some(volume) = &self.volume else { return Ok(()) };
-        for work in volume.pending_works()? {
+        let works = volume.pending_works().map_err(StartError::Volume)?;
+        for work in works {
+            if let Some(target) = self.offline_of(&work.layout).filter(|_| work.shrink) {
+                return Err(StartError::Shrink { ino: work.ino, target });
+            }
             self.start_work(work);
         }
         Ok(())
@@ -54,7 +80,22 @@ impl Shard {
             && !self.works.failed.iter().any(|(_, work)| is_cut(work))
     }
 
+    /// A target of the layout that is offline.
+    pub(super) fn offline_of(&self, layout: &Layout) -> Option<TargetId> {
+        layout.targets().iter().find(|target| self.offline_of_node.contains(target)).copied()
+    }
+
     pub(super) fn start_work(&mut self, work: Work) {
+        if let Some(target) = self.offline_of(&work.layout) {
+            // The volume keeps it: the next start with this target takes it up.
+            tracing::info!(
+                work = work.id,
+                ino = work.ino.0,
+                target = target.0,
+                "removal waits for a target that is offline"
+            );
+            return;
+        }
         if self.works.running.len() >= WORKS_MAX {
             return self.works.waiting.push_back(work);
         }
