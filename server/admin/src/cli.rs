@@ -26,7 +26,7 @@ static VERSION_TEXT: LazyLock<String> = LazyLock::new(|| {
     propagate_version = true,
     subcommand_required = true,
     arg_required_else_help = true,
-    after_help = "Exit status: 0 done, 1 failed, 2 some of it failed."
+    after_help = "Exit status: 0 done, 1 failed, 2 some of it failed; target check: 0 clean, 4 problems found, 8 no check."
 )]
 pub(crate) struct Cli {
     /// Print one JSON document instead of text
@@ -213,6 +213,49 @@ pub(crate) enum TargetCommand {
         /// The device or file
         path: PathBuf,
     },
+    /// Check a whole target: superblocks, journal, index, data; the server must be stopped
+    Check(TargetCheckArgs),
+    /// Read and check every block; name the files that are damaged
+    Scrub(ScrubArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct TargetCheckArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// The device or file, or the target's number
+    #[arg(value_name = "PATH|ID")]
+    pub(crate) target: PathBuf,
+    /// Leave the data unread: superblocks, journal and index only
+    #[arg(long)]
+    pub(crate) quick: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ScrubArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Only this target; else all
+    #[arg(long, value_name = "N", value_parser = target_id, conflicts_with = "all")]
+    pub(crate) target: Option<TargetId>,
+    /// All targets, as without --target
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Wait until the pass ends, showing how far it is
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Begin a whole new pass; without it one that was stopped goes on
+    #[arg(long, conflicts_with_all = ["stop", "status"])]
+    pub(crate) now: bool,
+    /// Stop the pass where it is
+    #[arg(long, conflicts_with_all = ["status", "wait"])]
+    pub(crate) stop: bool,
+    /// Start and stop nothing: show how far it is and what is damaged
+    #[arg(long)]
+    pub(crate) status: bool,
+    /// Read so fast at most; else what the server's config says
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) mib_per_second: Option<u32>,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -290,6 +333,10 @@ mod tests {
             "weft target show /dev/x",
             "weft target grow 3 --config f",
             "weft target grow /dev/x --server h:1",
+            "weft target scrub --target 3 --wait --now --mib-per-second 100 --server h:1",
+            "weft target scrub --all --status",
+            "weft target check --config f 3",
+            "weft target check /dev/x --quick --json",
             "weft node status --config f",
             "weft mount list",
             "weft ping --json",
@@ -335,6 +382,9 @@ mod tests {
             "weft ping --server a:1 --config f",
             "weft fs create --force --if-missing",
             "weft gen --dir /d --cores 0,x",
+            "weft target scrub --stop --wait",
+            "weft target scrub --mib-per-second 0",
+            "weft target scrub --target 1 --all",
             "weft gen --dir /d --cluster 12",
         ] {
             assert!(parse(line).is_err(), "{line}");

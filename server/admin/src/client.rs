@@ -14,6 +14,9 @@ use weft_wire::codec::WireErrorKind;
 use weft_wire::data::{ChunkInfo, ChunkListReply, ChunkRange, DataRequest, GrowReply, ReadReply};
 use weft_wire::header::{HEADER_BYTES, VERSION, VERSION_MIN};
 use weft_wire::meta::{Caller, MetaReply, MetaRequest, NO_SLOT};
+use weft_wire::scrub::{
+    Damage, DamageQuery, DamageReply, ScrubOrder, TargetHealth, TargetHealthReply,
+};
 use weft_wire::session::{ClusterMap, Hello, TargetInfo, TargetListReply, Welcome};
 use weft_wire::units::to_usize;
 use weft_wire::{
@@ -293,6 +296,51 @@ impl Connection {
         let reply = self.call(op, Kind::TargetList, &[])?;
         let list = TargetListReply::decode(&reply.body);
         list.map(|list| list.targets).map_err(|e| self.error(op, ClientErrorKind::Garbage(e)))
+    }
+
+    /// State, scrub and damage of this shard's targets.
+    ///
+    /// # Errors
+    /// Any [`ClientErrorKind`].
+    pub(crate) fn target_health(&mut self) -> Result<Vec<TargetHealth>, ClientError> {
+        let op = "get the targets' health of";
+        let reply = self.call(op, Kind::TargetHealth, &[])?;
+        let list = TargetHealthReply::decode(&reply.body);
+        list.map(|list| list.targets).map_err(|e| self.error(op, ClientErrorKind::Garbage(e)))
+    }
+
+    /// Starts or stops a scrub.
+    ///
+    /// # Errors
+    /// Any [`ClientErrorKind`].
+    pub(crate) fn scrub(&mut self, order: &ScrubOrder) -> Result<(), ClientError> {
+        let mut body = Vec::new();
+        order.encode(&mut body);
+        self.call("scrub a target of", Kind::Scrub, &body).map(drop)
+    }
+
+    /// All damaged blocks a target knows of, ascending.
+    ///
+    /// # Errors
+    /// Any [`ClientErrorKind`]; `Garbage` when the list does not move on.
+    pub(crate) fn damages(&mut self, target: TargetId) -> Result<Vec<Damage>, ClientError> {
+        let op = "list the damage of";
+        let mut all: Vec<Damage> = Vec::new();
+        let mut from = None;
+        loop {
+            let mut body = Vec::new();
+            DamageQuery { target, from }.encode(&mut body);
+            let reply = self.call(op, Kind::DamageList, &body)?;
+            let garbage = |error| self.error(op, ClientErrorKind::Garbage(error));
+            let page = DamageReply::decode(&reply.body).map_err(garbage)?;
+            all.extend(page.damages);
+            let next = all.last().map(|last| (last.chunk, last.first.saturating_add(last.count)));
+            match page.more {
+                false => return Ok(all),
+                true if next > from => from = next,
+                true => return Err(garbage(WireError::new(WireErrorKind::Value, "damage list"))),
+            }
+        }
     }
 
     /// One metadata request. A change uses slot 0, so one connection of a session makes one change at most.

@@ -6,11 +6,14 @@ mod generate;
 mod grow;
 mod layout;
 mod mount_list;
+mod names;
 mod node;
 mod ping;
+mod scrub;
 mod shards;
 mod stat;
 mod target;
+mod target_check;
 
 use clap::CommandFactory;
 use serde_json::json;
@@ -19,7 +22,7 @@ use crate::cli::{
     Cli, Command, FsCommand, LayoutCommand, MountCommand, NodeCommand, TargetCommand,
 };
 use crate::error::AdminError;
-use crate::output::Report;
+use crate::output::{Outcome, Report};
 
 /// Runs what the command line asks for.
 ///
@@ -43,10 +46,21 @@ pub(crate) fn run(cli: &Cli) -> Result<Report, AdminError> {
             grow::run(target, server, timeout)
         }
         Command::Target(TargetCommand::Show { path }) => target::show(path),
+        Command::Target(TargetCommand::Check(args)) => target_check::run(args, timeout),
+        Command::Target(TargetCommand::Scrub(args)) => scrub::run(args, timeout),
         Command::Node(NodeCommand::Status { server }) => node::status(server, timeout),
         Command::Mount(MountCommand::List) => mount_list::run(),
         Command::Ping(server) => ping::run(server, timeout),
         Command::Completions { shell } => Ok(completions(*shell)),
+    }
+}
+
+/// The exit status of a command that ended with an error.
+pub(crate) fn failure_code(cli: &Cli) -> u8 {
+    match cli.command {
+        // As fsck: the check could not be made.
+        Command::Target(TargetCommand::Check(_)) => 8,
+        _ => Outcome::Failed.code(),
     }
 }
 

@@ -13,7 +13,7 @@ use weft_server_core::config::Config;
 use crate::error::AdminError;
 
 pub(crate) use target::{
-    Content, TargetOrder, drop_index, format_target, inspect_file, survey_target,
+    Content, TargetOrder, drop_index, format_target, inspect_file, survey_target, take_device,
 };
 pub(crate) use volume::{VolumeContent, format_volume, open_volume, remove_volume, survey_volume};
 
@@ -66,7 +66,7 @@ fn failed(verb: &str, path: &Path, error: impl std::fmt::Display) -> AdminError 
 }
 
 /// An error and everything below it, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -2,7 +2,7 @@
 //! wrong and what to do next.
 //!
 //! Every command prints for people or, with `--json`, one JSON document. Exit status: 0 done, 1 failed, 2 some of it
-//! failed. Nothing here is on the data path; it talks to servers with a blocking client (`client.rs`) and to devices
+//! failed; of `target check` as fsck: 4 problems, 8 no check. Nothing here is on the data path; it talks to servers with a blocking client (`client.rs`) and to devices
 //! only when no server has them (`fs create`, `fs check`, `target format`, `target show`).
 
 mod cli;
@@ -41,7 +41,10 @@ fn main() -> ExitCode {
                 Err(_) => ExitCode::from(Outcome::Failed.code()), // the reader is gone: nobody is left to tell
             }
         }
-        Err(error) => fail(&error, json),
+        Err(error) => {
+            tell(&error, json);
+            ExitCode::from(commands::failure_code(&cli))
+        }
     }
 }
 
@@ -52,10 +55,9 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(if good { Outcome::Done.code() } else { Outcome::Failed.code() })
 }
 
-fn fail(error: &AdminError, json: bool) -> ExitCode {
+fn tell(error: &AdminError, json: bool) {
     let printed = json && output::print(&output::json_text(&error.to_json())).is_ok();
     if !printed {
         eprintln!("weft: {error}");
     }
-    ExitCode::from(Outcome::Failed.code())
 }

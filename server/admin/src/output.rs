@@ -13,6 +13,8 @@ pub(crate) enum Outcome {
     Failed,
     /// Some of it.
     Partial,
+    /// A check found problems, as fsck says it.
+    Unsound,
 }
 
 impl Outcome {
@@ -22,6 +24,7 @@ impl Outcome {
             Outcome::Done => 0,
             Outcome::Failed => 1,
             Outcome::Partial => 2,
+            Outcome::Unsound => 4,
         }
     }
 
@@ -39,6 +42,7 @@ impl Outcome {
             Outcome::Done => "done",
             Outcome::Failed => "failed",
             Outcome::Partial => "partial",
+            Outcome::Unsound => "unsound",
         }
     }
 }

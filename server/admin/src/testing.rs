@@ -10,6 +10,7 @@ use weft_wire::data::{ChunkInfo, ChunkListReply, DataRequest, GrowReply, ReadRep
 use weft_wire::header::HEADER_BYTES;
 use weft_wire::layout::LayoutPolicy;
 use weft_wire::meta::{Attr, MetaReply, MetaRequest, StatFs, Time};
+use weft_wire::scrub::{ScrubInfo, TargetHealth, TargetHealthReply, TargetState};
 use weft_wire::session::{
     ClusterMap, Hello, NodeEntry, Place, TargetInfo, TargetListReply, Welcome,
 };
@@ -134,6 +135,7 @@ fn answer(
         }
         Kind::ClusterMap => map().encode(&mut out),
         Kind::TargetList => TargetListReply { targets: vec![target(shard)] }.encode(&mut out),
+        Kind::TargetHealth => TargetHealthReply { targets: vec![health(shard)] }.encode(&mut out),
         Kind::Goodbye | Kind::Ping => {}
         kind if kind.is_metadata() => return meta(kind, body, changes),
         kind if kind.is_data() => return data(kind, body, manner),
@@ -176,6 +178,21 @@ fn target(shard: ShardId) -> TargetInfo {
         chunk_count: 12,
         op_counts: (5, 6),
         damaged_blocks: 0,
+    }
+}
+
+/// Target 2 has stopped writing.
+fn health(shard: ShardId) -> TargetHealth {
+    let (state, reason) = match shard.0 {
+        0 => (TargetState::Online, ""),
+        _ => (TargetState::ReadOnly, "a flush failed"),
+    };
+    TargetHealth {
+        id: TargetId(shard.0 + 1),
+        path: format!("/dev/nvme{shard}n1"),
+        state,
+        reason: reason.to_owned(),
+        scrub: ScrubInfo::default(),
     }
 }
 

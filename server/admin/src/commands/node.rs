@@ -6,8 +6,10 @@ use std::time::Duration;
 use serde_json::json;
 use weft_wire::Ino;
 use weft_wire::meta::{MetaReply, MetaRequest};
+use weft_wire::scrub::TargetState;
 
 use super::shards::Shards;
+use super::target::ailing_text;
 use crate::cli::ServerArgs;
 use crate::error::AdminError;
 use crate::locate::{self, Server};
@@ -31,7 +33,7 @@ fn status_of(server: &Server, timeout: Duration) -> Result<Report, AdminError> {
         ("STATE", Left),
     ]);
     let (mut rows, mut cluster, mut wire) = (Vec::new(), None, None);
-    let (mut good, mut bad) = (0, 0);
+    let (mut good, mut bad, mut ailing) = (0, 0, Vec::new());
     for (name, place) in shards.places() {
         let ids = |list: Vec<u16>| list.iter().map(u16::to_string).collect::<Vec<_>>().join(",");
         let targets: Vec<u16> =
@@ -40,9 +42,11 @@ fn status_of(server: &Server, timeout: Duration) -> Result<Report, AdminError> {
             shards.map.volumes.iter().filter(|(_, at)| *at == place).map(|(id, _)| id.0).collect();
         let mut row =
             json!({ "node": name, "shard": place.shard.0, "targets": targets, "volumes": volumes });
-        let (epoch, credits, state) = match shards.at(place) {
-            Ok(connection) => {
-                let welcome = *connection.welcome();
+        let asked =
+            shards.at(place).and_then(|shard| Ok((*shard.welcome(), shard.target_health()?)));
+        let (epoch, credits, state) = match asked {
+            Ok((welcome, health)) => {
+                ailing.extend(health.into_iter().filter(|one| one.state != TargetState::Online));
                 (cluster, wire) = (Some(welcome.cluster), Some(welcome.version));
                 good += 1;
                 row["epoch"] = welcome.epoch.into();
@@ -63,11 +67,12 @@ fn status_of(server: &Server, timeout: Duration) -> Result<Report, AdminError> {
     shards.close();
     let cluster = cluster.map_or("-".to_owned(), |id| id.to_string());
     let wire_text = wire.map_or("-".to_owned(), |version| version.to_string());
-    let text = format!(
+    let mut text = format!(
         "server   {}\ncluster  {cluster}\nwire     version {wire_text}\n\n{}",
         server.address,
         table.render()
     );
+    ailing.iter().for_each(|one| text.push_str(&format!("{}\n", ailing_text(one))));
     let json = json!({
         "server": server.address, "cluster": cluster, "wire_version": wire, "shards": rows,
     });

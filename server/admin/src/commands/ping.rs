@@ -220,7 +220,7 @@ impl Walk {
         let outcome = self.outcome();
         let last = match outcome {
             Outcome::Done => "all steps worked\n".to_owned(),
-            Outcome::Failed | Outcome::Partial => advice,
+            Outcome::Failed | Outcome::Partial | Outcome::Unsound => advice,
         };
         let steps: Vec<_> = self.steps.iter().map(Step::to_json).collect();
         let json = json!({ "server": address, "steps": steps });

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use weft_server_core::config::Config;
 use weft_store::{Copies, Superblock};
 use weft_wire::blocks::BLOCK_BYTES;
+use weft_wire::scrub::{TargetHealth, TargetState};
 use weft_wire::session::TargetInfo;
 use weft_wire::{ClusterId, ShardId, TargetId};
 
@@ -17,7 +18,7 @@ use crate::error::AdminError;
 use crate::format::{self, Content, TargetOrder};
 use crate::locate::{self, Server};
 use crate::output::Align::{Left, Right};
-use crate::output::{Outcome, Report, Table};
+use crate::output::{Outcome, Report, Table, tame};
 use crate::units::{human_bytes, percent};
 
 /// Length of a file that is made, unless told otherwise.
@@ -132,12 +133,30 @@ pub(super) fn show(path: &Path) -> Result<Report, AdminError> {
     Ok(Report::done(text, superblock_json(path, &superblock, copies)))
 }
 
-fn copies_text(copies: Copies) -> &'static str {
+pub(super) fn copies_text(copies: Copies) -> &'static str {
     match copies {
         Copies::Both => "both copies of the superblock are good",
         Copies::OnlyFirst => "the second copy of the superblock is damaged; look at the device",
         Copies::OnlySecond => "the first copy of the superblock is damaged; look at the device",
     }
+}
+
+pub(super) fn state_text(state: TargetState) -> &'static str {
+    match state {
+        TargetState::Online => "online",
+        TargetState::ReadOnly => "read-only",
+        TargetState::Offline => "offline",
+    }
+}
+
+/// A target that is not online, and why.
+pub(super) fn ailing_text(health: &TargetHealth) -> String {
+    let (path, reason) = (tame(&health.path), tame(&health.reason));
+    format!(
+        "target {} ({path}) is {}: {reason}",
+        health.id,
+        state_text(health.state).to_uppercase()
+    )
 }
 
 /// Bytes a target has for data.
@@ -182,12 +201,16 @@ fn list_of(server: &Server, timeout: Duration) -> Result<Report, AdminError> {
         ("DAMAGED", Right),
         ("PATH", Left),
     ]);
-    let (mut found, mut silent) = (Vec::new(), Vec::new());
+    let (mut found, mut silent, mut ailing) = (Vec::new(), Vec::new(), Vec::new());
     let mut good = 0;
     for (node, place) in shards.places() {
-        match shards.at(place).and_then(Connection::target_list) {
-            Ok(targets) => {
+        let asked = shards.at(place).and_then(|shard| {
+            shard.target_list().and_then(|list| Ok((list, shard.target_health()?)))
+        });
+        match asked {
+            Ok((targets, health)) => {
                 good += 1;
+                ailing.extend(health.into_iter().filter(|one| one.state != TargetState::Online));
                 found.extend(targets.into_iter().map(|target| (node.clone(), target)));
             }
             Err(error) => {
@@ -203,8 +226,12 @@ fn list_of(server: &Server, timeout: Duration) -> Result<Report, AdminError> {
     for (node, shard, error) in &silent {
         text.push_str(&format!("{node} shard {shard} did not answer: {error}\n"));
     }
+    ailing.iter().for_each(|one| text.push_str(&format!("{}\n", ailing_text(one))));
     let json = json!({
         "server": server.address,
+        "not_online": ailing.iter().map(|one| json!({
+            "id": one.id.0, "path": one.path, "state": state_text(one.state), "reason": one.reason,
+        })).collect::<Vec<_>>(),
         "targets": found.iter().map(|(node, target)| target_json(node, target)).collect::<Vec<_>>(),
         "silent_shards": silent.iter().map(|(node, shard, error)| {
             json!({ "node": node, "shard": shard.0, "error": error.to_string() })
@@ -263,7 +290,9 @@ mod tests {
         let report = list_from(Manner::Good, 5000).expect("good");
         assert_eq!(report.outcome, Outcome::Done);
         let lines: Vec<&str> = report.text.lines().collect();
-        assert_eq!(lines.len(), 3, "{}", report.text);
+        assert_eq!(lines.len(), 4, "{}", report.text);
+        assert_eq!(lines[3], "target 2 (/dev/nvme1n1) is READ-ONLY: a flush failed");
+        assert_eq!(report.json["not_online"][0]["state"], "read-only");
         assert!(
             lines[2].starts_with("     2  n1        1  4 GiB  1 GiB  3 GiB  25%"),
             "{}",

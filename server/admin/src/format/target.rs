@@ -48,7 +48,7 @@ impl Content {
 }
 
 /// A device or file opened for blocking reads.
-pub(super) struct OpenFile {
+pub(crate) struct OpenFile {
     file: File,
     bytes: u64,
 }
@@ -165,6 +165,22 @@ pub(crate) fn inspect_file(path: &Path) -> Result<(Superblock, Copies), AdminErr
             Err(AdminError::new(what, why, "`weft target format` makes one"))
         }
     }
+}
+
+/// Opens a target for reading, for this process alone, and forgets what the page cache has of it: what is read is what
+/// the device gives.
+///
+/// # Errors
+/// It cannot be opened, or somebody has it.
+pub(crate) fn take_device(path: &Path) -> Result<OpenFile, AdminError> {
+    let file = File::open(path).map_err(|error| failed("open", path, error))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        let next = "stop it first: systemctl stop weft-server";
+        AdminError::new(format!("take {}", path.display()), "a server is using it", next)
+    })?;
+    let dropped = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+    dropped.map_err(|error| failed("read", path, io::Error::from(error)))?;
+    OpenFile::new(file).map_err(|error| failed("measure", path, error))
 }
 
 /// What to make.
