@@ -38,6 +38,7 @@ MODULES = [
     "hostile",
     "memory",
     "damage",
+    "rot",
     "full",
     "updown",
     "guest",
