@@ -248,6 +248,13 @@ impl World {
                 self.with_shard(0, |core| core.volume_io_done(done.tag, result, now));
             }
             Which::Target(target) => {
+                if done.result.is_err() {
+                    // A failed flush may have dropped what was not durable, as a power loss does; clients are not
+                    // told, so they do not write it again.
+                    for client in &mut self.clients {
+                        client.programs.iter_mut().for_each(|program| program.power_lost(false));
+                    }
+                }
                 let Some((shard, index)) = self.node.owner(target) else { return };
                 let (io, result) = (IoId(done.tag), done.result);
                 self.with_shard(shard, |core| core.target_io_done(index, io, result, now));
