@@ -141,6 +141,13 @@ impl Damages {
         self.unsaved |= before != self.blocks.len();
     }
 
+    /// Forgets blocks of which `is_written` says no.
+    pub(crate) fn keep(&mut self, mut is_written: impl FnMut(ChunkId, u32) -> bool) {
+        let before = self.blocks.len();
+        self.blocks.retain(|(chunk, block), _| is_written(*chunk, *block));
+        self.unsaved |= before != self.blocks.len();
+    }
+
     pub(crate) fn block_count(&self) -> u64 {
         to_u64(self.blocks.len())
     }

@@ -274,6 +274,11 @@ impl Store {
         let map = Map::new(index, params.cache_bytes_max, index_headroom_bytes(&superblock))?;
         let done = recover::recover(device, &superblock, copies, map, &meta, params.boot_id)?;
         let (scrub, mut damages) = scrub::restore(done.map.read_scrub());
+        // What replay removed is damaged no more, and no pass would come by to say so.
+        damages.keep(|chunk, block| {
+            let there = done.map.peek(chunk);
+            there.map_or(true, |chunk| chunk.is_some_and(|chunk| chunk.get(block).is_some()))
+        });
         for (chunk, block) in &done.report.damaged {
             damages.add(*chunk, *block, DamageKind::Mismatch);
         }
