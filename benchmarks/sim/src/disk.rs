@@ -217,7 +217,7 @@ impl Disk {
         let result = self.execute(flight.work, flight.covers);
         self.counts.errors += u64::from(result.is_err());
         if self.random.rarely(self.faults.rot) && !self.faults.area.is_empty() {
-            self.rot();
+            self.rot(1);
         }
         Some(Done { tag: flight.tag, at, result })
     }
@@ -287,6 +287,32 @@ impl Disk {
         self.harden(self.written);
     }
 
+    /// So many bits of the faults' area flip, if anything does there: mostly where something was
+    /// written lately.
+    pub fn rot(&mut self, bits: u64) {
+        if self.faults.rot == 0 {
+            return;
+        }
+        for _ in 0..bits {
+            let mut range = self.faults.area.clone();
+            let recent = self.recent.iter().filter(|range| self.hits(range.start));
+            let recent: Vec<Range<u64>> = recent.cloned().collect();
+            if !recent.is_empty() && self.random.chance(75) {
+                range = recent[self.random.index(recent.len())].clone();
+            }
+            let mut at = index(range.start + self.random.below(range.end - range.start));
+            // Zeros are mostly what nobody looks at.
+            for _ in 0..20 {
+                if self.current[at] == 0 {
+                    at = index(range.start + self.random.below(range.end - range.start));
+                }
+            }
+            let bit = self.random.pick(&[0, 1, 2, 3, 4, 5, 6, 7]);
+            self.counts.lies += 1;
+            self.flip(at, bit);
+        }
+    }
+
     /// Flips a bit for good.
     pub fn flip(&mut self, offset: usize, bit: u8) {
         self.current[offset] ^= 1 << bit;
@@ -303,21 +329,6 @@ impl Disk {
         assert!(bytes >= self.current.len());
         self.current.resize(bytes, FILL);
         self.durable.resize(bytes, FILL);
-    }
-
-    /// A bit flips, mostly where something was written lately.
-    fn rot(&mut self) {
-        let mut range = self.faults.area.clone();
-        if !self.recent.is_empty() && self.random.chance(75) {
-            let recent = self.random.index(self.recent.len());
-            range = self.recent[recent].clone();
-        }
-        let at = range.start + self.random.below(range.end - range.start);
-        if self.hits(at) {
-            let bit = self.random.pick(&[0, 1, 2, 3, 4, 5, 6, 7]);
-            self.counts.lies += 1;
-            self.flip(index(at), bit);
-        }
     }
 
     fn latency(&mut self, work: &Work) -> Duration {

@@ -57,6 +57,7 @@ struct World {
     boot: [u8; 16],
     boots: u8,
     tally: Tally,
+    next_tick: Duration,
 }
 
 /// Plays one seed to its end.
@@ -92,6 +93,7 @@ impl World {
         let params = Params {
             dirty_chunks_max: habits.dirty_chunks_max,
             cache_bytes_max: habits.cache_bytes_max,
+            tables_bytes_max: habits.tables_bytes_max,
             checkpoint_interval: habits.checkpoint_interval,
             discard: extra.chance(70),
         };
@@ -101,7 +103,7 @@ impl World {
         telling.step(rig.now, || format!("seed {seed}: {regime:?}"));
         telling.step(rig.now, || format!("{habits:?}"));
         telling.step(rig.now, || format!("{faults:?}"));
-        let model = Model::new(regime.memory());
+        let model = Model::new(regime.memory(), regime == Regime::Errors);
         let pending = BTreeMap::new();
         let tally = Tally { seeds: 1, ..Tally::default() };
         let mut world = World {
@@ -117,6 +119,7 @@ impl World {
             boot: BOOT,
             boots: 0,
             tally,
+            next_tick: Duration::ZERO,
         };
         if world.habits.filler_blocks > 0 {
             let bytes = vec![FILLER_BYTE; BLOCK_LEN * blocks(world.habits.filler_blocks)];
@@ -149,47 +152,57 @@ impl World {
         ChunkId { ino: Ino(ino), index: ChunkIndex(index) }
     }
 
-    /// Time passes until so many operations were begun, and then a little more: for a while, or
-    /// until a sync is answered, which is when the most was promised.
+    /// Operations, and then an instant for a crash: any, or one soon after a sync was answered,
+    /// which is when the most was promised.
     fn run(&mut self, operations: u64) {
-        let last_sync = self.random.chance(40);
-        let mut next_tick = self.rig.now + self.habits.tick;
-        let mut next_op = self.rig.now;
-        let mut left = operations;
-        let mut end = Duration::MAX;
+        self.advance(operations);
+        let more_us = self.random.pick(&[1, 200, 2_000, 30_000]);
+        self.pass_some(more_us);
+        if self.random.chance(40) {
+            self.begin_sync();
+            self.pass(Duration::from_millis(100), true);
+            let operations = self.random.below(8);
+            self.advance(operations);
+            self.pass_some(more_us);
+        }
+    }
+
+    /// Begins so many operations, with pauses.
+    fn advance(&mut self, operations: u64) {
+        let pause_us = u64::try_from(self.habits.pause_max.as_micros()).expect("short");
+        for _ in 0..operations {
+            while self.pending.len() >= self.habits.depth {
+                self.pass(Duration::from_micros(1 + pause_us), false);
+            }
+            self.begin();
+            self.take_answers();
+            self.pass_some(pause_us);
+        }
+    }
+
+    /// Some time passes, at most so many microseconds.
+    fn pass_some(&mut self, most_us: u64) {
+        let time = Duration::from_micros(1 + self.random.below(most_us));
+        self.pass(time, false);
+    }
+
+    /// Time passes, `time` of it, or until a sync is answered.
+    fn pass(&mut self, time: Duration, until_synced: bool) {
+        let end = self.rig.now + time;
         loop {
             let next_io = self.rig.disk.next_at().unwrap_or(Duration::MAX);
-            let next = next_io.min(next_op).min(next_tick);
-            if next >= end {
+            if next_io.min(self.next_tick) >= end {
                 self.rig.now = end;
                 return;
             }
-            if next == next_io {
+            if next_io <= self.next_tick {
                 self.rig.step();
-            } else if next == next_tick {
-                self.rig.now = next;
-                self.rig.tick();
-                next_tick = next + self.habits.tick;
             } else {
-                self.rig.now = next;
-                let pause_us = u64::try_from(self.habits.pause_max.as_micros()).expect("short");
-                next_op = next + Duration::from_micros(1 + self.random.below(pause_us));
-                if self.pending.len() < self.habits.depth {
-                    self.begin();
-                    left -= 1;
-                }
-                if left == 0 && last_sync {
-                    next_op = Duration::MAX;
-                    end = next + Duration::from_millis(100);
-                    self.begin_sync();
-                } else if left == 0 {
-                    next_op = Duration::MAX;
-                    let more_us = self.random.pick(&[1, 200, 2_000, 30_000]);
-                    end = next + Duration::from_micros(self.random.below(more_us));
-                }
+                self.rig.now = self.next_tick;
+                self.next_tick += self.habits.tick;
+                self.rig.tick();
             }
-            let syncs = self.take_answers();
-            if left == 0 && last_sync && syncs > 0 {
+            if self.take_answers() > 0 && until_synced {
                 return;
             }
         }
@@ -437,6 +450,9 @@ impl World {
         // After a kill the machine may be known to be the same, or not; after a power loss never.
         let same_boot = crash == Crash::Kill && self.random.chance(70);
         let unknown = self.regime.lies() && crash == Crash::Kill && !same_boot;
+        if self.regime.lies() {
+            self.rig.disk.rot(self.random.below(3));
+        }
         // What a device that failed or lied has lost, it may have lost in any way.
         (if failed || unknown { Crash::PowerLoss } else { crash }, same_boot)
     }

@@ -85,6 +85,8 @@ pub struct Model {
     blocks: BTreeMap<(ChunkId, u32), Vec<Version>>,
     clock: u64,
     memory: Memory,
+    /// The device may tell errors: an operation under way at a crash may have met one.
+    told: bool,
     /// Syncs answered: the clock they cover, and how many flushes had been done.
     syncs: Vec<(u64, u64)>,
 }
@@ -150,8 +152,8 @@ fn add(contents: &mut Vec<Content>, content: Content) {
 
 impl Model {
     /// Nothing was ever written.
-    pub fn new(memory: Memory) -> Model {
-        Model { blocks: BTreeMap::new(), clock: 0, memory, syncs: Vec::new() }
+    pub fn new(memory: Memory, told: bool) -> Model {
+        Model { blocks: BTreeMap::new(), clock: 0, memory, told, syncs: Vec::new() }
     }
 
     /// Every block a change may touch that was ever written.
@@ -246,7 +248,7 @@ impl Model {
         let now = may.contents.clone();
         for (contents, fragile) in pending.iter().filter_map(|change| effects(change, key, &now)) {
             contents.into_iter().for_each(|content| add(&mut may.contents, content));
-            may.unreadable |= fragile && crash == Crash::PowerLoss;
+            may.unreadable |= fragile && (crash == Crash::PowerLoss || self.told);
         }
         if crash == Crash::PowerLoss
             && let Some(versions) = self.blocks.get(&key)
@@ -305,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_power_loss_may_take_what_no_sync_covered() {
-        let mut model = Model::new(Memory::LastSync);
+        let mut model = Model::new(Memory::LastSync, false);
         model.done(&write(1, BLOCK_LEN));
         let clock = model.clock();
         model.done(&write(2, BLOCK_LEN));
@@ -324,14 +326,14 @@ mod tests {
 
     #[test]
     fn a_lie_takes_back_one_sync_but_never_to_nothing() {
-        let mut model = Model::new(Memory::LastButOneSync);
+        let mut model = Model::new(Memory::LastButOneSync, false);
         for value in 1..=3 {
             model.done(&write(value, BLOCK_LEN));
             model.synced(model.clock(), u64::from(value));
         }
         let may = model.after(Crash::PowerLoss, ID, 0, &[]);
         assert_eq!(may.contents, [block(3), block(2)]);
-        let mut model = Model::new(Memory::LastButOneSync);
+        let mut model = Model::new(Memory::LastButOneSync, false);
         model.done(&write(1, BLOCK_LEN));
         model.synced(model.clock(), 1);
         assert_eq!(model.after(Crash::PowerLoss, ID, 0, &[]).contents, [block(1)]);
@@ -339,7 +341,7 @@ mod tests {
 
     #[test]
     fn what_failed_may_be_done_or_not() {
-        let mut model = Model::new(Memory::LastSync);
+        let mut model = Model::new(Memory::LastSync, false);
         model.done(&write(1, BLOCK_LEN));
         model.failed(&write(2, BLOCK_LEN));
         let may = model.may_read(ID, 0);

@@ -138,13 +138,37 @@ pub struct Habits {
     pub dirty_chunks_max: u64,
     /// Memory for chunk records.
     pub cache_bytes_max: u64,
+    /// Memory for what lies between flushes.
+    pub tables_bytes_max: u64,
     /// Time between checkpoints.
     pub checkpoint_interval: Duration,
+    /// A scrub goes on beside the clients.
+    pub scrub: bool,
 }
 
 impl Habits {
     /// The habits of a seed.
     pub fn draw(random: &mut Random) -> Habits {
+        let habits = Habits::any(random);
+        if random.chance(85) {
+            return habits;
+        }
+        // Few blocks of few contents, moving about on a device without room: whatever takes one
+        // place for another is soonest seen here.
+        Habits {
+            weights: [80, 5, 6, random.pick(&[0, 4])],
+            blocks_max: 1,
+            partial: 0,
+            contents: random.pick(&[1, 2]),
+            filler_blocks: 738,
+            chunk_blocks: 3,
+            dirty_chunks_max: 1000,
+            checkpoint_interval: Duration::from_secs(1),
+            ..habits
+        }
+    }
+
+    fn any(random: &mut Random) -> Habits {
         let ms = Duration::from_millis;
         Habits {
             weights: [
@@ -165,7 +189,9 @@ impl Habits {
             chunks: random.pick(&[1, 2, 4]),
             dirty_chunks_max: random.pick(&[1, 3, 8, 1000]),
             cache_bytes_max: random.pick(&[1 << 10, 64 << 10]),
+            tables_bytes_max: random.pick(&[4 << 10, 16 << 20]),
             checkpoint_interval: ms(random.pick(&[5, 50, 1_000])),
+            scrub: random.chance(25),
         }
     }
 }

@@ -68,6 +68,8 @@ pub struct Params {
     /// See [`OpenParams`].
     pub cache_bytes_max: u64,
     /// See [`OpenParams`].
+    pub tables_bytes_max: u64,
+    /// See [`OpenParams`].
     pub checkpoint_interval: Duration,
     /// See [`OpenParams`].
     pub discard: bool,
@@ -78,6 +80,7 @@ impl Default for Params {
         Params {
             dirty_chunks_max: 8,
             cache_bytes_max: 64 << 10,
+            tables_bytes_max: 16 << 20,
             checkpoint_interval: Duration::from_secs(1),
             discard: false,
         }
@@ -130,6 +133,7 @@ impl Rig {
             boot_id,
             dirty_chunks_max: self.params.dirty_chunks_max,
             cache_bytes_max: self.params.cache_bytes_max,
+            tables_bytes_max: self.params.tables_bytes_max,
             checkpoint_interval: self.params.checkpoint_interval,
             discard: self.params.discard,
             ..OpenParams::new(self.index_dir(), CLUSTER)
@@ -234,7 +238,21 @@ impl Rig {
     /// Time passes.
     pub fn tick(&mut self) {
         let now = self.now;
-        self.act(|store, _, out| store.tick(now, out));
+        self.act(|store, pool, out| {
+            store.tick(now, out);
+            store.scrub_tick(now, now.as_secs(), pool, out);
+        });
+    }
+
+    /// Scrubs the whole target.
+    pub fn scrub(&mut self) {
+        let now_s = self.now.as_secs();
+        self.store_mut().scrub_start(1 << 40, true, now_s);
+        while self.store().scrub_status().running {
+            self.now += Duration::from_millis(10);
+            self.tick();
+            self.settle();
+        }
     }
 
     /// Begins a write of `bytes`.

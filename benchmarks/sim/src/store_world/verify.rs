@@ -24,6 +24,11 @@ impl World {
             .collect();
         let mut written: BTreeMap<ChunkId, u64> = BTreeMap::new();
         let mut lost = Vec::new();
+        let scrubbed = self.random.chance(50);
+        if scrubbed {
+            self.rig.scrub();
+        }
+        let named = self.named();
         for id in self.chunks() {
             for block in 0..self.habits.chunk_blocks {
                 let may = self.model.after(crash, id, block, &pending);
@@ -53,6 +58,9 @@ impl World {
         }
         let tell_lost = || format!("verified; {} blocks cannot be read", lost.len());
         self.rig.telling.step(self.rig.now, tell_lost);
+        if scrubbed {
+            assert_eq!(named, lost, "a scrub names what cannot be read, and nothing else");
+        }
         self.check_filler();
         self.check_space(&written);
         for (id, block) in lost {
@@ -63,6 +71,18 @@ impl World {
         }
         assert_eq!(self.rig.sync(), Answer::Done);
         self.model.settled();
+        if self.habits.scrub {
+            let now_s = self.rig.now.as_secs();
+            self.rig.store_mut().scrub_start(1 << 22, true, now_s);
+        }
+    }
+
+    /// The clients' blocks that the store names as damaged.
+    fn named(&self) -> Vec<(ChunkId, u32)> {
+        let damages = self.rig.store().damages(None).into_iter();
+        let blocks =
+            damages.flat_map(|d| (d.first..d.first + d.count).map(move |block| (d.chunk, block)));
+        blocks.filter(|(id, _)| *id != FILLER).collect()
     }
 
     /// Reads one block; `None` when it cannot be read.
