@@ -4,8 +4,9 @@
     tests/all.py [--quick] [--only STEP...]
 
 Steps: format, docs (what they name is there), lints, unit (cargo test: the dev profile, so that debug assertions are on), build (release), sim
-(the simulator: kept seeds and 2,000 others, one test each), system (tests/run.py), classic (quick cases once more, mounted without io_uring,
-as on older kernels). Formatting, lints and the build count as one test each. A step that fails does not keep the others
+(the simulator: kept seeds and 2,000 others, one test each), planted (bugs planted in the store, each to be found by
+the simulator), system (tests/run.py), classic (quick cases once more, mounted without io_uring, as on older kernels).
+Formatting, lints and the build count as one test each. A step that fails does not keep the others
 from running, except that nothing runs on a build that failed. The last line is `N passed, N failed, N skipped`;
 exit code 0 when nothing failed.
 """
@@ -22,6 +23,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CARGO_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.M)
 SYSTEM_RESULT = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$", re.M)
 SIM_RESULT = re.compile(r"^(\d+) seeds, .* (\d+) failed$", re.M)
+PLANTED_RESULT = re.compile(r"^(\d+) planted bugs found, (\d+) not found, (\d+) skipped$", re.M)
 # Seeds of the simulator in each run, besides those that found something once.
 SIM_SEEDS = {"store": 2000, "cluster": 400}
 # What depends on how requests come from the kernel.
@@ -86,6 +88,9 @@ def main():
         "unit": lambda: counted(["cargo", "test", "-q", "--workspace", "--locked", "--no-fail-fast"], CARGO_RESULT),
         "build": lambda: single(["cargo", "build", "-q", "--release", "--locked"]),
         "sim": simulated,
+        "planted": lambda: counted(
+            ["cargo", "run", "-q", "--release", "--locked", "-p", "weft-sim", "--features", "planted", "--", "planted"], PLANTED_RESULT
+        ),
         "system": lambda: counted([sys.executable, os.path.join("tests", "run.py"), *quick], SYSTEM_RESULT),
         "classic": lambda: counted(
             ["env", "WEFT_TEST_TRANSPORT=classic", sys.executable, os.path.join("tests", "run.py"), "--quick", *ON_CLASSIC], SYSTEM_RESULT

@@ -34,6 +34,8 @@ pub enum Bug {
     CommitEarly,
     /// A checkpoint forgets the intents of overwrites that are under way.
     ForgetIntents,
+    /// A flush covers records that come behind its mark.
+    MarkEarly,
     /// Open believes that nothing was lost, whatever the boot.
     TrustEveryBoot,
     /// A flush failed, and the next open is not told.
@@ -42,7 +44,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 16] = [
+    pub const ALL: [Bug; 17] = [
         Bug::SkipFlush,
         Bug::SkipReadSum,
         Bug::FreeEarly,
@@ -57,6 +59,7 @@ impl Bug {
         Bug::SkipRecoverFlush,
         Bug::CommitEarly,
         Bug::ForgetIntents,
+        Bug::MarkEarly,
         Bug::TrustEveryBoot,
         Bug::KeepBoot,
     ];

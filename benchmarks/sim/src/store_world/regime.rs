@@ -150,7 +150,7 @@ impl Habits {
     /// The habits of a seed.
     pub fn draw(random: &mut Random) -> Habits {
         let habits = Habits::any(random);
-        if random.chance(85) {
+        if random.chance(75) {
             return habits;
         }
         // Few blocks of few contents, moving about on a device without room: whatever takes one
