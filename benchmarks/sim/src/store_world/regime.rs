@@ -150,11 +150,34 @@ impl Habits {
     /// The habits of a seed.
     pub fn draw(random: &mut Random) -> Habits {
         let habits = Habits::any(random);
-        if random.chance(75) {
-            return habits;
+        match random.below(100) {
+            0..65 => habits,
+            65..80 => habits.crowded(random),
+            _ => habits.busy(),
         }
-        // Few blocks of few contents, moving about on a device without room: whatever takes one
-        // place for another is soonest seen here.
+    }
+
+    /// Few blocks of one chunk, written again and again between checkpoints, with many syncs:
+    /// whatever forgets what a sync promised is soonest seen here.
+    fn busy(self) -> Habits {
+        Habits {
+            weights: [60, 5, 20, 3],
+            blocks_max: 4,
+            contents: 0,
+            filler_blocks: 300,
+            chunk_blocks: 12,
+            inos: 1,
+            chunks: 1,
+            dirty_chunks_max: 1000,
+            checkpoint_interval: Duration::from_secs(1),
+            tables_bytes_max: 16 << 20,
+            ..self
+        }
+    }
+
+    /// Few blocks of few contents, moving about on a device without room: whatever takes one place
+    /// for another is soonest seen here.
+    fn crowded(self, random: &mut Random) -> Habits {
         Habits {
             weights: [80, 5, 6, random.pick(&[0, 4])],
             blocks_max: 1,
@@ -164,7 +187,7 @@ impl Habits {
             chunk_blocks: 3,
             dirty_chunks_max: 1000,
             checkpoint_interval: Duration::from_secs(1),
-            ..habits
+            ..self
         }
     }
 
