@@ -321,6 +321,10 @@ impl World {
                 (Pending::Grow { capacity_bytes }, Answer::Done) => {
                     self.capacities = vec![capacity_bytes];
                 }
+                // Refused while the scrub looks at the superblocks.
+                (Pending::Grow { .. }, Answer::Failed(Status::Busy)) if self.habits.scrub => {
+                    self.capacities.truncate(1);
+                }
                 // An error leaves one length or the other for the next open to find.
                 (Pending::Grow { .. }, Answer::Failed(status)) => {
                     assert!(matches!(status, Status::Io | Status::ReadOnly), "op {op}: {status:?}");
