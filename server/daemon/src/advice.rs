@@ -31,7 +31,7 @@ pub(crate) fn target(kind: weft_store::Kind) -> &'static str {
         }
         Kind::Version => "start the weft version that wrote it, or a newer one",
         Kind::Damaged => {
-            "keep target and index as they are (`weft target show` reads the superblock); restore \
+            "keep target and index as they are (`weft target check` tells what is damaged); restore \
              both from one backup"
         }
         Kind::Missing => {

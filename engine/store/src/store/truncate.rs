@@ -29,6 +29,8 @@ struct Tail {
     new_place: u64,
     /// Set when the block is zeroed behind the cut.
     new_sum: Option<u32>,
+    /// What it held was damaged, and stays so.
+    lost: bool,
 }
 
 /// What a truncation has to do.
@@ -87,7 +89,7 @@ impl Store {
             let hint = Some(old.device_block + 1).filter(|block| self.space.is_free(*block));
             let want = Want { count: 1, hint, chunk_blocks: 0, may_use_reserve: true };
             let new_place = self.alloc(want)?[0].start;
-            self.truncate_mut(op).tail = Some(Tail { old, new_place, new_sum: None });
+            self.truncate_mut(op).tail = Some(Tail { old, new_place, new_sum: None, lost: false });
             return Ok(Plan::Tail { buf, place: old.device_block });
         }
         let removes = self.map.has_any(ino, remove_from);
@@ -117,9 +119,7 @@ impl Store {
     ) {
         let error = self.ops[op].error;
         let truncate = self.truncate_mut(op);
-        let ino = truncate.ino;
-        let (index, bytes) = truncate.cut.expect("a tail is of a cut chunk");
-        let kept = bytes % BLOCK_BYTES;
+        let kept = truncate.cut.map_or(0, |(_, bytes)| bytes % BLOCK_BYTES);
         let tail = truncate.tail.as_mut().expect("it is what the I/O was for");
         let writing = tail.new_sum.is_some();
         if let Some(status) = error {
@@ -133,6 +133,7 @@ impl Store {
             // What a damaged block held is lost already, and must not keep the file from being cut: a server that
             // has a cut to finish does not serve. It goes on as a block that cannot be read, by a checksum that is
             // wrong on purpose, until it is written again.
+            tail.lost = !whole;
             tail.new_sum = Some(if whole { crc32c(block) } else { !crc32c(block) });
             let place = tail.new_place;
             let offset = self.data_byte(place);
@@ -141,7 +142,6 @@ impl Store {
             out.push(Action::WriteData { io, offset, buf, start: 0, bytes: BLOCK_BYTES });
             if !whole {
                 self.counters.damaged_blocks += 1;
-                self.damage_met(ChunkId { ino, index }, bytes / BLOCK_BYTES);
             }
         } else {
             self.abort_truncate(op, Status::Io, out);
@@ -161,6 +161,7 @@ impl Store {
             return;
         }
         let truncate = self.truncate_mut(op);
+        let lost = truncate.tail.is_some_and(|tail| tail.lost);
         let tail = truncate
             .tail
             .and_then(|tail| tail.new_sum.map(|sum| Placed { device_block: tail.new_place, sum }));
@@ -179,6 +180,10 @@ impl Store {
             }
             Ok(freed) => {
                 self.damages.truncated(&record);
+                if let Some(cut) = record.cut.filter(|_| lost) {
+                    let chunk = ChunkId { ino: record.ino, index: cut.index };
+                    self.damage_met(chunk, cut.keep_blocks - 1);
+                }
                 let sequence = self.journal.push(&Record::Truncate(record));
                 if let Some(tail) = tail {
                     self.recent.add(sequence, tail.device_block, 1);

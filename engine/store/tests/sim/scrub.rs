@@ -109,6 +109,11 @@ fn damage_is_listed_across_a_restart_until_the_file_goes() {
     rig.shutdown();
     rig.open(BOOT).unwrap();
     assert_eq!(rig.store().damages(None), [named]);
+    // A cut through the block: what is left of it is as unreadable as before.
+    let cut = Some((named.chunk.index.0, block * 4096 + 100));
+    assert_eq!(rig.truncate(named.chunk.ino, 1, cut), Answer::Done);
+    assert_eq!(rig.store().damages(None), [named]);
+    assert_eq!(pass(&mut rig).found_blocks, 1);
     assert_eq!(rig.truncate(named.chunk.ino, 0, None), Answer::Done);
     assert_eq!(rig.store().damages(None), []);
 }
