@@ -15,6 +15,8 @@ setfacl acl acl
 diff diffutils diffutils
 tar tar tar
 ps procps procps-ng
+losetup mount util-linux
+mkfs.ext4 e2fsprogs e2fsprogs
 "
 
 # What the tests in virtual machines need. They skip with a sentence where it cannot be had, so its lack ends nothing.

@@ -40,6 +40,7 @@ MODULES = [
     "damage",
     "rot",
     "full",
+    "devices",
     "updown",
     "guest",
     "figures",

@@ -58,6 +58,11 @@ impl Discards {
         self.in_flight.map_or(0, |extent| u64::from(extent.count))
     }
 
+    /// What is being discarded now.
+    pub(crate) fn in_flight(&self) -> Option<Extent> {
+        self.in_flight
+    }
+
     /// These blocks became free.
     pub(crate) fn freed(&mut self, extent: Extent) {
         if !self.enabled || extent.count == 0 {

@@ -12,6 +12,7 @@ use crate::index::{Meta, RawMeta, raw_meta};
 use crate::record::{
     self, Cut, Placement, RawHeader, RawPlacement, RawTruncate, Record, Stamp, Truncate,
 };
+use crate::space_rows::{RawSpaceHead, SpaceHead};
 use crate::superblock::{Areas, RawSuperblock, Superblock, TargetUuid};
 
 /// Name, offset and length of each field, in order, from the table under a heading.
@@ -55,6 +56,7 @@ fn the_byte_tables_are_true() {
     check!("Chunk head", RawChunk, format run_count version);
     check!("Index meta", RawMeta,
         magic version reserved cluster target_uuid applied generation boot_id);
+    check!("Space head", RawSpaceHead, magic applied block_count used_count);
     check!("Scrub head", RawScrub, magic flags damage_count bytes_per_second started_s finished_s
         checked_bytes total_bytes checked_chunks position_ino position_chunk found_blocks
         unlisted_blocks index_gaps superblocks_bad superblocks_repaired reserved);
@@ -138,6 +140,8 @@ fn the_bytes_are_those_of_version_1() {
         boot_id: counting(33),
     };
     golden("index_meta.v1.bin", raw_meta(&meta).as_bytes());
+    let head = SpaceHead { applied: 41, block_count: 1000, used_count: 3 };
+    golden("space_head.v1.bin", head.raw().as_bytes());
 }
 
 #[test]

@@ -14,10 +14,13 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::chunk::Chunk;
 use crate::damage::{self, Damages, ScrubStatus};
 use crate::error::{Kind, StoreError};
+use crate::space_rows::{Row, SpaceHead, decode_row, encode_row};
 use crate::superblock::TargetUuid;
 
 const TABLE_CHUNKS: &str = "chunks";
 const TABLE_META: &str = "meta";
+const TABLE_SPACE: &str = "space";
+const SPACE_KEY: &[u8] = b"space";
 const META_KEY: &[u8] = b"target";
 const SCRUB_KEY: &[u8] = b"scrub";
 const META_MAGIC: [u8; 8] = *b"WEFTIDX1";
@@ -60,6 +63,7 @@ pub(crate) struct Index {
     env: Env,
     chunks: Table,
     meta: Table,
+    space: Table,
 }
 
 impl Index {
@@ -91,7 +95,8 @@ impl Index {
         let env = Env::open(dir, &options).map_err(fail)?;
         let chunks = env.table(TABLE_CHUNKS).map_err(fail)?;
         let meta = env.table(TABLE_META).map_err(fail)?;
-        Ok(Index { env, chunks, meta })
+        let space = env.table(TABLE_SPACE).map_err(fail)?;
+        Ok(Index { env, chunks, meta, space })
     }
 
     fn read_meta(&self) -> Result<Option<Meta>, StoreError> {
@@ -145,6 +150,45 @@ impl Index {
 
     pub(crate) fn put_scrub(&self, txn: &mut WriteTxn, row: &[u8]) -> Result<(), StoreError> {
         txn.put(self.meta, SCRUB_KEY, row).map_err(|e| StoreError::index("index: scrub row", e))
+    }
+
+    /// Hands out the rows of the map of used blocks, and gives their head; `None` when there is
+    /// none that belongs to `applied`.
+    pub(crate) fn read_space(
+        &self,
+        applied: u64,
+        f: &mut dyn FnMut(u64, &Row) -> bool,
+    ) -> Result<Option<SpaceHead>, StoreError> {
+        let fail = |e| StoreError::index("index: map of used blocks", e);
+        let txn = self.env.read().map_err(fail)?;
+        let head = txn.get(self.meta, SPACE_KEY).map_err(fail)?.and_then(SpaceHead::decode);
+        let Some(head) = head.filter(|head| head.applied == applied) else { return Ok(None) };
+        let mut good = true;
+        let mut visit = |key: &[u8], value: &[u8]| {
+            let number = key.try_into().ok().map(u64::from_be_bytes);
+            good = number.zip(decode_row(value)).is_some_and(|(number, row)| f(number, &row));
+            if good { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        txn.scan(self.space, &0u64.to_be_bytes(), &mut visit).map_err(fail)?;
+        Ok(good.then_some(head))
+    }
+
+    /// Puts changed rows of the map of used blocks, and its head.
+    pub(crate) fn put_space(
+        &self,
+        txn: &mut WriteTxn,
+        head: &SpaceHead,
+        rows: impl Iterator<Item = (u64, Row)>,
+    ) -> Result<(), StoreError> {
+        let fail = |e| StoreError::index("index: map of used blocks", e);
+        for (number, row) in rows {
+            let key = number.to_be_bytes();
+            match encode_row(&row) {
+                Some(value) => txn.put(self.space, &key, &value).map_err(fail)?,
+                None => txn.delete(self.space, &key).map(|_| ()).map_err(fail)?,
+            }
+        }
+        txn.put(self.meta, SPACE_KEY, head.raw().as_bytes()).map_err(fail)
     }
 
     /// Puts a chunk's record, or removes it when the chunk is gone.

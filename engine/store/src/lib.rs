@@ -8,7 +8,7 @@
 //! - **Data**: 4 KiB blocks, written once where they stay, O_DIRECT.
 //! - **Index** ([`index`](../doc/index.md)): chunk -> places and checksums, as of the last checkpoint.
 //! - **Journal**: what changed since, on the device, through the page cache.
-//! - **Free blocks**: a bitmap in memory, built at open from the two.
+//! - **Free blocks**: a bitmap in memory; the index has it as of its last commit (`space_rows.rs`).
 //!
 //! # Where things become safe
 //! - A write is acknowledged in `store/checkpoint.rs::append_done`: its data is on the device and
@@ -60,6 +60,7 @@ mod record;
 mod recover;
 mod replay;
 mod space;
+mod space_rows;
 mod store;
 mod superblock;
 

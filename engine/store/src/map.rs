@@ -17,7 +17,8 @@ use crate::error::StoreError;
 use crate::index::{Index, Meta};
 use crate::limits::CHUNK_DIRTY_BYTES;
 use crate::record::{Placement, Truncate};
-use crate::space::Extent;
+use crate::space::{Extent, Space};
+use crate::space_rows::{ROW_DIRTY_BYTES, Row, SpaceHead, Touched};
 
 /// The chunk records of a target.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub(crate) struct Map {
     index_bytes: u64,
     /// Room for the index that only removals and overwrites may use.
     headroom_bytes: u64,
+    /// Where blocks came into or left records since the last checkpoint began.
+    touched: Touched,
     /// The index's disk gives no more room.
     index_full: bool,
 }
@@ -54,6 +57,7 @@ impl Map {
             cache: Cache::new(cache_bytes_max),
             headroom_bytes,
             index_full: false,
+            touched: Touched::default(),
         };
         map.index_has_room();
         Ok(map)
@@ -74,7 +78,18 @@ impl Map {
     }
 
     fn index_dirty_bytes(&self) -> u64 {
-        self.cache.dirty_count() * CHUNK_DIRTY_BYTES + self.cache.dirty_bytes()
+        let rows = self.touched.len() * ROW_DIRTY_BYTES;
+        self.cache.dirty_count() * CHUNK_DIRTY_BYTES + self.cache.dirty_bytes() + rows
+    }
+
+    /// These blocks came into a record, or left one.
+    pub(crate) fn touch(&mut self, extent: Extent) {
+        self.touched.note(extent);
+    }
+
+    /// The rows of the map of used blocks that differ from the index's: to be put now.
+    pub(crate) fn take_touched(&mut self) -> BTreeSet<u64> {
+        self.touched.take()
     }
 
     pub(crate) fn chunk_count(&self) -> u64 {
@@ -277,6 +292,31 @@ impl Map {
         })?;
         self.cache.all().filter_map(|(_, chunk)| chunk).for_each(f);
         Ok(())
+    }
+
+    /// The bitmap of free blocks as the index has it; `None` when that has none it can be read from.
+    pub(crate) fn read_space(
+        &self,
+        applied: u64,
+        block_count: u64,
+    ) -> Result<Option<Space>, StoreError> {
+        let mut space = Space::new(block_count);
+        let head =
+            self.index.read_space(applied, &mut |number, row| space.claim_row(number, row))?;
+        let fits = |head: &SpaceHead| {
+            head.block_count <= block_count && head.used_count == block_count - space.free()
+        };
+        Ok(head.is_some_and(|head| fits(&head)).then_some(space))
+    }
+
+    /// Puts changed rows of the map of used blocks.
+    pub(crate) fn put_space(
+        &self,
+        txn: &mut WriteTxn,
+        head: &SpaceHead,
+        rows: impl Iterator<Item = (u64, Row)>,
+    ) -> Result<(), StoreError> {
+        self.index.put_space(txn, head, rows)
     }
 
     /// Puts everything that changed and `meta` into one transaction, still to be committed.

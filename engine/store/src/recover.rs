@@ -1,8 +1,9 @@
 //! Open: index and journal become the state of the target, in memory and durably.
 //!
 //! 1. Superblock and index must belong together.
-//! 2. The journal's records are applied to the records of the index, in memory.
-//! 3. The bitmap of free blocks is built from the result.
+//! 2. The bitmap of free blocks is read from the index (or, when that has none that belongs to its
+//!    last commit, built from all its records).
+//! 3. The journal's records are applied to the records of the index and to the bitmap, in memory.
 //! 4. Blocks in doubt are read and compared.
 //! 5. The device is flushed and the result committed to the index: the journal is empty.
 //!
@@ -26,11 +27,13 @@ use weft_wire::blocks::{BLOCK_LEN, crc32c};
 use crate::chunk::Placed;
 use crate::error::{Kind, StoreError};
 use crate::index::Meta;
-use crate::map::Map;
+use crate::map::{Map, push_extent};
 use crate::planted::{self, Bug};
 use crate::record::{Placement, Record, Truncate};
 use crate::replay::{self, Replay};
 use crate::space::{Extent, Space};
+use crate::space_rows::{SpaceHead, Touched};
+use crate::store::OpenParams;
 use crate::superblock::{Copies, Device, Superblock};
 
 /// What open found.
@@ -52,6 +55,8 @@ pub struct RecoveryReport {
     pub damaged_blocks: u64,
     /// Those blocks.
     pub damaged: Vec<(ChunkId, u32)>,
+    /// The map of used blocks was not there: all records of the index were read to build it.
+    pub scanned: bool,
     /// Chunks with blocks that were being overwritten in place since the last checkpoint.
     pub uncertain: Vec<ChunkId>,
 }
@@ -67,6 +72,7 @@ impl RecoveryReport {
             reverted_blocks: 0,
             damaged_blocks: 0,
             damaged: Vec::new(),
+            scanned: false,
             uncertain: Vec::new(),
         }
     }
@@ -97,17 +103,35 @@ pub(crate) fn recover(
     copies: Copies,
     map: Map,
     meta: &Meta,
-    boot_id: [u8; 16],
+    params: &OpenParams,
 ) -> Result<Recovered, StoreError> {
-    let (mut work, replay) = Work::replayed(device, superblock, map, meta, boot_id)?;
-    let mut space = work.build_space()?;
-    let mut report = RecoveryReport::new(copies, &replay);
+    let boot_id = params.boot_id;
+    let block_count = superblock.areas.data_block_count;
+    let known = map.read_space(meta.applied, block_count)?;
+    let scanned = known.is_none();
+    let (mut work, replay) = Work::replayed(device, superblock, map, meta, boot_id, known)?;
+    let mut space = match work.space.take() {
+        Some(space) if params.check_space && work.build_space()? != space => {
+            let op = "index: its map of used blocks is wrong";
+            return Err(StoreError::new(Kind::Damaged, op, 0));
+        }
+        Some(space) => space,
+        None => {
+            work.touched = Touched::all(block_count);
+            work.build_space()?
+        }
+    };
+    let mut report = RecoveryReport { scanned, ..RecoveryReport::new(copies, &replay) };
     work.settle(device, superblock, &mut space, &mut report)?;
     report.uncertain = work.uncertain.into_iter().collect();
     let mut map = work.map;
     let generation = replay.next_generation;
     let now = Meta { applied: replay.last_sequence, generation, boot_id, ..*meta };
-    let txn = map.begin_commit(&now)?;
+    let mut txn = map.begin_commit(&now)?;
+    let used_count = space.total() - space.free();
+    let head = SpaceHead { applied: now.applied, block_count, used_count };
+    let rows = work.touched.take().into_iter().map(|number| (number, space.row(number)));
+    map.put_space(&mut txn, &head, rows)?;
     // Data before the index that finds it: after a kill the blocks may still be in a volatile
     // cache of the device, and the journal that could tell is cut by the commit.
     if !planted::is(Bug::SkipRecoverFlush) {
@@ -119,6 +143,11 @@ pub(crate) fn recover(
 
 struct Work {
     map: Map,
+    /// The map of used blocks as the index has it, kept up with the journal; `None` when it is to
+    /// be built from the records afterwards.
+    space: Option<Space>,
+    /// Rows of the map of used blocks that differ from the index's.
+    touched: Touched,
     doubts: BTreeMap<(ChunkId, u32), Doubt>,
     uncertain: BTreeSet<ChunkId>,
     /// Newest mark: no sync was acknowledged for a later record.
@@ -144,7 +173,7 @@ impl Rehearsal {
         meta: &Meta,
         boot_id: [u8; 16],
     ) -> Result<Rehearsal, StoreError> {
-        let (work, replay) = Work::replayed(device, superblock, map, meta, boot_id)?;
+        let (work, replay) = Work::replayed(device, superblock, map, meta, boot_id, None)?;
         Ok(Rehearsal { work, replay })
     }
 
@@ -181,12 +210,15 @@ impl Work {
         map: Map,
         meta: &Meta,
         boot_id: [u8; 16],
+        known: Option<Space>,
     ) -> Result<(Work, Replay), StoreError> {
         let same_boot =
             (boot_id != [0; 16] && boot_id == meta.boot_id) || planted::is(Bug::TrustEveryBoot);
         let replay = replay::read(device, superblock, meta, same_boot)?;
         let mut work = Work {
             map,
+            space: known,
+            touched: Touched::default(),
             doubts: BTreeMap::new(),
             uncertain: BTreeSet::new(),
             last_mark: meta.applied,
@@ -229,7 +261,39 @@ impl Work {
         for (block, _) in placement.blocks() {
             self.note_change(sequence, placement.chunk, block)?;
         }
-        self.map.place(placement).map(|_| ())
+        let old = self.map.get(placement.chunk)?;
+        let mut new = Vec::new();
+        for (block, placed) in placement.blocks() {
+            let before = old.and_then(|chunk| chunk.get(block));
+            if before.is_none_or(|before| before.device_block != placed.device_block) {
+                push_extent(&mut new, placed.device_block);
+            }
+        }
+        self.use_blocks(new)?;
+        let freed = self.map.place(placement)?;
+        self.free_blocks(freed)
+    }
+
+    fn use_blocks(&mut self, extents: Vec<Extent>) -> Result<(), StoreError> {
+        let Some(space) = &mut self.space else { return Ok(()) };
+        for extent in extents {
+            self.touched.note(extent);
+            if !space.claim(extent) {
+                return Err(StoreError::new(Kind::Damaged, "journal: a block with two uses", 0));
+            }
+        }
+        Ok(())
+    }
+
+    fn free_blocks(&mut self, extents: Vec<Extent>) -> Result<(), StoreError> {
+        let Some(space) = &mut self.space else { return Ok(()) };
+        for extent in extents {
+            self.touched.note(extent);
+            if !space.release(extent) {
+                return Err(StoreError::new(Kind::Damaged, "journal: a block freed twice", 0));
+            }
+        }
+        Ok(())
     }
 
     fn apply_truncate(&mut self, sequence: u64, truncate: &Truncate) -> Result<(), StoreError> {
@@ -248,7 +312,11 @@ impl Work {
             let cut = ends.iter().skip(1).any(|(cut, keep)| id == cut && block >= keep);
             !removed && !cut
         });
-        self.map.truncate(truncate).map(|_| ())
+        if let Some(tail) = truncate.cut.and_then(|cut| cut.tail) {
+            self.use_blocks(vec![Extent { start: tail.device_block, count: 1 }])?;
+        }
+        let freed = self.map.truncate(truncate)?;
+        self.free_blocks(freed)
     }
 
     /// A record replaces a block: what was there before is a candidate until the record is known
@@ -343,9 +411,13 @@ impl Work {
         now: Placed,
         chosen: Option<Placed>,
     ) {
-        space.give_back(Extent { start: now.device_block, count: 1 });
+        let old = Extent { start: now.device_block, count: 1 };
+        self.touched.note(old);
+        space.give_back(old);
         if let Some(placed) = chosen {
-            let claimed = space.claim(Extent { start: placed.device_block, count: 1 });
+            let new = Extent { start: placed.device_block, count: 1 };
+            self.touched.note(new);
+            let claimed = space.claim(new);
             assert!(claimed, "it was free or this block's own");
         }
         self.map.edit_existing(id, |chunk| match chosen {

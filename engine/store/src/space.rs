@@ -1,13 +1,13 @@
 //! Which blocks of the data area are free: a bitmap in memory, and over it a tree that finds the
 //! leftmost free extent of a power-of-two length in O(log n).
 //!
-//! Nothing of it is on disk: open builds it from the index and the journal, so it cannot disagree
-//! with them. A set bit is a free block. Blocks lie in groups of one longest chunk (4 MiB); a leaf
+//! A set bit is a free block. Blocks lie in groups of one longest chunk (4 MiB); a leaf
 //! of the tree says how long the longest free aligned extent of its group is.
 
 use weft_wire::units::{to_u64, to_usize};
 
 use crate::limits::{GROWTH, GROWTH_BLOCKS_MAX, ORDER_MAX, RESERVE_BLOCKS_MAX};
+use crate::space_rows::{ROW_BLOCKS, ROW_WORDS, Row};
 use crate::superblock::Superblock;
 
 /// Blocks in a row on the device.
@@ -47,7 +47,7 @@ pub fn free_map_bytes(superblock: &Superblock) -> u64 {
 }
 
 /// Free blocks of one target.
-#[derive(Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub(crate) struct Space {
     total: u64,
     free: u64,
@@ -145,6 +145,49 @@ impl Space {
         }
         self.free -= u64::from(extent.count);
         self.refresh(extent);
+        true
+    }
+
+    /// The blocks of a row of the index.
+    pub(crate) fn row(&self, number: u64) -> Row {
+        let mut row = [0; ROW_WORDS];
+        let first = number * ROW_BLOCKS;
+        for (at, used) in (0u64..).zip(&mut row) {
+            let start = first + at * 64;
+            let count = self.total.saturating_sub(start).min(64);
+            if count > 0 {
+                *used = !self.words[to_usize(start / 64)] & (u64::MAX >> (64 - count));
+            }
+        }
+        row
+    }
+
+    /// Marks the blocks of a row as used, all of which are free; `false` when some are not, or lie
+    /// beyond the end.
+    pub(crate) fn claim_row(&mut self, number: u64, row: &Row) -> bool {
+        let Some(first) = number.checked_mul(ROW_BLOCKS) else { return false };
+        for (at, used) in (0u64..).zip(row) {
+            let word = to_usize((first + at * 64) / 64);
+            if *used == 0 {
+                continue;
+            }
+            if self.words.get(word).is_none_or(|free| free & used != *used) {
+                return false;
+            }
+            self.words[word] &= !used;
+            self.free -= u64::from(used.count_ones());
+        }
+        let count = ROW_BLOCKS.min(self.total.saturating_sub(first));
+        self.refresh(Extent { start: first, count: small(count) });
+        true
+    }
+
+    /// [`Space::give_back`] of blocks that a record names; `false` when some are free already.
+    pub(crate) fn release(&mut self, extent: Extent) -> bool {
+        if extent.end() > self.total || self.next_free(extent.start, extent.end()).is_some() {
+            return false;
+        }
+        self.give_back(extent);
         true
     }
 

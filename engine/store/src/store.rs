@@ -67,6 +67,9 @@ pub struct OpenParams {
     pub checkpoint_interval: Duration,
     /// Tell the device which blocks are not needed any more ([`Action::Discard`]).
     pub discard: bool,
+    /// Open compares the map of used blocks with all records (which then takes as long as reading
+    /// those): for tests and after repairs.
+    pub check_space: bool,
 }
 
 impl OpenParams {
@@ -82,6 +85,7 @@ impl OpenParams {
             dirty_chunks_max: 16_384,
             checkpoint_interval: Duration::from_secs(5),
             discard: false,
+            check_space: cfg!(debug_assertions),
         }
     }
 }
@@ -272,7 +276,7 @@ impl Store {
             return Err(mismatch("open: the index belongs to another target"));
         }
         let map = Map::new(index, params.cache_bytes_max, index_headroom_bytes(&superblock))?;
-        let done = recover::recover(device, &superblock, copies, map, &meta, params.boot_id)?;
+        let done = recover::recover(device, &superblock, copies, map, &meta, &params)?;
         let (scrub, mut damages) = scrub::restore(done.map.read_scrub());
         // What replay removed is damaged no more, and no pass would come by to say so.
         damages.keep(|chunk, block| {
@@ -623,6 +627,7 @@ impl Store {
     /// another chunk wrote there since.
     fn free_later(&mut self, sequence: u64, extents: Vec<Extent>) {
         for extent in extents {
+            self.map.touch(extent);
             if planted::is(Bug::FreeEarly) {
                 self.space.give_back(extent);
                 continue;

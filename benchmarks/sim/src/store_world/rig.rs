@@ -136,6 +136,7 @@ impl Rig {
             tables_bytes_max: self.params.tables_bytes_max,
             checkpoint_interval: self.params.checkpoint_interval,
             discard: self.params.discard,
+            check_space: true,
             ..OpenParams::new(self.index_dir(), CLUSTER)
         };
         let (store, report) = Store::open(params, &mut self.disk)?;

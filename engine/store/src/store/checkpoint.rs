@@ -9,6 +9,7 @@
 //! of overwrites that are under way are repeated in the new segment before the flush, because the
 //! commit makes replay forget the old one.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use weft_lmdb::WriteTxn;
@@ -17,9 +18,11 @@ use weft_wire::{Ino, Status};
 
 use super::{Body, IoUse, Store, Waiter};
 use crate::action::{Action, Outcome};
+use crate::error::StoreError;
 use crate::index::Meta;
 use crate::planted::{self, Bug};
 use crate::record::Record;
+use crate::space_rows::{self, ROW_BLOCKS, Row, SpaceHead};
 
 /// How far a flush is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +161,7 @@ impl Store {
             boot_id: self.boot_id,
         };
         let begun = self.map.begin_commit(&meta).and_then(|mut txn| {
+            self.put_space(&mut txn, applied)?;
             let row = self.scrub_unsaved().then(|| self.save_scrub());
             row.map_or(Ok(()), |row| self.map.put_scrub(&mut txn, &row)).map(|()| txn)
         });
@@ -185,6 +189,32 @@ impl Store {
         if planted::is(Bug::CommitEarly) {
             self.commit_checkpoint(out);
         }
+    }
+
+    /// The map of used blocks as the records have it: without what operations under way have taken,
+    /// and without what no record names any more but cannot be given out yet.
+    fn put_space(&mut self, txn: &mut WriteTxn, applied: u64) -> Result<(), StoreError> {
+        let numbers = self.map.take_touched();
+        let mut rows: BTreeMap<u64, Row> =
+            numbers.into_iter().map(|number| (number, self.space.row(number))).collect();
+        let mut used_count = self.space.total() - self.space.free();
+        let under_way = self.ops.iter().flat_map(|(_, op)| match &op.body {
+            Body::Write(write) => write.fresh.clone(),
+            Body::Truncate(truncate) => truncate.fresh().into_iter().collect(),
+            _ => Vec::new(),
+        });
+        let freed = self.freed.iter().map(|(_, extent)| *extent);
+        for extent in under_way.chain(freed).chain(self.discards.in_flight()) {
+            used_count -= u64::from(extent.count);
+            for number in extent.start / ROW_BLOCKS..=(extent.end() - 1) / ROW_BLOCKS {
+                if let Some(row) = rows.get_mut(&number) {
+                    space_rows::clear(row, number, extent);
+                }
+            }
+        }
+        let block_count = self.space.total();
+        let head = SpaceHead { applied, block_count, used_count };
+        self.map.put_space(txn, &head, rows.into_iter())
     }
 
     /// Records are in the page cache: they survive the death of this process, and their

@@ -13,7 +13,6 @@ use weft_wire::Status;
 use super::{IoUse, Store, Waiter};
 use crate::action::{Action, Outcome};
 use crate::limits::GROW_INDEX_FACTOR_MAX;
-use crate::record::Record;
 use crate::superblock::Superblock;
 
 /// How far it is.
@@ -74,13 +73,12 @@ impl Store {
         out.push(Action::AppendJournal { io, offset, bytes });
     }
 
-    /// A copy is in the page cache: a mark, which says nothing new, has it flushed.
+    /// A copy is in the page cache: the next flush, with the mark that it will get, makes it durable.
     pub(super) fn grow_written(&mut self, good: bool, out: &mut Vec<Action>) {
         if !good || self.failed {
             return self.grow_failed(out);
         }
-        let sequence = self.journal.push(&Record::Mark { durable: self.durable });
-        self.wait_durable(sequence, Waiter::Grow);
+        self.wait_durable(self.journal.last_sequence() + 1, Waiter::Grow);
     }
 
     pub(super) fn grow_durable(&mut self, out: &mut Vec<Action>) {

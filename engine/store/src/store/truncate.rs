@@ -45,6 +45,11 @@ enum Plan {
 }
 
 impl TruncateOp {
+    /// What was taken for it, until its record says so.
+    pub(super) fn fresh(&self) -> Option<Extent> {
+        self.tail.map(|tail| Extent { start: tail.new_place, count: 1 })
+    }
+
     pub(super) fn new(
         ino: Ino,
         remove_from: ChunkIndex,
@@ -186,6 +191,8 @@ impl Store {
                 }
                 let sequence = self.journal.push(&Record::Truncate(record));
                 if let Some(tail) = tail {
+                    self.truncate_mut(op).tail = None;
+                    self.map.touch(Extent { start: tail.device_block, count: 1 });
                     self.recent.add(sequence, tail.device_block, 1);
                 }
                 self.free_later(sequence, freed);

@@ -38,8 +38,8 @@ pub(super) struct WriteOp {
     olds: Vec<(BlockPiece, Placed)>,
     /// Where every block goes.
     runs: Vec<Run>,
-    /// What was taken for it.
-    fresh: Vec<Extent>,
+    /// What was taken for it, until its record says so.
+    pub(super) fresh: Vec<Extent>,
     /// Blocks overwritten where they are, from planning on.
     in_place: Vec<Run>,
     /// Its intent, from when that is recorded until the write itself is.
@@ -325,6 +325,13 @@ impl Store {
         }
     }
 
+    /// The places taken for a write are in its chunk's record now.
+    fn note_fresh(&mut self, op: usize) {
+        for extent in std::mem::take(&mut self.write_mut(op).fresh) {
+            self.map.touch(extent);
+        }
+    }
+
     /// The data is on the device: from the record's append on the write is acknowledged, from the
     /// next flush on it is durable.
     fn record_write(&mut self, op: usize, out: &mut Vec<Action>) {
@@ -344,6 +351,7 @@ impl Store {
                 let runs = placement.runs.clone();
                 let sequence = self.journal.push(&Record::Write(placement));
                 self.wrote(sequence, &runs);
+                self.note_fresh(op);
                 self.free_later(sequence, freed);
                 let write = self.write_mut(op);
                 write.intent = None;
