@@ -34,7 +34,7 @@ pub enum Bug {
     CommitEarly,
     /// A checkpoint forgets the intents of overwrites that are under way.
     ForgetIntents,
-    /// A flush covers records that come behind its mark.
+    /// A mark is made before its append can leave, so that records come behind it.
     MarkEarly,
     /// Open believes that nothing was lost, whatever the boot.
     TrustEveryBoot,

@@ -16,6 +16,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use weft_server_core::config::Config;
 
+const _: () =
+    assert!(!weft_store::planted::POSSIBLE, "bugs are planted in the simulator's own build only");
+
 /// The Weft storage and metadata server.
 #[derive(Parser, Debug)]
 #[command(name = "weft-server", version, about)]

@@ -117,9 +117,8 @@ impl Store {
         if let FlushStage::Marking(mark) = self.flush
             && self.journal.appended() >= mark
         {
-            let covers = self.journal.appended();
-            assert!(covers == mark || planted::is(Bug::MarkEarly), "a mark ends its append");
-            self.flush = FlushStage::Flushing(covers);
+            assert!(self.journal.appended() == mark, "a mark ends its append");
+            self.flush = FlushStage::Flushing(mark);
             self.counters.flushes += 1;
             if planted::is(Bug::SkipFlush) {
                 self.flush_done(out);
