@@ -2,7 +2,7 @@
 //!
 //! Such a block is not overwritten where it is; the new bytes go to a new place. Otherwise a torn
 //! overwrite of a block that a sync had promised could not be told from a block that never
-//! arrived, and recovery might bring back the version before it (seed 10016 of the simulation did).
+//! arrived, and recovery might bring back the version before it (planted: OverwriteRecent).
 
 use std::collections::{BTreeMap, VecDeque};
 
