@@ -321,8 +321,8 @@ impl World {
                 (Pending::Grow { capacity_bytes }, Answer::Done) => {
                     self.capacities = vec![capacity_bytes];
                 }
-                // Refused while the scrub looks at the superblocks.
-                (Pending::Grow { .. }, Answer::Failed(Status::Busy)) if self.habits.scrub => {
+                // Refused while a scrub, which may be one from before a crash, is at the superblocks.
+                (Pending::Grow { .. }, Answer::Failed(Status::Busy)) => {
                     self.capacities.truncate(1);
                 }
                 // An error leaves one length or the other for the next open to find.
