@@ -241,7 +241,7 @@ impl Place {
         self.format_count += 1;
         let params = FormatParams {
             cluster: CLUSTER,
-            target_uuid: TargetUuid([self.format_count; 16]),
+            target_uuid: TargetUuid(fresh_uuid(self.format_count)),
             target_id: TargetId(1),
             capacity_bytes: self.bytes,
         };
@@ -280,4 +280,12 @@ fn path_name(path: DataPath) -> &'static str {
 /// Whether `path` is a block device.
 fn is_device(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_block_device())
+}
+
+/// A name no earlier target on the device had: its journal is still there, and must not be taken for the new one's.
+fn fresh_uuid(count: u8) -> [u8; 16] {
+    let mut uuid = [count; 16];
+    uuid[..8].copy_from_slice(&crate::clock::monotonic_ns().to_le_bytes());
+    uuid[8..12].copy_from_slice(&std::process::id().to_le_bytes());
+    uuid
 }

@@ -44,7 +44,7 @@ pub(super) fn measure(job: Job, args: &StoreArgs, path: &Path) -> Result<Sample>
     };
     let mut text = format!(
         "[{rw}]\nfilename={}\nioengine=io_uring\nfixedbufs=1\nregisterfiles=1\ndirect=1\nthread=1\nrw={rw}\n\
-         bs={}\niodepth={}\noffset={DATA_OFFSET_MAX}\nsize={}\ncpus_allowed={}\nrandrepeat=1\nnorandommap=1\n\
+         bs={}\niodepth={}\noffset={DATA_OFFSET_MAX}\nsize={}\ncpus_allowed={}\nrandrepeat=0\nnorandommap=1\n\
          allow_file_create=0\n",
         path.display(),
         job.bytes(),
