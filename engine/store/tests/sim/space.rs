@@ -127,6 +127,46 @@ fn a_full_target_that_grows_takes_more() {
 }
 
 #[test]
+fn a_full_target_rewrites_cuts_and_removes_and_loses_no_block() {
+    let mut rig = rig(5);
+    let empty = rig.store().space().free_bytes;
+    let mut fills = BTreeSet::new();
+    for turn in 0..3u8 {
+        let count = fill(&mut rig);
+        fills.insert(count);
+        let mut last = 0;
+        while rig.write(chunk(count), last * 4096, &[0x11; 4096]) == Answer::Done {
+            last += 1;
+        }
+        assert_eq!(rig.write(chunk(count + 1), 0, b"x"), Answer::Failed(Status::NoSpace));
+        assert_eq!(rig.write(chunk(0), 65536, &[1; 4096]), Answer::Failed(Status::NoSpace));
+        let mut want = vec![0x11; 65536];
+        for index in 0..16u64 {
+            // Whole blocks stay where they are or move; parts of blocks move: the reserve is for that.
+            assert_eq!(rig.write(chunk(index), 4096, &[turn; 8192]), Answer::Done);
+            assert_eq!(rig.write(chunk(index), 20_000, &[0x99; 100]), Answer::Done);
+        }
+        want[4096..4096 + 8192].fill(turn);
+        want[20_000..20_100].fill(0x99);
+        assert_eq!(rig.read(chunk(3), 0, 65536), Answer::Read(0, want.clone()));
+        if turn == 1 {
+            rig.kill();
+            rig.open(BOOT).unwrap();
+        }
+        for index in 0..8u64 {
+            assert_eq!(rig.truncate(Ino(2), index + 1000, Some((index, 50_001))), Answer::Done);
+        }
+        want.truncate(13 * 4096);
+        want[50_001..].fill(0);
+        assert_eq!(rig.read(chunk(3), 0, 65536), Answer::Read(0, want));
+        assert_eq!(rig.truncate(Ino(2), 0, None), Answer::Done);
+        assert_eq!(rig.sync(), Answer::Done);
+        assert_eq!(rig.store().space().free_bytes, empty, "every block came back");
+    }
+    assert_eq!(fills.len(), 1, "as much fits each time: {fills:?}");
+}
+
+#[test]
 fn a_crash_while_growing_leaves_the_old_length_or_the_new_one() {
     let longer = CAPACITY_BYTES + (3 << 20);
     let mut lengths = BTreeSet::new();
