@@ -19,6 +19,10 @@ use crate::error::{Kind, TargetError};
 use crate::open::{DataPath, Opened, Options, needs_wide_ring};
 use crate::targets::{Step, Targets};
 
+/// Ends taken before what follows from them is begun. A device kept waiting for a whole batch idles: 4 KiB random reads
+/// at depth 32, all at once 0.76 of fio's rate at 1.04 of its CPU, two at a time 1.00 at 1.19 (virtio, medians of 5 runs).
+const COMPLETIONS_PER_TURN: usize = 2;
+
 /// How to run a target.
 #[derive(Clone, Debug)]
 pub struct RunnerParams {
@@ -178,7 +182,8 @@ impl Runner {
     }
 
     fn take_completions(&mut self) {
-        while let Some(completion) = self.ring.next_completion() {
+        for _ in 0..COMPLETIONS_PER_TURN {
+            let Some(completion) = self.ring.next_completion() else { break };
             let io = self.owners.remove(to_usize(completion.token));
             let step = self.targets.completed(self.index, io, completion);
             self.step(step);
