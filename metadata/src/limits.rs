@@ -24,6 +24,8 @@ pub const RESERVE_DIVISOR: u64 = 8;
 /// Room is set aside on the disk for so many transactions ahead. Two would do: pages a transaction frees are used again
 /// by the one after the next.
 pub const AHEAD_TXNS: u64 = 4;
+/// What is set aside never leaves less than this part of itself free on the disk, as a divisor.
+pub const OTHERS_DIVISOR: u64 = 4;
 /// Least a transaction may change before a checkpoint is due, however little room there is.
 pub const DIRTY_BYTES_MIN: u64 = 64 << 10;
 /// What one command changes, as a rule: eight pages.

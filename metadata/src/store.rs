@@ -9,7 +9,7 @@ use weft_wire::units::to_u64;
 use weft_wire::{Ino, Status};
 
 use crate::error::{Kind, MetaError, status_of};
-use crate::limits::{AHEAD_TXNS, DIRTY_BYTES_MIN, RESERVE_DIVISOR};
+use crate::limits::{AHEAD_TXNS, DIRTY_BYTES_MIN, OTHERS_DIVISOR, RESERVE_DIVISOR};
 use crate::name;
 use crate::record::{Entry, Inode, entry_key, number_key, split_entry_key};
 
@@ -282,14 +282,25 @@ impl Store {
         self.room_wanted
     }
 
-    /// Has room set aside on the disk for the next transactions, as much of it as there is.
+    /// Has room set aside on the disk for the next transactions, as much of it as there is when a part stays free for
+    /// others: the indices of the targets grow on the same disk, and a volume that took all of it had their writes fail.
     pub(crate) fn make_room(&mut self) {
         let ahead = AHEAD_TXNS * self.dirty_bytes_max;
+        // What was set aside before the database was opened is there still.
+        let there = self.env.there_bytes().unwrap_or(0).min(self.used_bytes + ahead);
+        if self.env.reserved_bytes() < there && self.env.reserve(there).is_err() {
+            self.room_wanted = true;
+            return;
+        }
         let base = self.env.reserved_bytes().max(self.used_bytes);
         let enough = (self.used_bytes + ahead / 2).min(self.map_bytes);
         self.room_wanted = self.env.reserved_bytes() < enough;
-        let mut wanted = (self.used_bytes + ahead).saturating_sub(base);
-        let mut asked_all = true;
+        let all = (self.used_bytes + ahead).saturating_sub(base);
+        let disk_free = self.env.disk_free_bytes().unwrap_or(0);
+        let fair =
+            disk_free.saturating_mul(OTHERS_DIVISOR).saturating_sub(base) / (OTHERS_DIVISOR + 1);
+        let mut wanted = all.min(fair);
+        let mut asked_all = wanted == all;
         while self.room_wanted && wanted >= PAGE_BYTES {
             if self.env.reserve(base + wanted).is_ok() {
                 self.room_wanted = !asked_all;

@@ -185,6 +185,22 @@ impl Env {
         self.0.room.reserved_bytes()
     }
 
+    /// What the file has on its disk already, also from before it was opened: reserving so much takes nothing.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn there_bytes(&self) -> Result<u64, Error> {
+        self.0.room.there_bytes()
+    }
+
+    /// What the file's disk has left for everybody.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn disk_free_bytes(&self) -> Result<u64, Error> {
+        self.0.room.disk_free_bytes()
+    }
+
     /// How much longer than what is in use the file can become: up to the map, or what is set
     /// aside and what the disk has besides. Free pages within the file are not counted.
     ///

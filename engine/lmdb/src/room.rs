@@ -32,6 +32,12 @@ impl Room {
         self.reserved_bytes.get()
     }
 
+    /// What the file has on its disk, as blocks.
+    pub(crate) fn there_bytes(&self) -> Result<u64, Error> {
+        let data = self.data.metadata().map_err(|e| Error::io(OP, &e))?;
+        Ok(data.blocks().saturating_mul(STAT_BLOCK_BYTES))
+    }
+
     pub(crate) fn disk_free_bytes(&self) -> Result<u64, Error> {
         let disk = fstatvfs(&self.data).map_err(|e| Error::code(OP, e.raw_os_error()))?;
         Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
@@ -44,7 +50,7 @@ impl Room {
         }
         let before = self.data.metadata().map_err(|e| Error::io(OP, &e))?;
         // Asked first: a file system may fill up its last blocks before it says no.
-        let there_bytes = before.blocks().saturating_mul(STAT_BLOCK_BYTES);
+        let there_bytes = self.there_bytes()?;
         let file_bytes_max = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
         let wanted_bytes = bytes.saturating_sub(there_bytes);
         if bytes > file_bytes_max || self.disk_free_bytes()? < wanted_bytes {
