@@ -59,7 +59,7 @@ Options (default):
   log_file=PATH          where the log goes in the background
   transport=auto|uring|classic  how requests come from the kernel: over io_uring (Linux 6.14), by reading
                          /dev/fuse, or over io_uring where the kernel has it (auto)
-  queue_depth=N          over io_uring: requests of each CPU at once, 1 to 64 (16)
+  queue_depth=N          over io_uring: requests of each CPU at once, 1 to 64 (64)
   foreground             as --foreground
 
 Exit status: 0 mounted, 1 wrong usage, 32 the mount failed.
@@ -179,7 +179,7 @@ impl Options {
             log: LogLevel::Info,
             log_file: None,
             transport: TransportKind::Auto,
-            queue_depth: 16,
+            queue_depth: 64,
         }
     }
 
