@@ -141,7 +141,8 @@ impl Runner {
     }
 
     /// Begins what there is to do, waits for at least one end of it (at most `patience`), and takes
-    /// all ends there are. Returns at once when an answer is there already.
+    /// a few of those there are; the next turn has the others. Returns at once when an answer is
+    /// there already.
     ///
     /// # Errors
     /// `Ring`: it is of no more use.
