@@ -127,6 +127,17 @@ kinds! {
     ChunkList = 0x0204;
     /// Take a target's device into use up to the length it has now.
     Grow = 0x0210;
+
+    /// Take, change or give up a lock.
+    Lock = 0x0300;
+    /// What is in the way of a lock?
+    LockTest = 0x0301;
+    /// A lock that waits is not wanted any more.
+    LockCancel = 0x0302;
+    /// After a reconnect: these locks are held.
+    LockClaim = 0x0303;
+    /// Answered when locks that waited are decided.
+    LockEvents = 0x0304;
 }
 
 impl Kind {
@@ -138,6 +149,11 @@ impl Kind {
     /// Whether a target answers it.
     pub const fn is_data(self) -> bool {
         self.code() >> 8 == 2
+    }
+
+    /// Whether the table of locks answers it, at the shard of the file's volume.
+    pub const fn is_lock(self) -> bool {
+        self.code() >> 8 == 3
     }
 }
 

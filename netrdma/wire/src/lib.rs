@@ -19,6 +19,7 @@ pub mod header;
 pub mod ids;
 pub mod layout;
 pub mod limits;
+pub mod locks;
 pub mod meta;
 pub mod scrub;
 pub mod session;

@@ -104,6 +104,12 @@ statuses! {
     Interrupted = 30, 4, "interrupted";
     /// EBUSY as a program sees it (a mount point, the root).
     InUse = 31, 16, "in use";
+    /// EAGAIN: somebody else has the lock.
+    WouldBlock = 40, 11, "locked by somebody else";
+    /// EDEADLK: everybody would wait for somebody.
+    Deadlock = 41, 35, "waiting for this lock would be a deadlock";
+    /// ENOLCK: the server's table of locks is full.
+    NoLocks = 42, 37, "no more locks: the server's table is full";
 }
 
 #[cfg(test)]

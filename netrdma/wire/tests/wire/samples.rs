@@ -3,6 +3,7 @@
 use weft_wire::data::{ChunkInfo, ChunkListReply, ChunkRange, DataRequest, GrowReply, ReadReply};
 use weft_wire::header::Header;
 use weft_wire::layout::LayoutPolicy;
+use weft_wire::locks::*;
 use weft_wire::meta::*;
 use weft_wire::scrub::*;
 use weft_wire::session::*;
@@ -236,6 +237,53 @@ fn scrub_samples(all: &mut Vec<Sample>) {
     push("damage_list", Kind::DamageList, true, body);
 }
 
+fn lock_samples(all: &mut Vec<Sample>) {
+    let mut push = |name: &str, kind, reply, body| all.push((name.into(), kind, reply, body, 0));
+    let body = |encode: &dyn Fn(&mut Vec<u8>)| {
+        let mut out = Vec::new();
+        encode(&mut out);
+        out
+    };
+    let (ino, range) = (Ino(9), LockRange::new(5, u64::MAX).expect("forward"));
+    let owner = LockOwner { space: LockSpace::Range, id: 0x77 };
+    let kind = LockKind::Exclusive;
+    let lock = LockRequest { ino, owner, pid: 8, range, kind: Some(kind), wait: true, ticket: 6 };
+    assert_eq!(LockRequest::decode(&body(&|out| lock.encode(out))), Ok(lock));
+    push("lock", Kind::Lock, false, body(&|out| lock.encode(out)));
+    let flock = LockOwner { space: LockSpace::Flock, ..owner };
+    let unlock = LockRequest { owner: flock, kind: None, wait: false, ..lock };
+    assert_eq!(LockRequest::decode(&body(&|out| unlock.encode(out))), Ok(unlock));
+    push("unlock", Kind::Lock, false, body(&|out| unlock.encode(out)));
+    let reply = LockReply { queued: true };
+    assert_eq!(LockReply::decode(&body(&|out| reply.encode(out))), Ok(reply));
+    push("lock_reply", Kind::Lock, true, body(&|out| reply.encode(out)));
+    let test = LockTest { ino, owner, range, kind: LockKind::Shared };
+    assert_eq!(LockTest::decode(&body(&|out| test.encode(out))), Ok(test));
+    push("lock_test", Kind::LockTest, false, body(&|out| test.encode(out)));
+    let conflict = LockConflict { range, kind, pid: 4 };
+    for (name, conflict) in [("lock_free", None), ("lock_conflict", Some(conflict))] {
+        let reply = LockTestReply { conflict };
+        assert_eq!(LockTestReply::decode(&body(&|out| reply.encode(out))), Ok(reply));
+        push(name, Kind::LockTest, true, body(&|out| reply.encode(out)));
+    }
+    let cancel = LockCancel { ticket: 6 };
+    assert_eq!(LockCancel::decode(&body(&|out| cancel.encode(out))), Ok(cancel));
+    push("lock_cancel", Kind::LockCancel, false, body(&|out| cancel.encode(out)));
+    let reply = LockCancelReply { withdrawn: true };
+    assert_eq!(LockCancelReply::decode(&body(&|out| reply.encode(out))), Ok(reply));
+    push("lock_cancel_reply", Kind::LockCancel, true, body(&|out| reply.encode(out)));
+    let held = HeldLock { range, kind, pid: 8 };
+    let claim = LockClaim { locks: vec![ClaimedLock { ino, owner, held }], last: true };
+    assert_eq!(LockClaim::decode(&body(&|out| claim.encode(out))), Ok(claim.clone()));
+    push("lock_claim", Kind::LockClaim, false, body(&|out| claim.encode(out)));
+    let reply = LockClaimReply { refused: vec![0] };
+    assert_eq!(LockClaimReply::decode(&body(&|out| reply.encode(out))), Ok(reply.clone()));
+    push("lock_claim_reply", Kind::LockClaim, true, body(&|out| reply.encode(out)));
+    let events = LockEventsReply { events: vec![(6, Status::Ok), (7, Status::WouldBlock)] };
+    assert_eq!(LockEventsReply::decode(&body(&|out| events.encode(out))), Ok(events.clone()));
+    push("lock_events", Kind::LockEvents, true, body(&|out| events.encode(out)));
+}
+
 /// All samples.
 pub(crate) fn all() -> Vec<Sample> {
     let mut all: Vec<Sample> = Vec::new();
@@ -256,6 +304,7 @@ pub(crate) fn all() -> Vec<Sample> {
     }
     data_samples(&mut all);
     scrub_samples(&mut all);
+    lock_samples(&mut all);
     all
 }
 
@@ -278,6 +327,15 @@ pub(crate) fn decode_any(kind: Kind, reply: bool, body: &[u8], payload_bytes: u3
         (Kind::Scrub, _) => drop(ScrubOrder::decode(body)),
         (Kind::DamageList, false) => drop(DamageQuery::decode(body)),
         (Kind::DamageList, true) => drop(DamageReply::decode(body)),
+        (Kind::Lock, false) => drop(LockRequest::decode(body)),
+        (Kind::Lock, true) => drop(LockReply::decode(body)),
+        (Kind::LockTest, false) => drop(LockTest::decode(body)),
+        (Kind::LockTest, true) => drop(LockTestReply::decode(body)),
+        (Kind::LockCancel, false) => drop(LockCancel::decode(body)),
+        (Kind::LockCancel, true) => drop(LockCancelReply::decode(body)),
+        (Kind::LockClaim, false) => drop(LockClaim::decode(body)),
+        (Kind::LockClaim, true) => drop(LockClaimReply::decode(body)),
+        (Kind::LockEvents, true) => drop(LockEventsReply::decode(body)),
         (Kind::Read, true) => drop(ReadReply::decode(body, payload_bytes)),
         (Kind::Grow, true) => drop(GrowReply::decode(body)),
         (Kind::ChunkList, true) => drop(ChunkListReply::decode(body)),
