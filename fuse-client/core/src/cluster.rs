@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use weft_net::link::{Link, LinkConfig, Request};
 use weft_wire::meta::{MetaReply, MetaRequest};
 use weft_wire::session::{ClusterMap, Place, Welcome};
-use weft_wire::{Ino, Kind, ShardId, Status, TargetId, VolumeId};
+use weft_wire::{Ino, Kind, LeaseBits, ShardId, Status, TargetId, VolumeId};
 
 use crate::core::{ClientCore, at, link_id};
 use crate::limits::REOPEN_COUNT;
@@ -20,7 +20,14 @@ impl ClientCore {
         let tag = self.next_tag();
         let call = Call { link, kind: Kind::ClusterMap, volume: None, purpose: Purpose::Map };
         let body = Vec::new();
-        let request = Request { tag, kind: Kind::ClusterMap, body, payload: None, deadline: None };
+        let request = Request {
+            tag,
+            kind: Kind::ClusterMap,
+            body,
+            payload: None,
+            deadline: None,
+            lease: LeaseBits::NONE,
+        };
         self.call(call, request, false);
     }
 
@@ -28,6 +35,7 @@ impl ClientCore {
         let config = LinkConfig {
             cluster: self.config.cluster.unwrap_or_default(),
             session: self.config.session,
+            leases: true,
             shard,
             reply_timeout: self.config.reply_timeout,
         };
@@ -162,7 +170,11 @@ impl ClientCore {
             let request = MetaRequest::Reopen { opens: some.to_vec() };
             let (kind, body) = (request.kind(), encode(Caller::default(), &request));
             let call = Call { link, kind, volume: None, purpose: Purpose::Reopen(id) };
-            self.call(call, Request { tag, kind, body, payload: None, deadline: None }, true);
+            self.call(
+                call,
+                Request { tag, kind, body, payload: None, deadline: None, lease: LeaseBits::NONE },
+                true,
+            );
             self.volumes.get_mut(&id).expect("known").reopening.insert(tag);
         }
         !opens.is_empty()

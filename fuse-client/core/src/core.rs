@@ -329,7 +329,8 @@ impl ClientCore {
                     self.link_up(id, &welcome, again, data_lost);
                 }
                 LinkOutput::Refused { status } => self.link_refused(id, status),
-                LinkOutput::Reply { tag, status, body, payload } => {
+                LinkOutput::Recall { id: recall, .. } => self.links[at(id)].returned(recall),
+                LinkOutput::Reply { tag, status, body, payload, .. } => {
                     if let Some(call) = self.calls.remove(&tag) {
                         self.answered(tag, call, Answer { status, body, payload });
                     }

@@ -9,7 +9,7 @@ use weft_wire::meta::{
     Attr, MakeHow, MetaReply, MetaRequest, RENAME_EXCHANGE, RENAME_NOREPLACE, push_dir_entry,
 };
 use weft_wire::units::to_u32;
-use weft_wire::{Kind, VolumeId};
+use weft_wire::{Kind, LeaseBits, VolumeId};
 
 use crate::core::ClientCore;
 use crate::limits::DIR_BYTES_MAX;
@@ -215,7 +215,11 @@ impl ClientCore {
         let tag = self.next_tag();
         if !request.is_mutation() {
             let call = Call { link, kind, volume: None, purpose };
-            self.call(call, Request { tag, kind, body, payload: None, deadline: None }, false);
+            self.call(
+                call,
+                Request { tag, kind, body, payload: None, deadline: None, lease: LeaseBits::NONE },
+                false,
+            );
             return true;
         }
         self.note_tag(purpose, tag);
@@ -232,7 +236,8 @@ impl ClientCore {
         let volume = self.volumes.get_mut(&id).expect("volumes stay");
         let link = volume.link;
         while let Some(Queued { tag, kind, body }) = volume.next_to_send() {
-            let request = Request { tag, kind, body, payload: None, deadline: None };
+            let request =
+                Request { tag, kind, body, payload: None, deadline: None, lease: LeaseBits::NONE };
             self.links[crate::core::at(link)].submit(request, now);
         }
         self.touch_link(link);

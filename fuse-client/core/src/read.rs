@@ -8,7 +8,7 @@ use weft_wire::header::Header;
 use weft_wire::limits::FILE_BYTES_MAX;
 use weft_wire::meta::{MetaReply, MetaRequest};
 use weft_wire::units::{to_u32, to_usize};
-use weft_wire::{ChunkId, ChunkPiece, Kind, Status};
+use weft_wire::{ChunkId, ChunkPiece, Kind, LeaseBits, Status};
 
 use crate::core::{ClientCore, at};
 use crate::limits::READ_BYTES_MAX;
@@ -110,7 +110,11 @@ impl ClientCore {
         let (tag, kind) = (self.next_tag(), Kind::Read);
         let purpose = Purpose::Read { op: id, piece: at };
         let call = Call { link, kind, volume: None, purpose };
-        self.call(call, Request { tag, kind, body, payload: None, deadline: None }, false);
+        self.call(
+            call,
+            Request { tag, kind, body, payload: None, deadline: None, lease: LeaseBits::NONE },
+            false,
+        );
     }
 
     /// Where the payload is wanted that a reply with this header brings; asked before it is received.

@@ -9,7 +9,7 @@
 use weft_net::link::Request;
 use weft_wire::data::DataRequest;
 use weft_wire::meta::{MetaReply, MetaRequest};
-use weft_wire::{Ino, Kind, Status, TargetId};
+use weft_wire::{Ino, Kind, LeaseBits, Status, TargetId};
 
 use crate::core::ClientCore;
 use crate::limits::WROTE_DELAY;
@@ -165,7 +165,11 @@ impl ClientCore {
             let (tag, kind) = (self.next_tag(), Kind::Sync);
             let purpose = Purpose::Sync { ino, target };
             let call = Call { link, kind, volume: None, purpose };
-            self.call(call, Request { tag, kind, body, payload: None, deadline: None }, false);
+            self.call(
+                call,
+                Request { tag, kind, body, payload: None, deadline: None, lease: LeaseBits::NONE },
+                false,
+            );
         }
     }
 

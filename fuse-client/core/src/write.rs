@@ -8,7 +8,7 @@ use weft_wire::blocks::checksums;
 use weft_wire::data::{ChunkRange, DataRequest};
 use weft_wire::limits::FILE_BYTES_MAX;
 use weft_wire::units::{to_u32, to_u64, to_usize};
-use weft_wire::{ChunkId, Ino, Kind, Status};
+use weft_wire::{ChunkId, Ino, Kind, LeaseBits, Status};
 
 use crate::core::ClientCore;
 use crate::file::Run;
@@ -254,7 +254,11 @@ impl ClientCore {
             let kind = Kind::Write;
             let call = Call { link, kind, volume: None, purpose: Purpose::Write { ino, id } };
             let payload = Some((slot, bytes));
-            self.call(call, Request { tag, kind, body, payload, deadline: None }, false);
+            self.call(
+                call,
+                Request { tag, kind, body, payload, deadline: None, lease: LeaseBits::NONE },
+                false,
+            );
         }
     }
 

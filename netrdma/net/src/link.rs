@@ -22,9 +22,10 @@ use std::time::Duration;
 
 use weft_iobuf::SharedSlot;
 use weft_wire::header::{Header, VERSION, VERSION_MIN, push_frame};
-use weft_wire::session::{Hello, Welcome};
+use weft_wire::lease::Recall;
+use weft_wire::session::{FEATURE_LEASES, Hello, Welcome};
 use weft_wire::units::{to_u32, to_u64, to_usize};
-use weft_wire::{ClusterId, Kind, Status};
+use weft_wire::{ClusterId, Kind, LeaseBits, Status};
 
 use crate::stream::Frame;
 pub use types::{Cancelled, LinkConfig, LinkOutput, Request};
@@ -70,6 +71,7 @@ struct Entry {
     first: bool,
     in_flight: bool,
     was_sent: bool,
+    sent_at: Duration,
     busy_pause: Duration,
 }
 
@@ -102,6 +104,12 @@ pub struct Link {
     credits: u32,
     payload_bytes: u64,
     pinging: bool,
+    /// When the ping was sent.
+    pinged_at: Duration,
+    /// When the latest of the frames was sent that the server answered: leases count from here.
+    confirmed: Duration,
+    /// Recalls of this connection that are not answered.
+    recalls: BTreeSet<u64>,
     /// Last sign of life, or when there began to be something in flight.
     heard: Duration,
     outputs: VecDeque<LinkOutput>,
@@ -128,6 +136,9 @@ impl Link {
             credits: 0,
             payload_bytes: 0,
             pinging: false,
+            pinged_at: Duration::ZERO,
+            confirmed: Duration::ZERO,
+            recalls: BTreeSet::new(),
             heard: Duration::ZERO,
             outputs: VecDeque::new(),
         }
@@ -171,14 +182,14 @@ impl Link {
         }
         let hello = Hello {
             versions: (VERSION_MIN, VERSION),
-            features: 0,
+            features: if self.config.leases { FEATURE_LEASES } else { 0 },
             cluster: self.config.cluster,
             session: self.config.session,
             shard: self.config.shard,
         };
         let mut body = Vec::new();
         hello.encode(&mut body);
-        self.push_send(HELLO_ID, Kind::Hello, &body, None, 0);
+        self.push_send(HELLO_ID, Kind::Hello, LeaseBits::NONE, &body, None, 0);
         self.state = State::Greeting(now);
     }
 
@@ -202,7 +213,7 @@ impl Link {
     pub fn leave(&mut self, now: Duration) {
         match self.state {
             State::Up => {
-                self.push_send(GOODBYE_ID, Kind::Goodbye, &[], None, 0);
+                self.push_send(GOODBYE_ID, Kind::Goodbye, LeaseBits::NONE, &[], None, 0);
                 self.state = State::Leaving(now);
             }
             State::Leaving(_) | State::Dead(_) => {}
@@ -275,7 +286,8 @@ impl Link {
                     let may_ping = !self.pinging && self.credits > 0;
                     if may_ping { lost_at.min(self.heard + PING_AFTER) } else { lost_at }
                 });
-                busy.into_iter().chain(silent).min()
+                let renewal = self.renewal().filter(|_| !self.pinging && self.credits > 0);
+                busy.into_iter().chain(silent).chain(renewal).min()
             }
         }
     }
@@ -324,7 +336,13 @@ impl Link {
     fn admit(&mut self, request: Request, first: bool, now: Duration) {
         if let State::Dead(status) = self.state {
             let (tag, body) = (request.tag, Vec::new());
-            self.outputs.push_back(LinkOutput::Reply { tag, status, body, payload: None });
+            self.outputs.push_back(LinkOutput::Reply {
+                tag,
+                status,
+                lease: LeaseBits::NONE,
+                body,
+                payload: None,
+            });
             return;
         }
         let id = self.next_id;
@@ -332,7 +350,9 @@ impl Link {
         let taken = self.tags.insert(request.tag, id);
         assert!(taken.is_none(), "a tag names one request at a time");
         let busy_pause = BUSY_PAUSE_MIN;
-        let entry = Entry { request, first, in_flight: false, was_sent: false, busy_pause };
+        let sent_at = Duration::ZERO;
+        let entry =
+            Entry { request, first, in_flight: false, was_sent: false, sent_at, busy_pause };
         self.entries.insert(id, entry);
         self.make_ready(id, first);
         self.pump(now);
@@ -365,6 +385,7 @@ impl Link {
         self.forgotten.clear();
         (self.in_flight_count, self.payload_bytes, self.credits) = (0, 0, 0);
         self.pinging = false;
+        self.recalls.clear();
         self.outputs.retain(|output| !matches!(output, LinkOutput::Send { .. }));
     }
 
@@ -396,6 +417,9 @@ impl Link {
             let same_boot = before.boot == welcome.boot && welcome.boot != 0;
             before.epoch != welcome.epoch && !same_boot
         });
+        if let State::Greeting(since) = self.state {
+            self.confirmed = since;
+        }
         self.state = State::Up;
         let again = self.welcome.is_some();
         self.held |= again;
@@ -414,18 +438,23 @@ impl Link {
         self.tags.clear();
         for (_, entry) in std::mem::take(&mut self.entries) {
             let (tag, body) = (entry.request.tag, Vec::new());
-            self.outputs.push_back(LinkOutput::Reply { tag, status, body, payload: None });
+            let lease = LeaseBits::NONE;
+            self.outputs.push_back(LinkOutput::Reply { tag, status, lease, body, payload: None });
         }
     }
 
     /// Takes a reply; `None` when the peer broke the protocol or is going away.
     fn answered(&mut self, frame: Frame, now: Duration) -> Option<()> {
-        let Header { reply, kind, status, request_id, credits, .. } = frame.header;
+        let Header { reply, kind, status, request_id, credits, lease, .. } = frame.header;
+        if !reply && kind == Kind::Recall {
+            return self.recalled(&frame);
+        }
         if !reply || status == Status::Unavailable {
             return None;
         }
         if request_id == PING_ID && self.pinging && kind == Kind::Ping {
             self.pinging = false;
+            self.confirmed = self.confirmed.max(self.pinged_at);
             self.take_back(credits, 0);
             return Some(());
         }
@@ -439,6 +468,7 @@ impl Link {
         }
         self.reconnect_pause = RECONNECT_PAUSE_MIN;
         let payload_bytes = entry.payload_bytes();
+        self.confirmed = self.confirmed.max(entry.sent_at);
         if status == Status::Busy {
             entry.in_flight = false;
             let pause = entry.busy_pause;
@@ -452,7 +482,7 @@ impl Link {
         self.tags.remove(&tag);
         self.take_back(credits, payload_bytes);
         let Frame { body, payload, .. } = frame;
-        self.outputs.push_back(LinkOutput::Reply { tag, status, body, payload });
+        self.outputs.push_back(LinkOutput::Reply { tag, status, lease, body, payload });
         Some(())
     }
 
@@ -469,17 +499,63 @@ impl Link {
         self.in_flight_count -= 1;
     }
 
-    fn check_silence(&mut self, now: Duration) {
-        if self.in_flight_count == 0 {
+    /// The server wants leases back: `None` when that cannot be read.
+    fn recalled(&mut self, frame: &Frame) -> Option<()> {
+        let recall = Recall::decode(&frame.body).ok()?;
+        let id = frame.header.request_id;
+        self.recalls.insert(id);
+        self.outputs.push_back(LinkOutput::Recall { id, recall });
+        Some(())
+    }
+
+    /// What a recall wanted back is given back. Nothing happens when its connection is gone: the server asks again.
+    pub fn returned(&mut self, id: u64) {
+        if !self.recalls.remove(&id) || self.state != State::Up {
             return;
         }
-        if self.heard + self.config.reply_timeout <= now {
-            self.close(now);
-        } else if self.heard + PING_AFTER <= now && !self.pinging && self.credits > 0 {
+        let shard = self.config.shard.0;
+        let request = Header::request(Kind::Recall, id, &[], 0);
+        let header = Header { credits: 0, shard, ..request.reply(Status::Ok, &[], 0) };
+        let mut head = Vec::with_capacity(header.frame_bytes());
+        push_frame(&mut head, &header, &[]);
+        self.outputs.push_back(LinkOutput::Send { head, payload: None });
+    }
+
+    /// Until when the leases that this server granted hold without another sign of life: counted from when the last
+    /// frame was sent that it answered, with a tenth to spare. Zero when it grants none.
+    #[must_use]
+    pub fn leases_until(&self) -> Duration {
+        self.lease_time().map_or(Duration::ZERO, |time| self.confirmed + time * 9 / 10)
+    }
+
+    fn lease_time(&self) -> Option<Duration> {
+        let welcome = self.welcome.as_ref().filter(|welcome| welcome.lease_ms > 0)?;
+        Some(Duration::from_millis(welcome.lease_ms.into()))
+    }
+
+    /// When leases are renewed if nothing else is answered before.
+    fn renewal(&self) -> Option<Duration> {
+        let time = self.lease_time().filter(|_| self.config.leases)?;
+        let asked = if self.pinging { self.pinged_at } else { self.confirmed };
+        Some(asked + time / 3)
+    }
+
+    fn check_silence(&mut self, now: Duration) {
+        let silent = self.in_flight_count > 0;
+        if silent && self.heard + self.config.reply_timeout <= now {
+            return self.close(now);
+        }
+        let due = silent && self.heard + PING_AFTER <= now
+            || self.renewal().is_some_and(|renewal| renewal <= now);
+        if due && !self.pinging && self.credits > 0 {
+            if self.in_flight_count == 0 {
+                self.heard = now;
+            }
             self.pinging = true;
+            self.pinged_at = now;
             self.credits -= 1;
             self.in_flight_count += 1;
-            self.push_send(PING_ID, Kind::Ping, &[], None, 0);
+            self.push_send(PING_ID, Kind::Ping, LeaseBits::NONE, &[], None, 0);
         }
     }
 
@@ -521,12 +597,15 @@ impl Link {
         self.in_flight_count += 1;
         let mut entry = self.entries.remove(&id).expect("what is ready is an entry");
         self.payload_bytes += entry.payload_bytes();
-        (entry.in_flight, entry.was_sent) = (true, true);
+        (entry.in_flight, entry.was_sent, entry.sent_at) = (true, true, now);
         let request = &entry.request;
         let deadline_ms = request.deadline.map_or(0, |at| {
             u32::try_from(at.saturating_sub(now).as_millis()).unwrap_or(u32::MAX).max(1)
         });
-        self.push_send(id, request.kind, &request.body, request.payload.clone(), deadline_ms);
+        let leases = self.config.leases && self.lease_time().is_some();
+        let lease = if leases { request.lease } else { LeaseBits::NONE };
+        let (kind, payload) = (request.kind, request.payload.clone());
+        self.push_send(id, kind, lease, &request.body, payload, deadline_ms);
         self.entries.insert(id, entry);
     }
 
@@ -534,6 +613,7 @@ impl Link {
         &mut self,
         id: u64,
         kind: Kind,
+        lease: LeaseBits,
         body: &[u8],
         payload: Option<(SharedSlot, Range<usize>)>,
         deadline_ms: u32,
@@ -544,7 +624,7 @@ impl Link {
             Kind::Hello => 0,
             _ => self.welcome.map_or(0, |welcome| welcome.epoch),
         };
-        let header = Header { epoch, deadline_ms, shard: self.config.shard.0, ..base };
+        let header = Header { epoch, lease, deadline_ms, shard: self.config.shard.0, ..base };
         let mut head =
             Vec::with_capacity(header.frame_bytes() - to_usize(u64::from(payload_bytes)));
         push_frame(&mut head, &header, body);

@@ -5,6 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::blocks::crc32c;
 use crate::codec::{WireError, WireErrorKind};
+use crate::lease::LeaseBits;
 use crate::limits::{BODY_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use crate::status::Status;
 use crate::units::{to_u32, to_usize};
@@ -19,6 +20,8 @@ pub const VERSION: u16 = 1;
 pub const VERSION_MIN: u16 = 1;
 /// Flag: the frame answers the request with the same id.
 pub const FLAG_REPLY: u16 = 1;
+/// Every flag there is: the reply's and the lease bits.
+pub const FLAGS_KNOWN: u16 = 0b1_1111;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $code:literal;)*) => {
@@ -63,6 +66,11 @@ kinds! {
     ClusterMap = 0x0004;
     /// Space, use and counters of a shard's targets.
     TargetList = 0x0005;
+
+    /// From the server: leases are wanted back.
+    Recall = 0x0020;
+    /// After a restart of the server: files with writes that it has not got.
+    Reclaim = 0x0021;
 
     /// State, scrub and count of damaged blocks of a shard's targets.
     TargetHealth = 0x0010;
@@ -166,6 +174,8 @@ pub struct Header {
     pub reply: bool,
     /// How the request ended; `Ok` in requests.
     pub status: Status,
+    /// Leases wanted, or granted with the reply.
+    pub lease: LeaseBits,
     /// Chosen by the requester, returned in the reply, in every log line about the request.
     pub request_id: u64,
     /// The server's boot epoch as the sender knows it; 0 before the hello is answered.
@@ -213,6 +223,7 @@ impl Header {
             kind,
             reply: false,
             status: Status::Ok,
+            lease: LeaseBits::NONE,
             request_id,
             epoch: 0,
             deadline_ms: 0,
@@ -237,7 +248,7 @@ impl Header {
             magic: U32::new(MAGIC),
             version: U16::new(VERSION),
             kind: U16::new(self.kind.code()),
-            flags: U16::new(if self.reply { FLAG_REPLY } else { 0 }),
+            flags: U16::new(if self.reply { FLAG_REPLY } else { 0 } | self.lease.flags()),
             status: U16::new(self.status.code()),
             request_id: U64::new(self.request_id),
             epoch: U64::new(self.epoch),
@@ -274,7 +285,7 @@ impl Header {
         if !(VERSION_MIN..=VERSION).contains(&raw.version.get()) {
             return fail(WireErrorKind::Version);
         }
-        if raw.flags.get() & !FLAG_REPLY != 0 || raw.reserved != [0; 10] {
+        if raw.flags.get() & !FLAGS_KNOWN != 0 || raw.reserved != [0; 10] {
             return fail(WireErrorKind::Value);
         }
         if raw.body_bytes.get() > BODY_BYTES_MAX || raw.payload_bytes.get() > PAYLOAD_BYTES_MAX {
@@ -284,6 +295,7 @@ impl Header {
             kind: Kind::from_code(raw.kind.get())?,
             reply: raw.flags.get() & FLAG_REPLY != 0,
             status: Status::from_code(raw.status.get())?,
+            lease: LeaseBits::from_flags(raw.flags.get()),
             request_id: raw.request_id.get(),
             epoch: raw.epoch.get(),
             deadline_ms: raw.deadline_ms.get(),

@@ -35,6 +35,8 @@ pub const REOPEN_COUNT_MAX: usize = 8_192;
 pub const FIND_INODES_MAX: usize = 256;
 /// Names that one reply to it holds.
 pub const FIND_NAMES_MAX: usize = 256;
+/// Inodes in one `Recall` or `Reclaim`.
+pub const RECALL_COUNT_MAX: usize = 4_096;
 /// The largest file size: what a signed 64-bit offset holds.
 pub const FILE_BYTES_MAX: u64 = i64::MAX as u64;
 /// Text of an address, node name or path in a message.
@@ -46,5 +48,6 @@ const _: () = assert!(1u32 << CHUNK_LOG2_MAX == PAYLOAD_BYTES_MAX);
 const _: () = assert!((1u32 << CHUNK_LOG2_MIN).is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(XATTR_VALUE_BYTES_MAX + 1024 < BODY_BYTES_MAX as usize);
 const _: () = assert!(REOPEN_COUNT_MAX * 8 + 64 < BODY_BYTES_MAX as usize);
+const _: () = assert!(RECALL_COUNT_MAX * 16 + 64 < BODY_BYTES_MAX as usize);
 const _: () = assert!(FIND_NAMES_MAX * (20 + NAME_BYTES_MAX) + 64 < BODY_BYTES_MAX as usize);
 const _: () = assert!(CHUNK_LOG2_MIN <= CHUNK_LOG2_DEFAULT && CHUNK_LOG2_DEFAULT <= CHUNK_LOG2_MAX);

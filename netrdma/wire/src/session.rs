@@ -5,12 +5,15 @@ use crate::ids::{ClusterId, SessionId, ShardId, TargetId, VolumeId};
 use crate::limits::{LIST_COUNT_MAX, TEXT_BYTES_MAX};
 use crate::units::to_u32;
 
+/// The client understands leases: lease bits in headers, `Recall`, and what a welcome says about them.
+pub const FEATURE_LEASES: u64 = 1;
+
 /// The first frame of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hello {
     /// Oldest and newest version the client speaks.
     pub versions: (u16, u16),
-    /// Optional abilities, a bit each; none are defined yet and unknown ones are ignored.
+    /// Optional abilities, a bit each ([`FEATURE_LEASES`]); unknown ones are ignored.
     pub features: u64,
     /// The cluster meant; all zero for any.
     pub cluster: ClusterId,
@@ -68,6 +71,11 @@ pub struct Welcome {
     pub payload_bytes_max: u64,
     /// Slots for metadata changes; 0 when this shard has no volume.
     pub slot_count: u16,
+    /// How long leases last after the last sign of life, in milliseconds. Only with [`FEATURE_LEASES`], like the next.
+    pub lease_ms: u32,
+    /// How often the session was fenced off since the server's start: it lost its leases, and what it had not written
+    /// by then must not be written any more.
+    pub fence: u32,
 }
 
 impl Welcome {
@@ -77,6 +85,9 @@ impl Welcome {
         out.u16(self.version).u64(self.features).raw(&self.cluster.0).u16(self.shard_count);
         out.u64(self.epoch).u64(self.boot).u32(self.credits).u64(self.payload_bytes_max);
         out.u16(self.slot_count);
+        if self.features & FEATURE_LEASES != 0 {
+            out.u32(self.lease_ms).u32(self.fence);
+        }
     }
 
     /// Reads the body.
@@ -85,7 +96,7 @@ impl Welcome {
     /// Any [`WireErrorKind`]; `Value` for no credits or no shards.
     pub fn decode(body: &[u8]) -> Result<Welcome, WireError> {
         let mut from = Reader::new(body, "welcome");
-        let welcome = Welcome {
+        let mut welcome = Welcome {
             version: from.u16()?,
             features: from.u64()?,
             cluster: ClusterId(from.uuid()?),
@@ -95,7 +106,12 @@ impl Welcome {
             credits: from.u32()?,
             payload_bytes_max: from.u64()?,
             slot_count: from.u16()?,
+            lease_ms: 0,
+            fence: 0,
         };
+        if welcome.features & FEATURE_LEASES != 0 {
+            (welcome.lease_ms, welcome.fence) = (from.u32()?, from.u32()?);
+        }
         if welcome.credits == 0 || welcome.shard_count == 0 {
             return Err(from.error(WireErrorKind::Value));
         }

@@ -110,6 +110,8 @@ statuses! {
     Deadlock = 41, 35, "waiting for this lock would be a deadlock";
     /// ENOLCK: the server's table of locks is full.
     NoLocks = 42, 37, "no more locks: the server's table is full";
+    /// EIO: the session did not renew its leases and others went on without it.
+    Fenced = 32, 5, "the lease on it was lost";
 }
 
 #[cfg(test)]

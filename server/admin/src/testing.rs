@@ -155,6 +155,8 @@ fn welcome(shard: ShardId) -> Welcome {
         payload_bytes_max: 1 << 24,
         boot: 0,
         slot_count: if shard == ShardId(0) { 16 } else { 0 },
+        lease_ms: 0,
+        fence: 0,
     }
 }
 

@@ -14,7 +14,7 @@ use weft_net::stream::INBOX_BYTES;
 use weft_net::{Budget, FrameReader, Next, Recv};
 use weft_ring::{Completion, FileId, Op, Ring, RingConfig, SendData};
 use weft_wire::data::DataRequest;
-use weft_wire::{ClusterId, SessionId, ShardId, Status, TargetId};
+use weft_wire::{ClusterId, LeaseBits, SessionId, ShardId, Status, TargetId};
 
 const POOL_BYTES: usize = 64 << 20;
 const SLOT_BYTES_MAX: usize = 8 << 20;
@@ -66,6 +66,7 @@ impl Client {
             cluster: ClusterId::default(),
             session: SessionId(session),
             shard: ShardId(shard),
+            leases: false,
             reply_timeout: REPLY_TIMEOUT,
         });
         let inbox = pool.alloc(INBOX_BYTES).ok_or_else(|| Error::wrong("net", "no buffer"))?;
@@ -106,7 +107,8 @@ impl Client {
     ) {
         let mut body = Vec::new();
         request.encode(target, &mut body);
-        let request = Request { tag, kind: request.kind(), body, payload, deadline: None };
+        let (kind, lease) = (request.kind(), LeaseBits::NONE);
+        let request = Request { tag, kind, lease, body, payload, deadline: None };
         self.link.submit(request, self.now());
     }
 
@@ -146,6 +148,7 @@ impl Client {
                     self.replies.push_back(Reply { status, body, payload });
                 }
                 LinkOutput::Up { .. } => self.reader.open_up(),
+                LinkOutput::Recall { .. } => {}
                 LinkOutput::Close | LinkOutput::Refused { .. } => return lost(),
             }
         }

@@ -199,6 +199,8 @@ impl Fake {
             payload_bytes_max: 1 << 20,
             boot: 0,
             slot_count: if hello.shard.0 == 0 { self.slot_count } else { 0 },
+            lease_ms: 0,
+            fence: 0,
         };
         welcome.encode(&mut body);
         body

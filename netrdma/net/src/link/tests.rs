@@ -4,8 +4,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use weft_iobuf::Pool;
 use weft_wire::header::{HEADER_BYTES, Header};
-use weft_wire::session::{Hello, Welcome};
-use weft_wire::{ClusterId, Kind, SessionId, ShardId, Status};
+use weft_wire::lease::Recall;
+use weft_wire::session::{FEATURE_LEASES, Hello, Welcome};
+use weft_wire::{ClusterId, Kind, LeaseBits, SessionId, ShardId, Status};
 
 use super::*;
 use crate::stream::Frame;
@@ -19,7 +20,8 @@ fn ms(ms: u64) -> Duration {
 fn config() -> LinkConfig {
     let cluster = ClusterId::default();
     let session = SessionId([1; 16]);
-    LinkConfig { cluster, session, shard: ShardId(3), reply_timeout: Duration::from_secs(15) }
+    let (shard, leases) = (ShardId(3), true);
+    LinkConfig { cluster, session, shard, leases, reply_timeout: Duration::from_secs(15) }
 }
 
 fn welcome(epoch: u64, credits: u32) -> Welcome {
@@ -33,6 +35,8 @@ fn welcome(epoch: u64, credits: u32) -> Welcome {
         payload_bytes_max: 10_000,
         boot: 0,
         slot_count: 0,
+        lease_ms: 0,
+        fence: 0,
     }
 }
 
@@ -43,7 +47,8 @@ fn reply_to(head: &[u8], status: Status, body: Vec<u8>) -> Frame {
 
 fn ask(tag: u64) -> Request {
     let body = tag.to_le_bytes().to_vec();
-    Request { tag, kind: Kind::GetAttr, body, payload: None, deadline: None }
+    let (kind, lease) = (Kind::GetAttr, LeaseBits::READ);
+    Request { tag, kind, lease, body, payload: None, deadline: None }
 }
 
 /// The heads of all `Send`s up to now; other outputs must not be there.
@@ -321,6 +326,71 @@ fn an_answer_to_nothing_ends_the_connection() {
     stray.header.request_id += 1;
     link.frame(stray, ms(1));
     assert!(matches!(link.poll(), Some(LinkOutput::Close)));
+}
+
+fn leasing(epoch: u64) -> Welcome {
+    Welcome { features: FEATURE_LEASES, lease_ms: 3000, ..welcome(epoch, 9) }
+}
+
+#[test]
+fn a_recall_is_answered_once_and_on_its_own_connection() {
+    let mut link = Link::new(config());
+    link.start(ms(0));
+    link.poll();
+    bring_up(&mut link, leasing(1), ms(0));
+    let wanted = Recall { inodes: vec![(weft_wire::Ino(5), weft_wire::LeaseMode::Read)] };
+    let mut body = Vec::new();
+    wanted.encode(&mut body);
+    let recall = || {
+        let header = Header::request(Kind::Recall, 77, &body, 0);
+        Frame { header, body: body.clone(), payload: None }
+    };
+    link.frame(recall(), ms(1));
+    let Some(LinkOutput::Recall { id: 77, recall: seen }) = link.poll() else { panic!() };
+    assert_eq!(seen, wanted);
+    link.returned(77);
+    link.returned(77);
+    let answers = sends(&mut link);
+    let header = Header::decode(&answers[0]).unwrap();
+    assert_eq!((answers.len(), header.reply, header.request_id), (1, true, 77));
+    link.frame(recall(), ms(2));
+    link.poll();
+    link.disconnected(ms(3));
+    let at = reconnecting(&mut link);
+    bring_up(&mut link, leasing(1), at);
+    link.returned(77);
+    assert!(sends(&mut link).is_empty(), "the server asks again on the new connection");
+    link.frame(Frame { body: vec![1], ..recall() }, at);
+    assert!(matches!(link.poll(), Some(LinkOutput::Close)), "that is no recall");
+}
+
+#[test]
+fn leases_count_from_what_was_sent_and_are_renewed_at_a_third() {
+    let mut link = started(9);
+    link.submit(ask(1), ms(1));
+    let first = sends(&mut link);
+    assert_eq!(Header::decode(&first[0]).unwrap().lease, LeaseBits::NONE, "this server has none");
+    assert_eq!(link.leases_until(), ms(0));
+    let mut link = Link::new(config());
+    link.start(ms(0));
+    link.poll();
+    bring_up(&mut link, leasing(1), ms(10));
+    assert_eq!(link.leases_until(), ms(2710), "nine tenths from the hello on");
+    link.submit(ask(1), ms(500));
+    let first = sends(&mut link);
+    assert_eq!(Header::decode(&first[0]).unwrap().lease, LeaseBits::READ);
+    link.frame(reply_to(&first[0], Status::Ok, vec![]), ms(900));
+    link.poll();
+    assert_eq!(link.leases_until(), ms(3200), "from when it was asked, not answered");
+    assert_eq!(link.next_timer(), Some(ms(1500)));
+    link.tick(ms(1500));
+    let ping = sends(&mut link);
+    assert_eq!(Header::decode(&ping[0]).unwrap().kind, Kind::Ping);
+    link.tick(ms(1600));
+    assert!(sends(&mut link).is_empty(), "one ping at a time");
+    assert_eq!(link.leases_until(), ms(3200), "a ping without an answer renews nothing");
+    link.frame(reply_to(&ping[0], Status::Ok, vec![]), ms(1700));
+    assert_eq!(link.leases_until(), ms(4200));
 }
 
 #[derive(Clone, Debug)]

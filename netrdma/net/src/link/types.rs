@@ -4,8 +4,9 @@ use std::ops::Range;
 use std::time::Duration;
 
 use weft_iobuf::{BufSlot, SharedSlot};
+use weft_wire::lease::Recall;
 use weft_wire::session::Welcome;
-use weft_wire::{ClusterId, Kind, SessionId, ShardId, Status};
+use weft_wire::{ClusterId, Kind, LeaseBits, SessionId, ShardId, Status};
 
 /// What a link is told when it is made.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +17,8 @@ pub struct LinkConfig {
     pub session: SessionId,
     /// The shard wanted.
     pub shard: ShardId,
+    /// Ask for leases: they are renewed while there is a connection.
+    pub leases: bool,
     /// Silence with requests in flight (or a connection in the making) after which the connection counts as lost.
     pub reply_timeout: Duration,
 }
@@ -29,6 +32,8 @@ pub struct Request {
     pub kind: Kind,
     /// The encoded message.
     pub body: Vec<u8>,
+    /// Leases wanted with the reply; not asked of a server that has none.
+    pub lease: LeaseBits,
     /// Bytes of a slot that go with it.
     pub payload: Option<(SharedSlot, Range<usize>)>,
     /// When the caller loses interest: told to the server. The link itself never gives up; see [`Link::cancel`](super::Link::cancel).
@@ -55,10 +60,19 @@ pub enum LinkOutput {
         tag: u64,
         /// How it ended.
         status: Status,
+        /// Leases granted.
+        lease: LeaseBits,
         /// The reply's body.
         body: Vec<u8>,
         /// The reply's payload.
         payload: Option<(BufSlot, Range<usize>)>,
+    },
+    /// The server wants leases back. To be answered with [`Link::returned`](super::Link::returned).
+    Recall {
+        /// Its number, on this connection.
+        id: u64,
+        /// What.
+        recall: Recall,
     },
     /// The server took the hello.
     Up {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::samples;
 use weft_wire::header::{HEADER_BYTES, Header};
-use weft_wire::{Kind, Status};
+use weft_wire::{Kind, LeaseBits, Status};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -41,6 +41,7 @@ fn header() -> Header {
         kind: Kind::Ping,
         reply: false,
         status: Status::Ok,
+        lease: LeaseBits::NONE,
         request_id: 0,
         epoch: 0,
         deadline_ms: 0,
@@ -93,6 +94,7 @@ fn the_header_table_is_the_header() {
     for (field, bytes) in [
         ("kind", changed(|h| h.kind = Kind::Hello)),
         ("flags", changed(|h| h.reply = true)),
+        ("flags", changed(|h| h.lease = LeaseBits::READ.with(LeaseBits::NAMES))),
         ("status", changed(|h| h.status = Status::Io)),
     ] {
         assert!(!bytes.is_empty() && bytes.iter().all(|at| rows[field].contains(at)), "{field}");

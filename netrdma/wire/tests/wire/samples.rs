@@ -3,6 +3,7 @@
 use weft_wire::data::{ChunkInfo, ChunkListReply, ChunkRange, DataRequest, GrowReply, ReadReply};
 use weft_wire::header::Header;
 use weft_wire::layout::LayoutPolicy;
+use weft_wire::lease::{Recall, Reclaim, Reclaimed};
 use weft_wire::locks::*;
 use weft_wire::meta::*;
 use weft_wire::scrub::*;
@@ -115,8 +116,12 @@ fn session_samples(all: &mut Vec<Sample>) {
         credits: 128,
         payload_bytes_max: 1 << 24,
         slot_count: 256,
+        lease_ms: 0,
+        fence: 0,
     };
     push("welcome", Kind::Hello, true, body(&|out| welcome.encode(out)));
+    let leases = Welcome { features: FEATURE_LEASES, lease_ms: 5000, fence: 3, ..welcome };
+    push("welcome_leases", Kind::Hello, true, body(&|out| leases.encode(out)));
     let place = Place { node: 0, shard: ShardId(1) };
     let node = NodeEntry { name: "n1".into(), address: "10.0.0.1:7811".into(), shard_count: 2 };
     let map = ClusterMap {
@@ -284,10 +289,30 @@ fn lock_samples(all: &mut Vec<Sample>) {
     push("lock_events", Kind::LockEvents, true, body(&|out| events.encode(out)));
 }
 
+fn lease_samples(all: &mut Vec<Sample>) {
+    let mut push = |name: &str, kind, reply, body| all.push((name.into(), kind, reply, body, 0));
+    let modes = [LeaseMode::None, LeaseMode::Through, LeaseMode::Read];
+    let inodes = modes.into_iter().zip(9..).map(|(keep, ino)| (Ino(ino), keep)).collect();
+    let (mut body, recall) = (Vec::new(), Recall { inodes });
+    recall.encode(&mut body);
+    assert_eq!(Recall::decode(&body), Ok(recall));
+    push("recall", Kind::Recall, false, body);
+    push("recall_reply", Kind::Recall, true, Vec::new());
+    let (mut body, reclaim) = (Vec::new(), Reclaim { inodes: vec![(Ino(9), 17)], more: true });
+    reclaim.encode(&mut body);
+    assert_eq!(Reclaim::decode(&body), Ok(reclaim));
+    push("reclaim", Kind::Reclaim, false, body);
+    let (mut body, reclaimed) = (Vec::new(), Reclaimed { refused: vec![Ino(9)] });
+    reclaimed.encode(&mut body);
+    assert_eq!(Reclaimed::decode(&body), Ok(reclaimed));
+    push("reclaim_reply", Kind::Reclaim, true, body);
+}
+
 /// All samples.
 pub(crate) fn all() -> Vec<Sample> {
     let mut all: Vec<Sample> = Vec::new();
     session_samples(&mut all);
+    lease_samples(&mut all);
     for request in requests() {
         let slot = if request.is_mutation() { 3 } else { NO_SLOT };
         let caller = Caller { uid: 1000, gid: 100, slot, sequence: 42 };
@@ -324,6 +349,9 @@ pub(crate) fn decode_any(kind: Kind, reply: bool, body: &[u8], payload_bytes: u3
         (Kind::ClusterMap, _) => drop(ClusterMap::decode(body)),
         (Kind::TargetList, _) => drop(TargetListReply::decode(body)),
         (Kind::TargetHealth, _) => drop(TargetHealthReply::decode(body)),
+        (Kind::Recall, false) => drop(Recall::decode(body)),
+        (Kind::Reclaim, false) => drop(Reclaim::decode(body)),
+        (Kind::Reclaim, true) => drop(Reclaimed::decode(body)),
         (Kind::Scrub, _) => drop(ScrubOrder::decode(body)),
         (Kind::DamageList, false) => drop(DamageQuery::decode(body)),
         (Kind::DamageList, true) => drop(DamageReply::decode(body)),

@@ -109,6 +109,8 @@ impl Shard {
                 Some(_) => weft_wire::limits::SLOTS_MAX,
                 None => 0,
             },
+            lease_ms: 0,
+            fence: 0,
         };
         let mut body = Vec::new();
         welcome.encode(&mut body);
