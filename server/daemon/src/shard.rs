@@ -6,7 +6,7 @@
 mod conn;
 mod disk;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::TcpListener;
 use std::time::Duration;
 
@@ -24,8 +24,12 @@ use conn::{ConnIo, ZEROS_BYTES};
 
 /// How often the core is told that time passes.
 const TICK: Duration = Duration::from_millis(20);
-/// Completions taken before the core's actions are carried out: keeps one turn short.
-const COMPLETIONS_PER_TURN: usize = 256;
+/// Ends of device work taken before what follows from them is sent, and bytes read by them. Devices end many reads at
+/// once (neighbours are merged): all taken together, their replies keep the thread in one long send while the device
+/// idles and the peer's next requests wait behind them. One client, 1 MiB reads at depth 16: 256 ends a turn 0.63 of the
+/// store's own rate, this way 0.9; fewer ends a turn cost 4 KiB operations more wake-ups of the peer than they win.
+const ENDS_PER_TURN: usize = 16;
+const END_BYTES_PER_TURN: usize = 1 << 20;
 
 /// What arrives from other threads.
 #[derive(Debug)]
@@ -73,6 +77,8 @@ pub(crate) struct ShardLoop {
     /// Connections with something queued since the last look.
     to_send: Vec<ConnId>,
     tokens: Slab<Token>,
+    /// Device work that ended and was not looked at yet.
+    ended: VecDeque<(usize, weft_store::IoId, Completion)>,
     mailbox: Mailbox<Mail>,
     /// The other shards' mailboxes, by shard; `None` at our own place.
     peers: Vec<Option<Sender<Mail>>>,
@@ -81,7 +87,7 @@ pub(crate) struct ShardLoop {
     /// Registered once the shard may serve.
     listener: Option<TcpListener>,
     /// Operations the ring had no room for.
-    backlog: std::collections::VecDeque<(Token, Op)>,
+    backlog: VecDeque<(Token, Op)>,
     stopped: bool,
 }
 
@@ -118,11 +124,12 @@ impl ShardLoop {
             conn_next: 0,
             to_send: Vec::new(),
             tokens: Slab::new(),
+            ended: VecDeque::new(),
             mailbox: setup.mailbox,
             peers: setup.peers,
             unsent: Vec::new(),
             listener: setup.listener,
-            backlog: std::collections::VecDeque::new(),
+            backlog: VecDeque::new(),
             stopped: false,
         })
     }
@@ -161,7 +168,8 @@ impl ShardLoop {
     /// Submits what is pending and waits for something to happen; with polled I/O under way only
     /// looks.
     fn wait(&mut self) -> Result<(), weft_ring::RingError> {
-        let patience = match (self.targets.must_poll(), self.needs_retry()) {
+        let busy = self.targets.must_poll() || !self.ended.is_empty();
+        let patience = match (busy, self.needs_retry()) {
             (true, _) => Duration::ZERO,
             (false, true) => Duration::from_millis(1),
             (false, false) => TICK,
@@ -181,14 +189,34 @@ impl ShardLoop {
         while let Some((index, step)) = self.targets.next_polled() {
             self.target_step(index, step);
         }
-        for _ in 0..COMPLETIONS_PER_TURN {
-            let Some(completion) = self.ring.next_completion() else { return };
+        while let Some(completion) = self.ring.next_completion() {
             let key = weft_wire::units::to_usize(completion.token);
             let token = self.tokens[key];
             if !completion.more {
                 self.tokens.remove(key);
             }
-            self.completed(token, completion);
+            match token {
+                Token::Target(index, io) => self.ended.push_back((index, io, completion)),
+                token => self.completed(token, completion),
+            }
+        }
+        self.take_ended();
+    }
+
+    /// Device work that ended, a little of it: requests that came meanwhile have been taken first, so that the device has
+    /// work while replies are checked and sent.
+    fn take_ended(&mut self) {
+        let mut read_bytes = 0;
+        for _ in 0..ENDS_PER_TURN {
+            if read_bytes >= END_BYTES_PER_TURN {
+                return;
+            }
+            let Some((index, io, completion)) = self.ended.pop_front() else { return };
+            if let Op::Read { range, .. } = &completion.op {
+                read_bytes += range.len();
+            }
+            let step = self.targets.completed(index, io, completion);
+            self.target_step(index, step);
         }
     }
 
@@ -199,10 +227,7 @@ impl ShardLoop {
             Token::Receive(conn) => self.received(conn, completion, now),
             Token::Send(conn) => self.sent(conn, completion, now),
             Token::CloseConn => {}
-            Token::Target(index, io) => {
-                let step = self.targets.completed(index, io, completion);
-                self.target_step(index, step);
-            }
+            Token::Target(..) => unreachable!("kept for `take_ended`"),
             Token::Log(io) => {
                 let result = disk::log_result(&completion);
                 self.core.volume_io_done(io, result, now);
