@@ -12,7 +12,8 @@
 //!   A damaged record or page met on the way is that command's outcome, `Damaged`.
 //! - **Exactly once.** The last outcome of each (session, slot) is part of the state: a change that comes again gets
 //!   it again, also after a crash.
-//! - **Never a false acknowledgement.** A failed log write ends changes until a reopen ([`Health::ReadOnly`]).
+//! - **Never a false answer.** A change whose log write failed is neither acknowledged nor refused before a checkpoint
+//!   has settled it: it is logged again, or asked again by its client after a reopen ([`Health`]).
 //! - Every inode has the names its `nlink` says; every name leads to an inode; [`check`] proves it.
 //!
 //! Not here: permission checks (the kernel makes them, `default_permissions`), space of the targets, leases, ACLs.

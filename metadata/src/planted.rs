@@ -16,12 +16,20 @@ pub enum Bug {
     ForgetReplays,
     /// Works that a crash left over are not taken up.
     DropWorks,
+    /// A change is refused though the log write that failed may have left it there.
+    RefuseUnsure,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 5] =
-        [Bug::AckBeforeLog, Bug::CutLogEarly, Bug::HalfRename, Bug::ForgetReplays, Bug::DropWorks];
+    pub const ALL: [Bug; 6] = [
+        Bug::AckBeforeLog,
+        Bug::CutLogEarly,
+        Bug::HalfRename,
+        Bug::ForgetReplays,
+        Bug::DropWorks,
+        Bug::RefuseUnsure,
+    ];
 }
 
 #[cfg(feature = "planted")]

@@ -172,9 +172,9 @@ impl Slots {
         }
     }
 
-    /// Nothing that is on its way will be applied: the operations that wait for it.
-    pub(crate) fn abandon(&mut self) -> Vec<u64> {
-        std::mem::take(&mut self.accepted).into_values().flat_map(|a| a.ops).collect()
+    /// The slot's change that is on its way will not be applied: the operations that wait for it.
+    pub(crate) fn abandon(&mut self, session: SessionId, slot: u16) -> Vec<u64> {
+        self.accepted.remove(&(session, slot)).map_or(Vec::new(), |accepted| accepted.ops)
     }
 
     /// Rows of the outcomes that changed since the last checkpoint.

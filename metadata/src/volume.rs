@@ -44,6 +44,9 @@ pub struct Incoming<'a> {
     pub body: &'a [u8],
 }
 
+/// Pause before a log that failed is tried again.
+const LOG_RETRY: Duration = Duration::from_secs(1);
+
 /// What the volume wants done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
@@ -77,9 +80,11 @@ pub enum Action {
 pub enum Health {
     /// Everything.
     Good,
-    /// Reads: the log failed. What was not acknowledged may or may not be there after a reopen.
+    /// Reads: the log failed twice running. What was sent to it and may be there is not answered; it is tried again now
+    /// and then, and with success the volume is good again.
     ReadOnly(MetaError),
-    /// Nothing: the database failed in the midst of a change. A reopen starts from the last checkpoint and the log.
+    /// Nothing: the database failed in the midst of a change. A reopen starts from the last checkpoint and the log; what
+    /// the log may have is not answered, so that its client asks again after that.
     Broken(MetaError),
 }
 
@@ -110,6 +115,8 @@ pub struct Counters {
 struct Flight {
     io: u64,
     commands: Vec<Command>,
+    /// The write before this one failed.
+    tried_before: bool,
 }
 
 /// A work the targets are not done with, and the replies that wait for it.
@@ -141,6 +148,13 @@ pub struct Volume {
     pending: VecDeque<Command>,
     /// Memory of `pending`.
     pending_bytes: u64,
+    /// So many of `pending`, the first, were sent to the log, and the write failed: the log may have them or not.
+    unsure_count: usize,
+    /// The next batch is the first one after a write that failed.
+    tried_before: bool,
+    /// When the log is tried again, and that it is time.
+    retry_at: Option<Duration>,
+    retry_due: bool,
     memory: MemoryShares,
     flight: Option<Flight>,
     next_io: u64,
@@ -217,11 +231,11 @@ impl Volume {
 
     /// Takes a request. One that only reads is answered at once; a change is answered when it is durable and applied.
     pub fn request(&mut self, incoming: &Incoming<'_>, now: Time, out: &mut Vec<Action>) {
-        if let Health::Broken(error) = self.health {
-            return push_reply(out, incoming.op, error.status(), Vec::new());
-        }
         if incoming.request.is_mutation() {
             return self.change(incoming, now, out);
+        }
+        if let Health::Broken(error) = self.health {
+            return push_reply(out, incoming.op, error.status(), Vec::new());
         }
         match self.read(incoming.session, incoming.request) {
             Ok(reply) => {
@@ -307,8 +321,10 @@ impl Volume {
         if self.stopping {
             return Err(Status::Unavailable);
         }
-        if matches!(self.health, Health::ReadOnly(_)) {
-            return Err(Status::Io);
+        match self.health {
+            Health::Good => {}
+            Health::ReadOnly(_) => return Err(Status::Io),
+            Health::Broken(error) => return Err(error.status()),
         }
         if body.len() > to_usize(u64::from(BODY_BYTES_MAX)) {
             return Err(Status::ArgumentTooBig);
@@ -373,7 +389,7 @@ impl Volume {
 
     /// The session is over: what it has open is given back, its slots are forgotten.
     pub fn session_ended(&mut self, session: SessionId) {
-        let logs = self.health == Health::Good && !self.stopping;
+        let logs = !matches!(self.health, Health::Broken(_)) && !self.stopping;
         if logs && self.slots.knows(session) {
             return self.push_command(session, Time::default(), SESSION_END, Vec::new());
         }
@@ -421,6 +437,9 @@ impl Volume {
             self.checkpoint_due |= self.commands_since_checkpoint > 0;
         }
         self.checkpoint_due |= self.starved;
+        if matches!(self.health, Health::ReadOnly(_)) && self.flight.is_none() {
+            self.retry_due |= now >= *self.retry_at.get_or_insert(now + LOG_RETRY);
+        }
         if self.store.wants_room() {
             self.store.make_room();
         }
@@ -439,11 +458,12 @@ impl Volume {
         if self.flight.is_some() || self.stopped {
             return;
         }
-        if self.health == Health::Good {
-            if self.checkpoint_due
+        if self.health == Health::Good || std::mem::take(&mut self.retry_due) {
+            self.retry_at = None;
+            if (self.checkpoint_due || self.unsure_count > 0)
                 && let Err(error) = self.checkpoint()
             {
-                return self.fail(Health::Broken(error), out);
+                return self.fail(error, out);
             }
             self.push_internal();
             if !self.pending.is_empty() && self.log_has_room() {
@@ -460,7 +480,7 @@ impl Volume {
             && self.commands_since_checkpoint > 0
             && let Err(error) = self.checkpoint()
         {
-            self.fail(Health::Broken(error), out);
+            self.fail(error, out);
         }
         // Without room for a checkpoint the log keeps what it has.
         self.stopped = true;

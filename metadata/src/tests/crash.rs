@@ -183,33 +183,108 @@ fn the_log_wraps_at_checkpoints_without_losing_anything() {
     assert_eq!(rig.attr(f).unwrap().version, 101);
 }
 
-#[test]
-fn a_failed_log_write_stops_changes_and_is_no_acknowledgement() {
-    let mut rig = Rig::new();
-    rig.make(ROOT, b"before", FILE).unwrap();
-    let op = send(&mut rig, 1, "lost");
-    rig.flush();
-    let waits = send(&mut rig, 2, "waits");
+/// The write under way fails. `landed`: all of it is on the log all the same.
+fn fail_append(rig: &mut Rig, landed: bool) {
     let append = rig.append.take().unwrap();
+    if landed {
+        let at = to_usize(append.offset);
+        rig.log.0[at..at + append.bytes.len()].copy_from_slice(&append.bytes);
+    }
     let mut out = Vec::new();
     rig.volume().log_done(append.io + 1, Ok(()), &mut out);
     assert_eq!(out, [], "not the write that is under way");
     rig.volume().log_done(append.io, Err(5), &mut out);
     rig.take(out);
-    assert_eq!(rig.replies[&op], (Status::Io, Vec::new()));
-    assert_eq!(rig.replies[&waits], (Status::Io, Vec::new()));
-    assert!(
-        matches!(rig.volume().health(), Health::ReadOnly(e) if e.kind == Kind::LogIo && e.detail == 5)
-    );
-    let late = send(&mut rig, 3, "late");
-    assert_eq!(rig.replies[&late].0, Status::Io);
-    assert!(has(&mut rig, "before") && !has(&mut rig, "lost"));
-    rig.volume().shutdown();
+}
+
+#[test]
+fn a_log_write_that_fails_once_is_made_again_elsewhere_and_nobody_notices() {
+    for landed in [false, true] {
+        let mut rig = Rig::new();
+        rig.make(ROOT, b"before", FILE).unwrap();
+        let first = send(&mut rig, 1, "first");
+        rig.flush();
+        let waits = send(&mut rig, 2, "waits");
+        let failed = rig.append.clone().unwrap();
+        fail_append(&mut rig, landed);
+        assert!(!rig.replies.contains_key(&first) && !rig.replies.contains_key(&waits));
+        assert_eq!(rig.volume().health(), Health::Good);
+        rig.flush();
+        let again = rig.append.clone().unwrap();
+        let half = u64::from(SEGMENT_BYTES_MIN);
+        assert_ne!(again.offset / half, failed.offset / half, "the log's other area");
+        rig.complete();
+        assert_eq!((rig.replies[&first].0, rig.replies[&waits].0), (Status::Ok, Status::Ok));
+        let report = rig.crash(|_, _| panic!("nothing is under way")).unwrap();
+        assert_eq!(report.replayed_commands, 2, "once each");
+        assert!(["before", "first", "waits"].iter().all(|name| has(&mut rig, name)));
+        rig.assert_sound();
+    }
+}
+
+#[test]
+fn what_a_failed_log_may_have_is_not_answered_and_what_it_cannot_have_is_refused() {
+    for landed in [false, true] {
+        let mut rig = Rig::new();
+        rig.make(ROOT, b"before", FILE).unwrap();
+        let sent = send(&mut rig, 1, "sent");
+        let sequence = rig.sequence;
+        rig.flush();
+        fail_append(&mut rig, landed);
+        rig.flush();
+        let waits = send(&mut rig, 2, "waits");
+        fail_append(&mut rig, landed);
+        let error = |health| matches!(health, Health::ReadOnly(e) if (e.kind, e.detail) == (Kind::LogIo, 5));
+        assert!(error(rig.volume().health()));
+        let late = send(&mut rig, 3, "late");
+        assert_eq!((rig.replies[&waits].0, rig.replies[&late].0), (Status::Io, Status::Io));
+        assert!(!rig.replies.contains_key(&sent), "it may be on the log");
+        assert!(has(&mut rig, "before") && !has(&mut rig, "sent"));
+        // Not before its time.
+        rig.flush();
+        assert!(rig.append.is_none());
+        rig.volume().shutdown();
+        rig.flush();
+        assert!(rig.stopped);
+        let report = rig.crash(|_, _| ()).unwrap();
+        assert_eq!(report.replayed_commands, u64::from(landed));
+        assert_eq!(has(&mut rig, "sent"), landed);
+        // Its client asks again: it is done once, and the rest never.
+        let caller = Caller { uid: 0, gid: 0, slot: 1, sequence };
+        let sent = rig.submit_as(ALICE, caller, &make(ROOT, b"sent", FILE));
+        rig.settle();
+        assert_eq!(rig.replies[&sent].0, Status::Ok);
+        assert!(has(&mut rig, "sent") && !has(&mut rig, "waits") && !has(&mut rig, "late"));
+        rig.assert_sound();
+    }
+}
+
+#[test]
+fn a_log_that_works_again_makes_the_volume_good_again() {
+    let mut rig = Rig::new();
+    let sent = send(&mut rig, 1, "sent");
     rig.flush();
-    assert!(rig.stopped);
-    rig.open().unwrap();
-    assert!(has(&mut rig, "before") && !has(&mut rig, "lost"));
+    fail_append(&mut rig, true);
+    // It comes again on another connection meanwhile, and the session of another ends.
+    let caller = Caller { uid: 0, gid: 0, slot: 1, sequence: rig.sequence };
+    let again = rig.submit_as(ALICE, caller, &make(ROOT, b"sent", FILE));
+    for round in 0..3 {
+        rig.flush();
+        fail_append(&mut rig, round == 1);
+        rig.volume().tick(Duration::from_secs(10 * round));
+        rig.flush();
+        assert!(rig.append.is_none(), "a second has to pass");
+        rig.volume().tick(Duration::from_secs(10 * round + 1));
+    }
+    rig.volume().session_ended(SessionId([2; 16]));
+    rig.flush();
+    assert!(rig.complete().is_some());
+    assert_eq!(rig.volume().health(), Health::Good);
+    assert_eq!((rig.replies[&sent].0, rig.replies[&again].0), (Status::Ok, Status::Ok));
     assert!(rig.make(ROOT, b"after", FILE).is_ok());
+    rig.crash(|_, _| ()).unwrap();
+    assert!(has(&mut rig, "sent") && has(&mut rig, "after"));
+    rig.assert_sound();
 }
 
 /// Makes files until there is no space; how many.

@@ -1,7 +1,13 @@
 //! A batch's way: out to the log, and once durable into the state; then, now and then, a checkpoint.
+//!
+//! **A log write that fails** leaves the batch on the log or not, and nobody can say which: read back it may come from
+//! a cache. An answer would be a guess, and a wrong "failed" is worse than none: a truncate that happens after all, at
+//! the next open, cuts what was written since. So nothing of the batch is answered. A checkpoint makes it certain: the
+//! log begins anew in its other area, and the failed batch counts no more. Then its commands go out again, there. Only
+//! when that fails too are changes refused, with a try every second.
 
 use weft_wire::limits::BODY_BYTES_MAX;
-use weft_wire::meta::MetaRequest;
+use weft_wire::meta::{Caller, MetaRequest};
 use weft_wire::units::{to_u32, to_usize};
 use weft_wire::{Ino, Status};
 
@@ -42,7 +48,8 @@ impl Volume {
         assert!(self.log_used_bytes <= self.identity.segment_bytes, "half an area holds a batch");
         self.next_io += 1;
         let io = self.next_io;
-        self.flight = Some(Flight { io, commands });
+        let tried_before = std::mem::take(&mut self.tried_before);
+        self.flight = Some(Flight { io, commands, tried_before });
         out.push(Action::AppendLog { io, offset, bytes: batch });
         if planted::is(Bug::AckBeforeLog) {
             self.log_done(io, Ok(()), out);
@@ -55,6 +62,9 @@ impl Volume {
 
     /// Whether the log takes a batch now: always, but when a checkpoint is due that the disk has no room for.
     pub(super) fn log_has_room(&self) -> bool {
+        if self.unsure_count > 0 {
+            return false;
+        }
         let batch = self.batch_bytes_max().max(u64::from(BODY_BYTES_MAX + 2 * LOG_BLOCK_BYTES));
         !self.starved
             || u64::from(self.log_used_bytes) + batch <= u64::from(self.identity.segment_bytes)
@@ -64,18 +74,36 @@ impl Volume {
     pub fn log_done(&mut self, io: u64, result: Result<(), i32>, out: &mut Vec<Action>) {
         let Some(flight) = self.flight.take_if(|flight| flight.io == io) else { return };
         if let Err(errno) = result {
-            let detail = u64::from(errno.unsigned_abs());
-            let error = MetaError::at(Kind::LogIo, "append to the log", detail);
-            return self.fail(Health::ReadOnly(error), out);
+            return self.log_failed(flight, errno, out);
         }
+        self.health = Health::Good;
         for command in &flight.commands {
             if let Err(error) = self.run(command, true, out) {
-                return self.fail(Health::Broken(error), out);
+                // What of the batch is not answered is on the log: it happens at the next open.
+                return self.fail(error, out);
             }
         }
         self.checkpoint_due |= self.log_used_bytes > self.identity.segment_bytes / 2
             || self.commands_since_checkpoint >= self.checkpoint_commands_max
             || self.store.is_checkpoint_due();
+    }
+
+    /// The commands of the batch go back to the head of the queue, for after the checkpoint that settles them.
+    fn log_failed(&mut self, flight: Flight, errno: i32, out: &mut Vec<Action>) {
+        let guessed = planted::is(Bug::RefuseUnsure);
+        let again = flight.tried_before || guessed;
+        self.next_sequence = self.state.applied + 1;
+        self.unsure_count = if guessed { 0 } else { flight.commands.len() };
+        for command in flight.commands.into_iter().rev() {
+            self.pending_bytes += command_bytes(&command.body);
+            self.pending.push_front(command);
+        }
+        if again {
+            let detail = u64::from(errno.unsigned_abs());
+            let error = MetaError::at(Kind::LogIo, "append to the log", detail);
+            self.health = Health::ReadOnly(error);
+            self.refuse_unlogged(Status::Io, out);
+        }
     }
 
     /// Applies one command that is in the log. `live`: not a replay, so opens count and replies are waited for.
@@ -124,12 +152,7 @@ impl Volume {
         live: bool,
         out: &mut Vec<Action>,
     ) {
-        let Ok((caller, _)) = command
-            .wire_kind()
-            .map_or(Err(()), |kind| MetaRequest::decode(kind, &command.body).map_err(drop))
-        else {
-            return;
-        };
+        let Some(caller) = caller_of(command) else { return };
         if live && applied.opened != Ino(0) {
             self.opens.add(command.session, applied.opened);
         }
@@ -173,28 +196,39 @@ impl Volume {
             self.store.commit()?;
         }
         self.slots.set_clean();
+        self.tried_before |= std::mem::take(&mut self.unsure_count) > 0;
         self.log_used_bytes = 0;
         self.commands_since_checkpoint = 0;
         assert_eq!(self.next_sequence, self.state.applied + 1, "the log continues the state");
         Ok(())
     }
 
-    pub(super) fn fail(&mut self, health: Health, out: &mut Vec<Action>) {
-        let status = match health {
-            Health::Broken(error) => {
-                self.store.abandon();
-                error.status()
-            }
-            _ => Status::Io,
-        };
-        self.health = health;
+    /// The database failed. What the log has or may have is not answered.
+    pub(super) fn fail(&mut self, error: MetaError, out: &mut Vec<Action>) {
+        self.store.abandon();
+        self.health = Health::Broken(error);
         self.flight = None;
-        self.pending.clear();
-        self.pending_bytes = 0;
-        let waiters = self.works.values_mut().flat_map(|w| std::mem::take(&mut w.waiters));
-        let ops: Vec<u64> = waiters.map(|(op, _)| op).collect();
-        for op in self.slots.abandon().into_iter().chain(ops) {
-            push_reply(out, op, status, Vec::new());
+        self.refuse_unlogged(error.status(), out);
+    }
+
+    /// Answers the changes that were never sent to the log: these did not happen, and never will.
+    fn refuse_unlogged(&mut self, status: Status, out: &mut Vec<Action>) {
+        let unlogged = self.pending.split_off(self.unsure_count);
+        for command in unlogged {
+            let Some(caller) = caller_of(&command) else {
+                self.pending.push_back(command);
+                continue;
+            };
+            self.pending_bytes -= command_bytes(&command.body);
+            for op in self.slots.abandon(command.session, caller.slot) {
+                push_reply(out, op, status, Vec::new());
+            }
         }
     }
+}
+
+/// Who waits for a command; `None` when it is one of the volume's own.
+fn caller_of(command: &Command) -> Option<Caller> {
+    let kind = command.wire_kind()?;
+    MetaRequest::decode(kind, &command.body).ok().map(|(caller, _)| caller)
 }

@@ -46,9 +46,6 @@ pub(super) struct FileData {
     longest: usize,
     /// A cut is asked for and not answered.
     cutting: Option<usize>,
-    /// A cut was answered with EIO because the log failed. Its batch may be whole all the same: then it happens when the
-    /// volume is opened again, also to what was written meanwhile.
-    late_cut: Option<usize>,
     /// Written to since the last flush: a failure may still have to be reported.
     unflushed: bool,
 }
@@ -113,7 +110,6 @@ impl FileData {
     /// The length is set, durably.
     pub(super) fn cut_done(&mut self) {
         let Some(size) = self.cutting.take() else { return };
-        self.late_cut = None;
         for write in self.pending.iter_mut().chain(&mut self.maybe) {
             write.cut(size);
         }
@@ -126,12 +122,16 @@ impl FileData {
         (self.told, self.longest) = (size, size);
     }
 
+    /// The length was not set, and is not going to be.
+    pub(super) fn cut_refused(&mut self) {
+        self.cutting = None;
+    }
+
     /// Nobody says whether the length was set.
     pub(super) fn cut_unsure(&mut self) {
         let Some(size) = self.cutting.take() else { return };
         self.gave_up();
         self.told = self.told.min(size);
-        self.late_cut = Some(self.late_cut.map_or(size, |cut| cut.min(size)));
         let end = self.base.len().max(self.longest);
         let zeros = vec![0; end.saturating_sub(size)];
         self.maybe.push(Write { offset: size, bytes: zeros });
@@ -234,7 +234,7 @@ impl FileData {
                 fine[at - offset] |= write.bytes[at - write.offset] == found[at - offset];
             }
         }
-        for cut in self.cutting.into_iter().chain(self.late_cut) {
+        if let Some(cut) = self.cutting {
             for at in cut.max(offset)..end {
                 fine[at - offset] |= found[at - offset] == 0;
             }

@@ -175,7 +175,6 @@ impl World {
         };
         self.verify(&mut volume);
         self.ailing = false;
-        self.excuses.log_failed = false;
         let now = clocks(self.now);
         self.node.start(&self.plan, stores, volume, now);
         let epoch = self.node.epoch;

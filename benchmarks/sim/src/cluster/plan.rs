@@ -57,7 +57,7 @@ impl Plan {
             stops: random.pick(&[0, 0, 5]),
             vanishes: random.pick(&[0, 0, 4]),
             fault_interval: millis(random.pick(&[60, 150, 400, 1500])),
-            log_errors: random.pick(&[0, 0, 0, 50, 200]),
+            log_errors: random.pick(&[0, 0, 0, 50, 2500]),
             disk_errors: random.pick(&[0, 0, 0, 0, 20, 100]),
             full,
         }

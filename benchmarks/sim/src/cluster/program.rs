@@ -85,16 +85,14 @@ pub(super) struct Excuses {
     pub(super) full: bool,
     /// Targets fail.
     pub(super) disk_errors: bool,
-    /// The log failed since the server was started: changes get EIO until it is started again.
+    /// The log failed: changes may be refused with EIO, and what a file was to be told may come as an error later.
     pub(super) log_failed: bool,
-    /// It failed at any time: what a file was to be told may come as an error later.
-    pub(super) log_ever_failed: bool,
 }
 
 impl Excuses {
     /// Whether writes may fail, of which the program hears with the next flush.
     fn unheard(&self) -> bool {
-        self.full || self.disk_errors || self.log_ever_failed
+        self.full || self.disk_errors || self.log_failed
     }
 }
 
@@ -110,13 +108,10 @@ pub(super) struct Program {
     late: BTreeSet<Handle>,
     dir: Option<(Handle, NodeId)>,
     doing: Option<(OpId, Doing)>,
-    /// The tree as it is if the change that is under way, or that failed for no reason of its own, has happened.
+    /// The tree as it is if the change that is under way has happened.
     pub(super) after: Option<Tree>,
     /// It was seen to have happened.
     pub(super) happened: bool,
-    /// The change was answered with an error that leaves open whether it happened: nothing more is done until it is
-    /// known.
-    pub(super) unsure: bool,
     left: u32,
     /// Close everything and end.
     closing: bool,
@@ -138,7 +133,6 @@ impl Program {
             doing: None,
             after: None,
             happened: false,
-            unsure: false,
             left: operations,
             closing: false,
             releasing: false,
@@ -197,18 +191,11 @@ impl Program {
         let after = self.after.as_ref().map(|after| compare(after, &self.files, &self.prefix));
         match (before, after) {
             (Ok(_), None) => {}
-            (Ok(_), Some(_)) if !self.happened => {
-                if std::mem::take(&mut self.unsure) {
-                    self.after = None;
-                }
-            }
+            (Ok(_), Some(_)) if !self.happened => {}
             (_, Some(Ok(learned))) => {
                 self.happened = true;
                 let tree = self.after.as_mut().expect("it was compared");
                 learned.into_iter().for_each(|(id, ino)| tree.node_mut(id).ino = ino);
-                if std::mem::take(&mut self.unsure) {
-                    self.tree = self.after.take().expect("it was compared");
-                }
             }
             (Err(why), None) => return Err(why),
             (before, Some(Err(after))) => {
@@ -254,7 +241,7 @@ impl Program {
 
     /// What it does next; `None` when there is nothing, or it waits.
     pub(super) fn next(&mut self, op: OpId, pool: &Pool) -> Option<FsOp> {
-        if self.doing.is_some() || self.unsure {
+        if self.doing.is_some() {
             return None;
         }
         let (ask, doing) = match self.closing {

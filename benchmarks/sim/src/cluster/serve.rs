@@ -241,9 +241,7 @@ impl World {
         }
         match which {
             Which::Log => {
-                let failed = done.result.is_err();
-                self.excuses.log_failed |= failed;
-                self.excuses.log_ever_failed |= failed;
+                self.excuses.log_failed |= done.result.is_err();
                 let result = done.result.map(drop).map_err(|error| error.errno);
                 self.with_shard(0, |core| core.volume_io_done(done.tag, result, now));
             }

@@ -1,6 +1,6 @@
 //! Requests to the volume, and what it answers.
 
-use weft_metadata::{Action as VolumeAction, Incoming, Volume};
+use weft_metadata::{Action as VolumeAction, Health, Incoming, Volume};
 use weft_net::Frame;
 use weft_wire::meta::{MetaReply, MetaRequest, SetAttr};
 use weft_wire::units::{to_u64, to_usize};
@@ -82,7 +82,11 @@ impl Shard {
     pub(super) fn with_volume(&mut self, act: impl FnOnce(&mut Volume, &mut Vec<VolumeAction>)) {
         let Some(volume) = &mut self.volume else { return };
         let mut actions = Vec::new();
+        let before = volume.health();
         act(volume, &mut actions);
+        if volume.health() != before {
+            tell_health(volume.health());
+        }
         self.volume_actions(actions);
     }
 
@@ -121,5 +125,21 @@ impl Shard {
         let mut body = Vec::new();
         MetaReply::StatFs(fs).encode(&mut body);
         body
+    }
+}
+
+fn tell_health(health: Health) {
+    match health {
+        Health::Good => tracing::info!("the volume's log works again: changes are taken"),
+        Health::ReadOnly(error) => tracing::error!(
+            %error,
+            "the volume takes no changes: its log cannot be written, which is tried again every second; next: look at \
+             the device of the state folder"
+        ),
+        Health::Broken(error) => tracing::error!(
+            %error,
+            "the volume answers nothing: its database failed; next: look at the device of the state folder, then start \
+             the server again"
+        ),
     }
 }

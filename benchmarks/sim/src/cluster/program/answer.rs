@@ -66,16 +66,9 @@ impl Program {
                 self.after = None;
                 Ok(())
             }
-            (Err(EIO), _) if excuses.log_failed => {
-                self.unsure = true;
-                Ok(())
-            }
-            (Err(EIO), _) if excuses.log_ever_failed => {
-                // The answer is older than the server's restart, after which was seen what became of it.
-                let after = self.after.take();
-                if self.happened {
-                    self.tree = after.expect("made with the operation");
-                }
+            // It did not happen, and never will.
+            (Err(EIO), _) if excuses.log_failed && !self.happened => {
+                self.after = None;
                 Ok(())
             }
             (_, expected) => Err(format!("{expected:?} is right")),
@@ -192,8 +185,8 @@ impl Program {
                 file.cut_done();
                 self.learn(node, &attr, excuses)
             }
-            Err(EIO) if excuses.log_ever_failed => {
-                file.cut_unsure();
+            Err(EIO) if excuses.log_failed => {
+                file.cut_refused();
                 Ok(())
             }
             _ => Err("attributes are right".to_owned()),
@@ -290,7 +283,7 @@ impl Program {
 fn excused(code: i32, may_fail: bool, excuses: &Excuses) -> bool {
     match code {
         ENOSPC => excuses.full,
-        EIO => may_fail || excuses.disk_errors || excuses.log_ever_failed || excuses.full,
+        EIO => may_fail || excuses.disk_errors || excuses.log_failed || excuses.full,
         EROFS => excuses.disk_errors,
         _ => false,
     }
