@@ -427,7 +427,8 @@ impl World {
         for disk in &mut self.node.targets {
             disk.faults.area = 0..weft_store::Device::len_bytes(disk);
             disk.faults.write_errors = plan.disk_errors;
-            disk.faults.flush_errors = plan.disk_errors;
+            // There are far fewer flushes than writes.
+            disk.faults.flush_errors = 5 * plan.disk_errors;
             disk.faults.read_errors = plan.disk_errors;
         }
         if self.calm {

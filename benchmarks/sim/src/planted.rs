@@ -24,7 +24,8 @@ fn all() -> Vec<Hunted> {
     let stores = store::Bug::ALL.into_iter().map(|bug| Hunted {
         name: format!("{bug:?}"),
         plant: Box::new(move || store::plant(Some(bug))),
-        play: store_world::play,
+        // Only clients see what a server says is lost.
+        play: if bug == store::Bug::HideLoss { cluster::play } else { store_world::play },
     });
     let volumes = metadata::Bug::ALL.into_iter().map(|bug| Hunted {
         name: format!("{bug:?}"),

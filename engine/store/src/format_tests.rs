@@ -55,7 +55,7 @@ fn the_byte_tables_are_true() {
         tail_sum flags reserved);
     check!("Chunk head", RawChunk, format run_count version);
     check!("Index meta", RawMeta,
-        magic version reserved cluster target_uuid applied generation boot_id);
+        magic version loss_count cluster target_uuid applied generation boot_id);
     check!("Space head", RawSpaceHead, magic applied block_count used_count);
     check!("Scrub head", RawScrub, magic flags damage_count bytes_per_second started_s finished_s
         checked_bytes total_bytes checked_chunks position_ino position_chunk found_blocks
@@ -138,6 +138,7 @@ fn the_bytes_are_those_of_version_1() {
         applied: 41,
         generation: 3,
         boot_id: counting(33),
+        loss_count: 0,
     };
     golden("index_meta.v1.bin", raw_meta(&meta).as_bytes());
     let head = SpaceHead { applied: 41, block_count: 1000, used_count: 3 };

@@ -33,7 +33,7 @@ pub(crate) const KEY_LEN: usize = 16;
 pub(crate) struct RawMeta {
     pub(crate) magic: [u8; 8],
     pub(crate) version: U32,
-    pub(crate) reserved: U32,
+    pub(crate) loss_count: U32,
     pub(crate) cluster: [u8; 16],
     pub(crate) target_uuid: [u8; 16],
     pub(crate) applied: U64,
@@ -55,6 +55,8 @@ pub(crate) struct Meta {
     pub(crate) generation: u64,
     /// The machine's boot during which the target was opened last; zero when unknown.
     pub(crate) boot_id: [u8; 16],
+    /// Opens at which what had not been synced might have been lost. Goes round.
+    pub(crate) loss_count: u32,
 }
 
 /// The open index.
@@ -108,7 +110,7 @@ impl Index {
         };
         let damaged = || StoreError::new(Kind::Damaged, op, 0);
         let raw = RawMeta::read_from_bytes(value).map_err(|_| damaged())?;
-        if raw.magic != META_MAGIC || raw.reserved.get() != 0 {
+        if raw.magic != META_MAGIC {
             return Err(damaged());
         }
         if raw.version.get() != INDEX_VERSION {
@@ -120,6 +122,7 @@ impl Index {
             applied: raw.applied.get(),
             generation: raw.generation.get(),
             boot_id: raw.boot_id,
+            loss_count: raw.loss_count.get(),
         }))
     }
 
@@ -263,7 +266,7 @@ pub(crate) fn raw_meta(meta: &Meta) -> RawMeta {
     RawMeta {
         magic: META_MAGIC,
         version: INDEX_VERSION.into(),
-        reserved: U32::ZERO,
+        loss_count: meta.loss_count.into(),
         cluster: meta.cluster.0,
         target_uuid: meta.target_uuid.0,
         applied: meta.applied.into(),

@@ -40,11 +40,13 @@ pub enum Bug {
     TrustEveryBoot,
     /// A flush failed, and the next open is not told.
     KeepBoot,
+    /// What a failed flush lost is told to nobody.
+    HideLoss,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 17] = [
+    pub const ALL: [Bug; 18] = [
         Bug::SkipFlush,
         Bug::SkipReadSum,
         Bug::FreeEarly,
@@ -62,6 +64,7 @@ impl Bug {
         Bug::MarkEarly,
         Bug::TrustEveryBoot,
         Bug::KeepBoot,
+        Bug::HideLoss,
     ];
 }
 

@@ -93,6 +93,7 @@ pub(crate) struct Recovered {
     pub(crate) space: Space,
     pub(crate) last_sequence: u64,
     pub(crate) generation: u64,
+    pub(crate) loss_count: u32,
     pub(crate) report: RecoveryReport,
 }
 
@@ -126,7 +127,9 @@ pub(crate) fn recover(
     report.uncertain = work.uncertain.into_iter().collect();
     let mut map = work.map;
     let generation = replay.next_generation;
-    let now = Meta { applied: replay.last_sequence, generation, boot_id, ..*meta };
+    let loss_count =
+        meta.loss_count.wrapping_add(u32::from(!work.same_boot && !planted::is(Bug::HideLoss)));
+    let now = Meta { applied: replay.last_sequence, generation, boot_id, loss_count, ..*meta };
     let mut txn = map.begin_commit(&now)?;
     let used_count = space.total() - space.free();
     let head = SpaceHead { applied: now.applied, block_count, used_count };
@@ -135,10 +138,16 @@ pub(crate) fn recover(
     // Data before the index that finds it: after a kill the blocks may still be in a volatile
     // cache of the device, and the journal that could tell is cut by the commit.
     if !planted::is(Bug::SkipRecoverFlush) {
-        device.flush().map_err(|source| StoreError::device("flush at open", 0, source))?;
+        if let Err(source) = device.flush() {
+            // As after a failed flush of a store that runs: the next open must not trust this boot.
+            drop(txn);
+            map.forget_boot()?;
+            return Err(StoreError::device("flush at open", 0, source));
+        }
     }
     map.commit(txn)?;
-    Ok(Recovered { map, space, last_sequence: replay.last_sequence, generation, report })
+    let last_sequence = replay.last_sequence;
+    Ok(Recovered { map, space, last_sequence, generation, loss_count, report })
 }
 
 struct Work {

@@ -221,6 +221,7 @@ pub struct Store {
     tables: TableLimits,
     checkpoint_interval: Duration,
     boot_id: [u8; 16],
+    loss_count: u32,
     zero_sum: u32,
     /// The journal can no longer be trusted to take records: nothing may change any more.
     failed: bool,
@@ -253,6 +254,7 @@ impl Store {
             applied: 0,
             generation: 1,
             boot_id: [0; 16],
+            loss_count: 0,
         };
         Index::create(dir, &meta, index_bytes_max(superblock))
     }
@@ -318,6 +320,7 @@ impl Store {
             tables: TableLimits::new(params.tables_bytes_max),
             checkpoint_interval: params.checkpoint_interval,
             boot_id: params.boot_id,
+            loss_count: done.loss_count,
             zero_sum: crc32c(&[0; BLOCK_LEN]),
             failed: false,
             stopping: false,
@@ -338,6 +341,12 @@ impl Store {
     /// the target is opened again.
     pub fn is_read_only(&self) -> bool {
         self.failed
+    }
+
+    /// Differs after an open before which what was acknowledged and not synced may have been lost: by another boot of the
+    /// machine, or by a failed flush in this one.
+    pub fn loss_count(&self) -> u32 {
+        self.loss_count
     }
 
     /// The error with which the device refused to discard: from then on it was not asked again.

@@ -62,8 +62,9 @@ pub struct Welcome {
     pub shard_count: u16,
     /// The server's start, as a number that differs at each start: a client that sees a new one re-registers.
     pub epoch: u64,
-    /// Which boot of the machine the server runs in, as a number; 0 when unknown. What was acknowledged within one
-    /// boot is still there after the server's process died; after another boot, only what was synced.
+    /// While this number stays the same and is not 0, what this shard acknowledged is still there, also after the
+    /// server's process died. With another one (the machine was rebooted, a target's flush failed) only what was synced
+    /// is sure to be.
     pub boot: u64,
     /// Requests the connection may have in flight.
     pub credits: u32,

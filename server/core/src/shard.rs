@@ -114,6 +114,7 @@ pub struct Shard {
     id: ShardId,
     cluster: ClusterId,
     epoch: u64,
+    /// [`boot_and_losses`].
     boot: u64,
     credits: u32,
     payload_bytes_max: u64,
@@ -153,6 +154,7 @@ pub struct Shard {
 impl Shard {
     /// A shard over these parts. Call [`Shard::start`] before the first event.
     pub fn new(params: ShardParams, pool: Pool) -> Shard {
+        let boot = boot_and_losses(params.boot, &params.targets);
         let targets = params.targets.into_iter().map(|params| Target {
             params,
             read_count: 0,
@@ -164,7 +166,7 @@ impl Shard {
             id: params.id,
             cluster: params.cluster,
             epoch: params.epoch,
-            boot: params.boot,
+            boot,
             credits: params.credits,
             payload_bytes_max: params.payload_bytes_max,
             memory: params.memory,
@@ -386,6 +388,22 @@ impl Shard {
         } else {
             self.out.push(Action::ToShard { shard, message });
         }
+    }
+}
+
+/// What clients compare to know whether what a shard acknowledged may be lost: the machine's boot, and what its targets
+/// say of failed flushes within it. 0 stays 0: unknown.
+fn boot_and_losses(boot: u64, targets: &[TargetParams]) -> u64 {
+    let mix = |sum: u64, number: u64| {
+        let mixed = (sum ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed ^ (mixed >> 32)
+    };
+    let seen = |sum, target: &TargetParams| {
+        mix(mix(sum, u64::from(target.id.0)), u64::from(target.store.loss_count()))
+    };
+    match boot {
+        0 => 0,
+        boot => targets.iter().fold(boot, seen).max(1),
     }
 }
 

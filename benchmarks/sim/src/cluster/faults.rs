@@ -89,6 +89,11 @@ impl World {
 
     fn power_loss(&mut self) {
         self.node.power_loss();
+        self.data_is_lost();
+    }
+
+    /// Of what was not synced anything may be gone; clients write it again when the server was started again.
+    pub(super) fn data_is_lost(&mut self) {
         for client in &mut self.clients {
             let alive = client.alive;
             client.programs.iter_mut().for_each(|program| program.power_lost(alive));

@@ -247,11 +247,8 @@ impl World {
             }
             Which::Target(target) => {
                 if done.result.is_err() {
-                    // A failed flush may have dropped what was not durable, as a power loss does; clients are not
-                    // told, so they do not write it again.
-                    for client in &mut self.clients {
-                        client.programs.iter_mut().for_each(|program| program.power_lost(false));
-                    }
+                    // A failed flush may have dropped what was not durable, as a power loss does.
+                    self.data_is_lost();
                 }
                 let Some((shard, index)) = self.node.owner(target) else { return };
                 let (io, result) = (IoId(done.tag), done.result);

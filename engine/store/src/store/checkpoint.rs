@@ -158,6 +158,7 @@ impl Store {
             applied,
             generation: self.journal.generation() + 1,
             boot_id: self.boot_id,
+            loss_count: self.loss_count,
         };
         let begun = self.map.begin_commit(&meta).and_then(|mut txn| {
             self.put_space(&mut txn, applied)?;
