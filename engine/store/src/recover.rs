@@ -137,13 +137,13 @@ pub(crate) fn recover(
     map.put_space(&mut txn, &head, rows)?;
     // Data before the index that finds it: after a kill the blocks may still be in a volatile
     // cache of the device, and the journal that could tell is cut by the commit.
-    if !planted::is(Bug::SkipRecoverFlush) {
-        if let Err(source) = device.flush() {
-            // As after a failed flush of a store that runs: the next open must not trust this boot.
-            drop(txn);
-            map.forget_boot()?;
-            return Err(StoreError::device("flush at open", 0, source));
-        }
+    if !planted::is(Bug::SkipRecoverFlush)
+        && let Err(source) = device.flush()
+    {
+        // As after a failed flush of a store that runs: the next open must not trust this boot.
+        drop(txn);
+        map.forget_boot()?;
+        return Err(StoreError::device("flush at open", 0, source));
     }
     map.commit(txn)?;
     let last_sequence = replay.last_sequence;
