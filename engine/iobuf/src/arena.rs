@@ -1,11 +1,12 @@
-//! The mapping: one aligned anonymous range, unmapped when dropped.
+//! The mapping: one aligned range, anonymous or of a file, unmapped when dropped.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
-/// Anonymous, private, zeroed memory: `len_bytes` from `base`, for as long as this value lives.
+/// Zeroed memory, or that of a file: `len_bytes` from `base`, for as long as this value lives.
 #[derive(Debug)]
 pub(crate) struct Arena {
     base: NonNull<u8>,
@@ -39,6 +40,24 @@ impl Arena {
         // alone - `arena` is still local. The advice changes page size only, never contents.
         let advised = unsafe { rustix::mm::madvise(base.cast(), len_bytes, Advice::LinuxHugepage) };
         arena.huge_pages = advised.is_ok(); // EINVAL where the kernel has none
+        Ok(arena)
+    }
+
+    /// The same over `len_bytes` of a file from `file_offset` on, shared with it: what is written here outlives this
+    /// process. The file must be that long, and nobody else may write there while it is mapped.
+    pub(crate) fn map_file(
+        file: BorrowedFd<'_>,
+        file_offset: u64,
+        len_bytes: usize,
+        align_bytes: usize,
+    ) -> io::Result<Arena> {
+        let arena = Arena::map(len_bytes, align_bytes)?;
+        let (prot, flags) =
+            (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::FIXED);
+        let base = arena.base.as_ptr().cast();
+        // SAFETY: alive - replaces the range that was mapped just now and is still ours; until - the munmap in
+        // `drop`; alone - nobody has the address yet, and the caller promises that no other process writes.
+        unsafe { rustix::mm::mmap(base, len_bytes, prot, flags, file, file_offset) }?;
         Ok(arena)
     }
 

@@ -96,6 +96,27 @@ impl Buddy {
         Some(page)
     }
 
+    /// Takes this block, which was in use when the memory was last looked after; `None` when it is no block of that
+    /// order, or is in use.
+    pub(crate) fn claim(&mut self, page: PageIndex, order: u8) -> Option<()> {
+        let aligned = order <= self.order_max && page.0.is_multiple_of(1 << order);
+        if !aligned || page.0.checked_add(1 << order)? > self.page_count {
+            return None;
+        }
+        let around = |have: u8| PageIndex(page.0 >> have << have);
+        let is_free = |have: &u8| self.state[around(*have).at()] == FREE | *have;
+        let mut have = (order..=self.order_max).find(is_free)?;
+        self.unlink(around(have), have);
+        while have > order {
+            have -= 1;
+            let near = around(have);
+            self.push(PageIndex(near.0 ^ (1 << have)), have);
+        }
+        self.state[page.at()] = USED | order;
+        self.free_page_count -= 1 << order;
+        Some(())
+    }
+
     /// Gives a block back and joins it with its buddies as far as they are free.
     ///
     /// Panics when the block is not in use with that order: a slot was returned twice.
@@ -170,6 +191,24 @@ mod tests {
         assert_eq!(tops.iter().sum::<u32>(), 8);
         assert_eq!(buddy.alloc(0), None);
         assert_eq!(buddy.order_free_max(), None);
+    }
+
+    #[test]
+    fn a_block_is_claimed_out_of_a_larger_one_once() {
+        let mut buddy = Buddy::new(2, 3);
+        assert_eq!(buddy.claim(PageIndex(6), 1), Some(()));
+        assert_eq!(buddy.claim(PageIndex(6), 1), None, "in use");
+        assert_eq!(buddy.claim(PageIndex(7), 0), None, "within what is in use");
+        assert_eq!(buddy.claim(PageIndex(4), 2), None, "around what is in use");
+        assert_eq!(buddy.claim(PageIndex(5), 1), None, "not aligned");
+        assert_eq!(buddy.claim(PageIndex(16), 0), None, "beyond the end");
+        assert_eq!(buddy.claim(PageIndex(8), 3), Some(()));
+        assert_eq!(buddy.free_page_count(), 16 - 2 - 8);
+        let rest = [buddy.alloc(2), buddy.alloc(1)].map(|page| page.map(|page| page.0));
+        assert_eq!(rest, [Some(0), Some(4)]);
+        assert_eq!(buddy.alloc(0), None);
+        buddy.free(PageIndex(6), 1);
+        buddy.free(PageIndex(8), 3);
     }
 
     #[test]

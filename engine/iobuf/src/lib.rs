@@ -29,10 +29,12 @@ mod arena;
 mod buddy;
 mod error;
 mod limits;
+mod mapped;
 mod pool;
 mod slot;
 
 pub use error::{IobufError, Kind};
 pub use limits::{ARENA_BYTES_MAX, CLASS_BYTES_DEFAULT, CLASS_BYTES_MIN, REGION_BYTES_MAX};
+pub use mapped::Mapped;
 pub use pool::{Pool, Region};
 pub use slot::{BufSlot, LentSlot, SharedSlot};

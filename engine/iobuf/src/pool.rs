@@ -1,6 +1,7 @@
 //! The pool: an arena, its allocator, and how the ring registers it.
 
 use std::cell::RefCell;
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
@@ -47,6 +48,39 @@ impl Pool {
     /// [`Kind::ClassBytes`], [`Kind::ArenaBytes`]: an argument out of its range. [`Kind::Map`]: the
     /// kernel refused.
     pub fn new(arena_bytes: usize, class_bytes_max: usize) -> Result<Pool, IobufError> {
+        Self::make(arena_bytes, class_bytes_max, Arena::map)
+    }
+
+    /// The same over the memory of a file (a memfd) from `file_offset` on: the bytes outlive this process, and a
+    /// later one that makes the same pool finds them by [`Pool::claim`].
+    ///
+    /// The file must be long enough for the arena as rounded up ([`Pool::rounded_bytes`]), and no other process may
+    /// write there while this pool lives.
+    ///
+    /// # Errors
+    /// As [`Pool::new`].
+    pub fn over_file(
+        file: BorrowedFd<'_>,
+        file_offset: u64,
+        arena_bytes: usize,
+        class_bytes_max: usize,
+    ) -> Result<Pool, IobufError> {
+        Self::make(arena_bytes, class_bytes_max, |len_bytes, align_bytes| {
+            Arena::map_file(file, file_offset, len_bytes, align_bytes)
+        })
+    }
+
+    /// How long an arena of `arena_bytes` is after rounding up.
+    #[must_use]
+    pub fn rounded_bytes(arena_bytes: usize, class_bytes_max: usize) -> usize {
+        arena_bytes.next_multiple_of(class_bytes_max.max(HUGE_PAGE_BYTES))
+    }
+
+    fn make(
+        arena_bytes: usize,
+        class_bytes_max: usize,
+        map: impl FnOnce(usize, usize) -> std::io::Result<Arena>,
+    ) -> Result<Pool, IobufError> {
         let class_fits = (CLASS_BYTES_MIN..=REGION_BYTES_MAX).contains(&class_bytes_max);
         if !class_fits || !class_bytes_max.is_power_of_two() {
             return Err(refusal(Kind::ClassBytes, "choice of the largest slot", class_bytes_max));
@@ -55,8 +89,8 @@ impl Pool {
             return Err(refusal(Kind::ArenaBytes, "choice of the arena", arena_bytes));
         }
         let align_bytes = class_bytes_max.max(HUGE_PAGE_BYTES);
-        let len_bytes = arena_bytes.next_multiple_of(align_bytes);
-        let arena = Arena::map(len_bytes, align_bytes).map_err(|source| IobufError {
+        let len_bytes = Self::rounded_bytes(arena_bytes, class_bytes_max);
+        let arena = map(len_bytes, align_bytes).map_err(|source| IobufError {
             kind: Kind::Map,
             op: "mmap",
             bytes: len_bytes,
@@ -81,6 +115,21 @@ impl Pool {
         let capacity_bytes = bytes_min.max(CLASS_BYTES_MIN).next_power_of_two();
         let page = self.shared.buddy.borrow_mut().alloc(order_of(capacity_bytes))?;
         Some(BufSlot::new(Rc::clone(&self.shared), offset_of(page), capacity_bytes))
+    }
+
+    /// The slot that a process before this one had at `offset_bytes`; `None` when that cannot have been, or it is in
+    /// use. To be called before anything is allocated.
+    #[must_use]
+    pub fn claim(&self, offset_bytes: usize, capacity_bytes: usize) -> Option<BufSlot> {
+        let fits = capacity_bytes.is_power_of_two()
+            && (CLASS_BYTES_MIN..=self.shared.class_bytes_max).contains(&capacity_bytes)
+            && offset_bytes.is_multiple_of(CLASS_BYTES_MIN);
+        if !fits {
+            return None;
+        }
+        let page = PageIndex(u32::try_from(offset_bytes / CLASS_BYTES_MIN).ok()?);
+        self.shared.buddy.borrow_mut().claim(page, order_of(capacity_bytes))?;
+        Some(BufSlot::new(Rc::clone(&self.shared), offset_bytes, capacity_bytes))
     }
 
     /// Bytes in free blocks. A slot of that length may still not be had: see

@@ -90,6 +90,12 @@ impl BufSlot {
         unsafe { slice::from_raw_parts_mut(self.as_mut_ptr(), self.capacity_bytes) }
     }
 
+    /// Where in the pool's memory the block begins: see [`Pool::claim`](crate::Pool::claim).
+    #[must_use]
+    pub fn offset_bytes(&self) -> usize {
+        self.offset_bytes
+    }
+
     /// First byte of the block, page-aligned. For the kernel: the slot must be owned by the
     /// operation that uses it.
     #[must_use]

@@ -211,3 +211,25 @@ fn a_lender_may_go_before_its_parts() {
 fn a_slot_that_is_not_lent_has_no_parts() {
     drop(pool(MIB).alloc(4096).unwrap().split_off(1));
 }
+
+#[test]
+fn what_is_in_a_file_is_found_again_by_the_next_pool() {
+    use std::os::fd::AsFd;
+    let file = rustix::fs::memfd_create("pool", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    let bytes = Pool::rounded_bytes(1 << 20, 1 << 20);
+    rustix::fs::ftruncate(&file, 4096 + bytes as u64).unwrap();
+    let pool = Pool::over_file(file.as_fd(), 4096, 1 << 20, 1 << 20).unwrap();
+    let _other = pool.alloc(1 << 16).unwrap();
+    let mut slot = pool.alloc(5000).unwrap();
+    slot.as_mut_slice()[..5].copy_from_slice(b"woven");
+    let (at, capacity) = (slot.offset_bytes(), slot.capacity_bytes());
+    std::mem::drop((slot, _other, pool));
+    let next = Pool::over_file(file.as_fd(), 4096, 1 << 20, 1 << 20).unwrap();
+    assert!(next.claim(at, 3000).is_none() && next.claim(at + 1, 4096).is_none());
+    let found = next.claim(at, capacity).unwrap();
+    assert_eq!(&found.as_slice()[..5], b"woven");
+    assert!(next.claim(at, capacity).is_none(), "it is in use");
+    let mut mapped = crate::Mapped::new(file.as_fd(), 4096).unwrap();
+    mapped.as_mut_slice()[7] = 7;
+    assert_eq!(mapped.as_slice()[7], 7);
+}
