@@ -38,7 +38,7 @@ def main():
         cluster.mount()
         local = ctx.work / "local"
         local.mkdir()
-        pids = [cluster.server_pid(), cluster.mounts["mnt"].child.pid]
+        pids = [cluster.server_pid(), cluster.mounts["mnt"].core_pid()]
         args = [program("weft-load"), "compare", "--mount", cluster.path, "--local", local]
         args += ["--json", VAR / "bench.jsonl"]
         args += [part for pid in pids for part in ("--daemon-pid", pid)]

@@ -138,7 +138,7 @@ def mounts_of_cluster(ctx, options):
         folder.mkdir()
         fill = ["fio", "--name=fill", "--filename=%s" % (folder / "file"), "--rw=write", "--bs=1m", "--direct=1"]
         run([*fill, "--size=%dm" % FILE_MIB, "--end_fsync=1"], timeout_s=300, cwd=ctx.work)
-        found[way] = folder, mount.child.pid
+        found[way] = folder, mount.core_pid()
     return found, cluster.close
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import time
 from pathlib import Path
 
@@ -30,6 +29,7 @@ def _transport(fs, mount):
     found = [entry for entry in mounts if entry["mount_point"] == str(mount.path)]
     check(len(found) == 1, "weft mount list shows", mounts)
     check(found[0]["pid"] == mount.child.pid, "of another process:", found)
+    check(found[0]["client_core_pid"] == mount.core_pid(), "another client-core:", found)
     return found[0]["transport"]
 
 
@@ -137,10 +137,9 @@ def transport_killed(ctx):
         progress = [ctx.work / ("progress%d-%d" % (round_, reader)) for reader in range(8)]
         readers = [fork_worker(_read_until_error, file, path) for path in progress]
         eventually("all read", lambda: all(path.exists() and path.stat().st_size > 5 for path in progress), 30)
-        os.kill(mount.child.pid, signal.SIGKILL)
+        mount.kill()
         begin = time.monotonic()
         join_workers(readers, 20, "readers of a dead mount")
-        wait(mount.child, 20, "killed client")
         ctx.figure("transport_killed.noticed", time.monotonic() - begin, "s")
         fs.mounts.pop("m")
         run(["umount", "-l", mount.path], timeout_s=20)

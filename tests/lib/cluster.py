@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from lib.base import ROOT, Failed, check, eventually, remember
-from lib.procs import alive, run, send, spawn, start_time, tail, wait
+from lib.procs import alive, children, run, send, spawn, start_time, tail, wait
 
 MIB = 1 << 20
 START_S = 60.0
@@ -63,10 +63,22 @@ def _try_lock(file):
 
 
 class Mount:
-    """A mount of the cluster and the process that serves it."""
+    """A mount of the cluster, its supervisor (`child`), and the client-core below that, which serves."""
 
     def __init__(self, name, path, child, log):
         self.name, self.path, self.child, self.log = name, path, child, log
+
+    def core_pid(self):
+        """The client-core of now, or None while there is none."""
+        return next(iter(children(self.child.pid)), None)
+
+    def kill(self):
+        """kill -9 of both at once: the mount is dead."""
+        core = self.core_pid()
+        send(self.child.pid, signal.SIGKILL)
+        if core:
+            send(core, signal.SIGKILL)
+        wait(self.child, STOP_S, "killed supervisor")
 
 
 class Cluster:

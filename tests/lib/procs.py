@@ -207,6 +207,15 @@ def join_workers(pids, timeout_s, what):
         raise Failed("%s: %d of %d workers failed (status %d)" % (what, len(bad), len(pids), bad[0][1]))
 
 
+def children(pid):
+    """Pids of the living children of a process."""
+    try:
+        text = Path("/proc/%d/task/%d/children" % (pid, pid)).read_text()
+    except OSError:
+        return []
+    return [child for child in map(int, text.split()) if alive(child)]
+
+
 def mount_pids(point, program):
     """Pids of the processes that serve the mount point; `program` is in the name they were started by."""
     found = []

@@ -159,6 +159,30 @@ pub fn unmount(mount_point: &Path) -> Result<(), MountError> {
     })
 }
 
+/// [`check_mount_point`], after taking away a Weft mount there whose client is dead: nobody can use it any more.
+///
+/// # Errors
+/// What is in the way, and what to do about it.
+pub fn clear_mount_point(path: &Path) -> Result<PathBuf, MountError> {
+    loop {
+        match check_mount_point(path) {
+            Err(found) if found.kind == Kind::DeadMount => {
+                let absolute =
+                    std::path::absolute(path).map_err(|source| mount_point_error(path, source))?;
+                if !mount_at(&absolute)?.is_some_and(|mount| mount.is_weft) {
+                    return Err(found); // of another file system, or above
+                }
+                unmount(&absolute)?;
+                tracing::warn!(
+                    mount_point = %absolute.display(),
+                    "a Weft mount whose client is dead was there: unmounted it"
+                );
+            }
+            result => return result,
+        }
+    }
+}
+
 /// Resolves the mount point and finds what would be in the way, before anything is changed.
 ///
 /// # Errors

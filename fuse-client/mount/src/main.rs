@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use weft_mount::daemonize::{self, Handshake};
 use weft_mount::options::{self, Command, EXIT_MOUNT_FAILURE, EXIT_OK, EXIT_USAGE, Options, USAGE};
+use weft_mount::supervise::{self, CoreCommand};
 
 /// How long a mount may take to serve before it is given up.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
@@ -28,15 +29,23 @@ fn run(options: &Options, program_name: &OsString, args: Vec<OsString>) -> u8 {
     if options.fake {
         return EXIT_OK;
     }
+    if options.client_core {
+        return serve(options);
+    }
+    // By the open file, not the path: that may be relative, or replaced by an upgrade.
+    let program = "/proc/self/exe".into();
+    let in_background = !options.foreground;
+    let command =
+        CoreCommand { program, name: program_name.clone(), args: args.clone(), in_background };
     if options.daemon_child {
         let handshake = match Handshake::take_from_stdout() {
             Ok(handshake) => handshake,
             Err(error) => return fail(EXIT_MOUNT_FAILURE, &error),
         };
-        return serve(options, Some(handshake));
+        return supervise(options, command, Some(handshake));
     }
     if options.foreground {
-        return serve(options, None);
+        return supervise(options, command, None);
     }
     match daemonize::start(daemonize::child_command(program_name, args), READY_TIMEOUT) {
         Ok(()) => EXIT_OK,
@@ -44,16 +53,31 @@ fn run(options: &Options, program_name: &OsString, args: Vec<OsString>) -> u8 {
     }
 }
 
-/// Mounts and serves until unmounted. Whoever waits for the mount is told of a failure before that.
-fn serve(options: &Options, mut handshake: Option<Handshake>) -> u8 {
+/// Mounts and has it served until unmounted. Whoever waits for the mount is told of a failure before that.
+fn supervise(options: &Options, command: CoreCommand, mut handshake: Option<Handshake>) -> u8 {
     let started = start_log(options, handshake.is_some());
     let ready = || handshake.take().map_or(Ok(()), Handshake::ready);
-    let Err(reason) = started.and_then(|()| weft_mount::serve::run(options, ready)) else {
+    let Err(reason) = started.and_then(|()| supervise::run(options, command, ready)) else {
         return EXIT_OK;
     };
     match handshake.map(|handshake| handshake.failed(&reason)) {
         Some(Ok(())) => EXIT_MOUNT_FAILURE,
         _ => fail(EXIT_MOUNT_FAILURE, &reason),
+    }
+}
+
+/// Serves what a supervisor mounts, which hears of a failure.
+fn serve(options: &Options) -> u8 {
+    if !options.foreground {
+        // Away from the terminal of whoever mounts.
+        if let Err(errno) = rustix::process::setsid() {
+            tracing::debug!(%errno, "leads its group already");
+        }
+    }
+    let started = start_log(options, !options.foreground);
+    match started.and_then(|()| weft_mount::serve::run(options)) {
+        Ok(()) => EXIT_OK,
+        Err(_) => EXIT_MOUNT_FAILURE,
     }
 }
 

@@ -28,6 +28,8 @@ pub const EXIT_MOUNT_FAILURE: u8 = 32;
 
 /// The argument that tells a copy of this program that it is the one in the background.
 pub const DAEMON_CHILD_ARG: &str = "--daemon-child";
+/// The argument that tells a copy of this program that it is a client-core: it serves what its supervisor mounted.
+pub const CLIENT_CORE_ARG: &str = "--client-core";
 
 /// The help text.
 pub const USAGE: &str = "\
@@ -136,6 +138,8 @@ pub struct Options {
     pub foreground: bool,
     /// This process was started by `daemonize` to serve in the background.
     pub daemon_child: bool,
+    /// This process was started by a supervisor to serve its mount.
+    pub client_core: bool,
     /// What mount(2) is told.
     pub mount_flags: MountFlags,
     /// How long the kernel may believe attributes.
@@ -169,6 +173,7 @@ impl Options {
             verbose: false,
             foreground: false,
             daemon_child: false,
+            client_core: false,
             mount_flags: MountFlags::empty(),
             attr_timeout: Duration::from_millis(1000),
             entry_timeout: Duration::from_millis(1000),
@@ -236,6 +241,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             "--version" => return Ok(Command::Version),
             "--foreground" => raw.foreground = true,
             DAEMON_CHILD_ARG => raw.daemon_child = true,
+            CLIENT_CORE_ARG => raw.client_core = true,
             _ if text.starts_with("--") => return Err(unknown_flag(text)),
             _ => {
                 if let Some(command) = raw.short_flags(&text[1..], &mut args)? {
@@ -256,6 +262,7 @@ struct RawArgs {
     sloppy: bool,
     foreground: bool,
     daemon_child: bool,
+    client_core: bool,
 }
 
 impl RawArgs {
@@ -317,6 +324,7 @@ impl RawArgs {
         options.verbose = self.verbose;
         options.foreground |= self.foreground;
         options.daemon_child = self.daemon_child;
+        options.client_core = self.client_core;
         Ok(options)
     }
 }

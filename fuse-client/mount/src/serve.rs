@@ -1,7 +1,7 @@
 //! The client's event loop: one thread, one ring, on it the kernel's requests and the servers' connections.
 //!
-//! Start: connect first, mount second, so that a mount never exists that could not serve; the caller of mount(8) is
-//! let go once the kernel's INIT is answered. Then each turn: completions to the core or the transport, the core's
+//! Start: connect first, and have the supervisor mount second, so that a mount never exists that could not serve; the
+//! caller of mount(8) is let go once the kernel's INIT is answered. Then each turn: completions to the core or the transport, the core's
 //! outputs to the ring. End: the kernel unmounts, or a signal asks it to.
 //!
 //! What an operation means is the core's; what the kernel's bytes mean is `translate`'s.
@@ -9,10 +9,13 @@
 mod device;
 mod links;
 mod status;
+mod supervisor;
 mod translate;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -27,9 +30,12 @@ use crate::negotiate::{Limits, negotiate};
 use crate::options::{self, Options};
 use crate::reply::ReplyHead;
 use crate::request::{Operation, Unique};
+use crate::supervise::channel::Channel;
 use crate::transport::{Classic, Event, Incoming, Reply, Transport, UringConfig};
 use device::TRANSPORT_TOKENS;
 use links::Links;
+pub(crate) use status::Status;
+use supervisor::SupervisorLink;
 use translate::{Shape, Translated};
 
 /// Requests of the kernel taken in one turn, so that the servers' answers get theirs.
@@ -63,27 +69,48 @@ pub(crate) struct Mount {
     ready: bool,
     /// INIT was answered.
     serving: bool,
+    /// A successor can have the kernel ask again for what this process has not answered.
+    resumable: bool,
     unmounted: bool,
     failed: Option<String>,
 }
 
-/// Mounts and serves until unmounted. `ready` is called when the mount serves.
+/// A client-core's life: serves what its supervisor, at the other end of the standard input, mounts or has mounted.
 ///
 /// # Errors
-/// A sentence for the person who mounts. Before `ready` was called: nothing is mounted.
-pub fn run(options: &Options, ready: impl FnOnce() -> std::io::Result<()>) -> Result<(), String> {
-    // Before anything that takes time: a wrong mount point is the commonest mistake.
-    kernel_mount::check_mount_point(&options.mount_point).map_err(|error| error.to_string())?;
-    let mut mount = Mount::new(options)?;
-    mount.connect(options)?;
-    let (mount_point, _status) = mount.mount(options)?;
-    ready().map_err(|error| format!("leaving the foreground: {error}"))?;
-    watch_signals(mount_point)?;
-    mount.serve()
+/// A sentence for the person who mounts; the supervisor has been told.
+pub fn run(options: &Options) -> Result<(), String> {
+    let channel = Channel::take_from_stdin()
+        .map_err(|error| format!("no supervisor started this client-core: {error}"))?;
+    let link = SupervisorLink::new(channel);
+    let result = live(options, &link);
+    if let Err(reason) = &result {
+        link.failed(reason);
+    }
+    result
+}
+
+fn live(options: &Options, link: &SupervisorLink) -> Result<(), String> {
+    let order = link.hello()?;
+    let mut mount = Mount::new(options, order.session)?;
+    let device = match order.device {
+        Some(device) => device,
+        None => {
+            mount.connect(options)?;
+            link.mounted()?
+        }
+    };
+    let transport = mount.open_device(options, device)?;
+    link.serving(transport, mount.resumable)?;
+    let orphaned = link.listen()?;
+    watch_signals(options.mount_point.clone(), orphaned)?;
+    mount.serve()?;
+    link.unmounted();
+    Ok(())
 }
 
 impl Mount {
-    fn new(options: &Options) -> Result<Mount, String> {
+    fn new(options: &Options, session: SessionId) -> Result<Mount, String> {
         let (mut ring, queues) = device::ring(options)?;
         let slot_bytes = Classic::slot_bytes(options.max_write_bytes()).next_power_of_two();
         let pool = Pool::new(POOL_BYTES, slot_bytes.max(8 << 20)).map_err(|e| e.to_string())?;
@@ -98,9 +125,6 @@ impl Mount {
             over_io_uring: queues.is_some(),
             ..Limits::default()
         };
-        let mut session = [0u8; 16];
-        rustix::rand::getrandom(&mut session, rustix::rand::GetRandomFlags::empty())
-            .map_err(|errno| format!("no random number for the session: {errno}"))?;
         let config = ClientConfig {
             attr_ttl: options.attr_timeout,
             entry_ttl: options.entry_timeout,
@@ -108,10 +132,10 @@ impl Mount {
                 options::OnTimeout::Wait => OnTimeout::Wait,
                 options::OnTimeout::Eio => OnTimeout::Eio(options.timeout),
             },
-            ..ClientConfig::new(SessionId(session))
+            ..ClientConfig::new(session)
         };
         let address = options.source.address();
-        tracing::info!(session = %SessionId(session), source = %options.source, "mounting");
+        tracing::info!(session = %session, source = %options.source, "mounting");
         Ok(Mount {
             core: ClientCore::new(config, pool.clone(), &address),
             ring,
@@ -125,6 +149,7 @@ impl Mount {
             clock_due: Duration::ZERO,
             ready: false,
             serving: false,
+            resumable: false,
             unmounted: false,
             failed: None,
         })
@@ -355,8 +380,9 @@ impl Mount {
     }
 }
 
-/// SIGTERM and SIGINT unmount; the loop ends when the kernel lets go.
-fn watch_signals(mount_point: PathBuf) -> Result<(), String> {
+/// SIGTERM and SIGINT are for the supervisor; when that is gone (`orphaned`) they unmount, and the loop ends when the
+/// kernel lets go.
+fn watch_signals(mount_point: PathBuf, orphaned: Arc<AtomicBool>) -> Result<(), String> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])
         .map_err(|error| format!("cannot watch for signals: {error}"))?;
@@ -364,6 +390,9 @@ fn watch_signals(mount_point: PathBuf) -> Result<(), String> {
         .name("signals".to_owned())
         .spawn(move || {
             for signal in signals.forever() {
+                if !orphaned.load(Ordering::Relaxed) {
+                    continue;
+                }
                 tracing::info!(signal, "unmounting");
                 if let Err(error) = kernel_mount::unmount(&mount_point) {
                     tracing::warn!(%error, "cannot unmount");

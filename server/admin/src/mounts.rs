@@ -11,7 +11,9 @@ const MOUNTS: &str = "/proc/self/mounts";
 const FS_TYPE: &[u8] = b"fuse.weft";
 /// Names the program that serves a mount is called by: as mount(8) does, and as it is built.
 const CLIENT_NAMES: [&[u8]; 2] = [b"mount.weft", b"mount-weft"];
-/// Where each client says what cannot be seen from outside (`fuse-client/mount/src/serve/status.rs`).
+/// The first argument of the process that serves (`fuse-client/mount/src/options.rs`).
+const CLIENT_CORE_ARG: &[u8] = b"--client-core";
+/// Where each supervisor says what cannot be seen from outside (`fuse-client/mount/src/serve/status.rs`).
 const STATUS_FOLDER: &str = "/run/weft-mounts";
 
 /// One line of the table.
@@ -52,25 +54,50 @@ pub(crate) fn of<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
     above.max_by_key(|mount| mount.mount_point.as_os_str().len())
 }
 
-/// The process that serves a mount, when this user may see it.
-pub(crate) fn client_pid(mount: &Mount) -> Option<u32> {
-    let entries = std::fs::read_dir("/proc").ok()?;
-    entries.flatten().find_map(|entry| {
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let command = std::fs::read(entry.path().join("cmdline")).ok()?;
-        serves(&command, mount.mount_point.as_os_str().as_bytes()).then_some(pid)
-    })
+/// The processes of a mount that this user may see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Client {
+    /// Holds the mount.
+    pub(crate) supervisor: Option<u32>,
+    /// Serves it.
+    pub(crate) core: Option<u32>,
 }
 
-/// Whether a command line is that of a mount at `wanted`. Its first word counts, not the process's name: in the
-/// background the program was started as /proc/self/exe.
-fn serves(command: &[u8], wanted: &[u8]) -> bool {
+/// Finds the processes of a mount.
+pub(crate) fn client(mount: &Mount) -> Client {
+    let mut client = Client::default();
+    let Ok(entries) = std::fs::read_dir("/proc") else { return client };
+    for entry in entries.flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let (Some(pid), Ok(command)) = (pid, std::fs::read(entry.path().join("cmdline"))) else {
+            continue;
+        };
+        match role(&command, mount.mount_point.as_os_str().as_bytes()) {
+            Some(Role::Supervisor) => client.supervisor = Some(pid),
+            Some(Role::Core) => client.core = Some(pid),
+            None => {}
+        }
+    }
+    client
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Supervisor,
+    Core,
+}
+
+/// What a process with this command line is to the mount at `wanted`. Its first word counts, not the process's name:
+/// the program may have been started as /proc/self/exe.
+fn role(command: &[u8], wanted: &[u8]) -> Option<Role> {
     let mut args = command.split(|byte| *byte == 0);
-    let program = args.next().and_then(|path| path.rsplit(|byte| *byte == b'/').next());
-    program.is_some_and(|name| CLIENT_NAMES.contains(&name)) && args.any(|arg| is_path(arg, wanted))
+    let program = args.next()?.rsplit(|byte| *byte == b'/').next()?;
+    let is_core = args.clone().next() == Some(CLIENT_CORE_ARG);
+    let serves = CLIENT_NAMES.contains(&program) && args.any(|arg| is_path(arg, wanted));
+    serves.then_some(if is_core { Role::Core } else { Role::Supervisor })
 }
 
-/// How requests come to a client from the kernel, when it could say so.
+/// How requests come from the kernel to the client of this supervisor, when it could say so.
 pub(crate) fn client_transport(pid: u32) -> Option<String> {
     let status = std::fs::read_to_string(Path::new(STATUS_FOLDER).join(pid.to_string())).ok()?;
     transport_of(&status).map(str::to_owned)
@@ -153,11 +180,13 @@ short line
     #[test]
     fn the_process_of_a_mount_is_known_by_its_command_line() {
         let line = b"/sbin/mount.weft\0--daemon-child\0h:1:/\0/mnt/x/\0-o\0rw\0";
-        assert!(serves(line, b"/mnt/x"));
-        assert!(!serves(line, b"/mnt"));
-        assert!(serves(b"mount-weft\0h:1:/\0/mnt/x\0", b"/mnt/x"));
-        assert!(!serves(b"/bin/ls\0/mnt/x\0", b"/mnt/x"));
-        assert!(!serves(b"", b"/mnt/x"));
+        assert_eq!(role(line, b"/mnt/x"), Some(Role::Supervisor));
+        assert_eq!(role(line, b"/mnt"), None);
+        assert_eq!(role(b"mount-weft\0h:1:/\0/mnt/x\0", b"/mnt/x"), Some(Role::Supervisor));
+        let core = b"mount-weft\0--client-core\0h:1:/\0/mnt/x\0";
+        assert_eq!(role(core, b"/mnt/x"), Some(Role::Core));
+        assert_eq!(role(b"/bin/ls\0/mnt/x\0", b"/mnt/x"), None);
+        assert_eq!(role(b"", b"/mnt/x"), None);
     }
 
     #[test]

@@ -1,14 +1,12 @@
-//! The mount's own end: which way requests will come, mounting, and INIT.
+//! The mount's own end: the device, which way requests will come, and INIT.
 
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use weft_ring::{Ring, RingConfig};
 
 use super::Mount;
-use super::status::Status;
-use crate::kernel_mount::{self, KernelMount, MountConfig};
 use crate::negotiate::Negotiated;
 use crate::options::{Options, TransportKind};
 use crate::reply::ReplyHead;
@@ -54,19 +52,12 @@ fn wide_ring(options: &Options) -> Result<(Ring, UringConfig), NoOffer> {
 }
 
 impl Mount {
-    /// Mounts, and serves until INIT is answered.
-    pub(super) fn mount(&mut self, options: &Options) -> Result<(PathBuf, Status), String> {
-        let config = MountConfig {
-            source: options.source.to_string(),
-            mount_point: options.mount_point.clone(),
-            flags: options.mount_flags,
-            max_read_bytes: options.max_write_bytes(),
-        };
-        let mounted = KernelMount::new(&config).map_err(|error| error.to_string())?;
-        if let Err(error) = mounted.set_read_ahead(options.read_ahead_kib) {
-            tracing::warn!(%error, "read-ahead");
-        }
-        let (device, mount_point) = mounted.into_parts();
+    /// Takes the device of the new mount, and serves until INIT is answered. The way requests come.
+    pub(super) fn open_device(
+        &mut self,
+        options: &Options,
+        device: OwnedFd,
+    ) -> Result<&'static str, String> {
         let config =
             ClassicConfig { token: TRANSPORT_TOKENS, max_write_bytes: options.max_write_bytes() };
         let classic = Classic::new(&mut self.ring, device, self.pool.clone(), config)
@@ -86,13 +77,9 @@ impl Mount {
         }
         // What the kernel thinks of the queues it says at once.
         self.wait(Duration::ZERO)?;
-        let transport = self.transport_name(options).inspect_err(|_| {
-            if let Err(error) = kernel_mount::unmount(&mount_point) {
-                tracing::warn!(%error, "cannot unmount");
-            }
-        })?;
-        tracing::info!(mount_point = %mount_point.display(), transport, "serving");
-        Ok((mount_point, Status::write(transport)))
+        let transport = self.transport_name(options)?;
+        tracing::info!(mount_point = %options.mount_point.display(), transport, "serving");
+        Ok(transport)
     }
 
     /// The way requests will come.

@@ -11,15 +11,17 @@ const FOLDER: &str = "/run/weft-mounts";
 
 /// The file of this process; removed when dropped.
 #[derive(Debug)]
-pub(super) struct Status {
+pub(crate) struct Status {
     path: PathBuf,
 }
 
 impl Status {
-    /// Writes it: lines of `name=value`.
-    pub(super) fn write(transport: &str) -> Status {
+    /// Writes it: lines of `name=value`. The process is the supervisor.
+    pub(crate) fn write(transport: &str, client_core: u32, resumable: bool) -> Status {
         let path = PathBuf::from(FOLDER).join(std::process::id().to_string());
-        let text = format!("transport={transport}\n");
+        let text = format!(
+            "transport={transport}\nclient_core_pid={client_core}\nresumable={resumable}\n"
+        );
         let written = fs::create_dir_all(FOLDER).and_then(|()| fs::write(&path, text));
         if let Err(error) = written {
             tracing::info!(path = %path.display(), %error, "`weft mount list` will not know the transport");

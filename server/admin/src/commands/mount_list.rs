@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::error::AdminError;
-use crate::mounts;
+use crate::mounts::{self, Client};
 use crate::output::Align::{Left, Right};
 use crate::output::{Report, Table};
 
@@ -13,24 +13,29 @@ pub(super) fn run() -> Result<Report, AdminError> {
         ("MOUNT POINT", Left),
         ("TRANSPORT", Left),
         ("PID", Right),
+        ("CLIENT-CORE", Right),
         ("OPTIONS", Left),
     ]);
     let mut rows = Vec::new();
     for mount in mounts::all()?.into_iter().filter(|mount| mount.is_weft) {
-        let pid = mounts::client_pid(&mount);
-        let transport = pid.and_then(mounts::client_transport);
+        let Client { supervisor, core } = mounts::client(&mount);
+        let transport = supervisor.and_then(mounts::client_transport);
+        let shown = |pid: Option<u32>| pid.map_or("-".to_owned(), |pid| pid.to_string());
         rows.push(json!({
             "source": mount.source,
             "mount_point": mount.mount_point.to_string_lossy(),
             "transport": transport,
-            "pid": pid,
+            "pid": supervisor.or(core),
+            "supervisor_pid": supervisor,
+            "client_core_pid": core,
             "options": mount.options,
         }));
         table.row([
             mount.source,
             mount.mount_point.to_string_lossy().into_owned(),
             transport.unwrap_or_else(|| "-".to_owned()),
-            pid.map_or("-".to_owned(), |pid| pid.to_string()),
+            shown(supervisor),
+            shown(core),
             mount.options,
         ]);
     }

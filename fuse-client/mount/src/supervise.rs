@@ -1,0 +1,283 @@
+//! The supervisor: the process that holds the mount while client-cores come and go.
+//!
+//! It opens /dev/fuse and mounts, keeps the descriptor and the session's id, and starts the client-core, the process
+//! that serves, as a child. When that dies another one is started and given the same descriptor and session: the
+//! kernel keeps every request until it is answered, so programs wait meanwhile and see no error. It does no I/O of
+//! files, has one thread, and waits almost always. `doc/takeover.md` says what a successor does.
+//!
+//! It gives up, with a line in the log, when client-cores die at once too often in a row, or where the kernel cannot
+//! ask a successor again; then the mount is dead, as after the death of any FUSE server.
+
+pub mod channel;
+mod core_process;
+mod events;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::clock;
+use crate::kernel_mount::{self, KernelMount, MountConfig};
+use crate::options::Options;
+use crate::serve::Status;
+use channel::Message;
+pub use core_process::CoreCommand;
+use core_process::CoreProcess;
+use events::{Event, Events};
+
+/// What the two processes speak; a client-core that speaks another one is not let on.
+pub const PROTOCOL: u32 = 1;
+/// A client-core that served so long did not die of how it began.
+const LIVED_WELL: Duration = Duration::from_secs(1);
+/// So many deaths in a row before that are too many.
+const DEATHS_MAX: u32 = 20;
+/// The pause before the next start doubles from this, but for the first one, which is at once.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+/// Up to this.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// The mount, and who serves it.
+struct Supervisor<'a> {
+    options: &'a Options,
+    command: CoreCommand,
+    session: String,
+    events: Events,
+    core: Option<CoreProcess>,
+    /// The mount: there from the first client-core's `connected` on.
+    device: Option<OwnedFd>,
+    mount_point: PathBuf,
+    status: Option<Status>,
+    /// What a client-core that died had not answered can be asked for again.
+    resumable: bool,
+    deaths: u32,
+    /// When the next client-core is started.
+    restart_at: Option<Duration>,
+    unmounted: bool,
+}
+
+/// Mounts, and has the mount served until it is unmounted. `ready` is called when it serves.
+///
+/// # Errors
+/// A sentence for the person who mounts. Before `ready` was called: nothing is mounted.
+pub fn run(
+    options: &Options,
+    command: CoreCommand,
+    ready: impl FnOnce() -> io::Result<()>,
+) -> Result<(), String> {
+    // Before anything that takes time: a wrong mount point is the commonest mistake.
+    let mount_point =
+        kernel_mount::clear_mount_point(&options.mount_point).map_err(|error| error.to_string())?;
+    let mut session = [0u8; 16];
+    rustix::rand::getrandom(&mut session, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| format!("no random number for the session: {errno}"))?;
+    let mut supervisor = Supervisor {
+        options,
+        command,
+        session: session.iter().map(|byte| format!("{byte:02x}")).collect(),
+        events: Events::new().map_err(|error| format!("cannot watch for signals: {error}"))?,
+        core: None,
+        device: None,
+        mount_point,
+        status: None,
+        resumable: false,
+        deaths: 0,
+        restart_at: None,
+        unmounted: false,
+    };
+    supervisor.start_core()?;
+    supervisor.until_serving().inspect_err(|_| supervisor.undo())?;
+    ready().map_err(|error| format!("leaving the foreground: {error}"))?;
+    supervisor.watch()
+}
+
+impl Supervisor<'_> {
+    fn start_core(&mut self) -> Result<(), String> {
+        let core = CoreProcess::start(&self.command)
+            .map_err(|error| format!("cannot start the client-core: {error}"))?;
+        self.core = Some(core);
+        Ok(())
+    }
+
+    /// The first client-core: until it serves, or has said why it cannot.
+    fn until_serving(&mut self) -> Result<(), String> {
+        while self.core.as_ref().is_none_or(|core| core.served_at.is_none()) {
+            match self.event(None)? {
+                Event::Message(message) => self.message(&message)?,
+                Event::Signal(signal) => return Err(format!("ended by signal {signal}")),
+                Event::CoreGone => {
+                    let how = self.reap();
+                    return Err(format!("the client-core ended before the mount was up ({how})"));
+                }
+                Event::Nothing => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The mount did not come to be: nothing of it stays.
+    fn undo(&mut self) {
+        if let Some(core) = self.core.take() {
+            core.kill();
+        }
+        if self.device.is_some() {
+            self.unmount();
+        }
+    }
+
+    /// From the first client-core that serves to the unmount.
+    fn watch(&mut self) -> Result<(), String> {
+        while !self.unmounted {
+            if self.restart_at.is_some_and(|at| at <= clock::mono()) {
+                self.restart_at = None;
+                if let Err(reason) = self.start_core() {
+                    self.died(&reason)?;
+                }
+            }
+            match self.event(self.restart_at)? {
+                Event::Message(message) => {
+                    if let Err(reason) = self.message(&message) {
+                        tracing::error!(reason, "the client-core cannot go on");
+                    }
+                }
+                Event::Signal(signal) => {
+                    tracing::info!(signal, "unmounting");
+                    self.unmount();
+                }
+                Event::CoreGone => {
+                    let how = self.reap();
+                    self.died(&how).inspect_err(|reason| tracing::error!(reason, "given up"))?;
+                }
+                Event::Nothing => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, until: Option<Duration>) -> Result<Event, String> {
+        let channel = self.core.as_ref().map(|core| &core.channel);
+        let event = self.events.next(channel, until);
+        event.map_err(|error| format!("the supervisor cannot wait: {error}"))
+    }
+
+    fn message(&mut self, message: &Message) -> Result<(), String> {
+        let (word, rest) = message.text.split_once(' ').unwrap_or((&message.text, ""));
+        match word {
+            "hello" => self.greeted(rest),
+            "connected" => self.mount(),
+            "serving" => {
+                self.serving(rest);
+                Ok(())
+            }
+            "failed" => Err(rest.to_owned()),
+            "unmounted" => {
+                self.unmounted = true;
+                if let Some(core) = self.core.take() {
+                    core.wait();
+                }
+                Ok(())
+            }
+            _ => Err(format!("the client-core says `{word}`, which means nothing here")),
+        }
+    }
+
+    /// A client-core is there: it is told where it stands.
+    fn greeted(&mut self, protocol: &str) -> Result<(), String> {
+        if protocol.parse() != Ok(PROTOCOL) {
+            return Err(format!(
+                "the client-core speaks protocol {protocol}, its supervisor {PROTOCOL}: mount again"
+            ));
+        }
+        match &self.device {
+            None => self.tell(&format!("start {}", self.session)),
+            Some(device) => {
+                let text = format!("take {}", self.session);
+                let core = self.core.as_ref().expect("it spoke just now");
+                let sent = core.channel.send(&text, &[device.as_fd()]);
+                sent.map_err(|error| format!("the client-core cannot be told: {error}"))
+            }
+        }
+    }
+
+    fn tell(&self, text: &str) -> Result<(), String> {
+        let core = self.core.as_ref().expect("it spoke just now");
+        core.channel
+            .send(text, &[])
+            .map_err(|error| format!("the client-core cannot be told: {error}"))
+    }
+
+    /// The servers answer: mounts.
+    fn mount(&mut self) -> Result<(), String> {
+        let config = MountConfig {
+            source: self.options.source.to_string(),
+            mount_point: self.mount_point.clone(),
+            flags: self.options.mount_flags,
+            max_read_bytes: self.options.max_write_bytes(),
+        };
+        let mounted = KernelMount::new(&config).map_err(|error| error.to_string())?;
+        if let Err(error) = mounted.set_read_ahead(self.options.read_ahead_kib) {
+            tracing::warn!(%error, "read-ahead");
+        }
+        let (device, mount_point) = mounted.into_parts();
+        self.mount_point = mount_point;
+        let device = self.device.insert(device);
+        let core = self.core.as_ref().expect("it spoke just now");
+        core.channel
+            .send("mounted", &[device.as_fd()])
+            .map_err(|error| format!("the client-core cannot be told: {error}"))
+    }
+
+    /// `TRANSPORT RESUMABLE`.
+    fn serving(&mut self, how: &str) {
+        let (transport, resumable) = how.split_once(' ').unwrap_or((how, ""));
+        self.resumable = resumable == "resumable";
+        let Some(core) = &mut self.core else { return };
+        core.served_at = Some(clock::mono());
+        self.status = Some(Status::write(transport, core.id(), self.resumable));
+    }
+
+    /// Takes the client-core that ended off the system's list; how it ended.
+    fn reap(&mut self) -> String {
+        let Some(core) = self.core.take() else { return "it was not there".to_owned() };
+        let served = core.served_at;
+        if served.is_some_and(|at| clock::mono() - at >= LIVED_WELL) {
+            self.deaths = 0;
+        }
+        core.wait()
+    }
+
+    /// A client-core died: another one is due, unless that is pointless.
+    fn died(&mut self, how: &str) -> Result<(), String> {
+        self.deaths += 1;
+        if !self.resumable {
+            return Err(format!(
+                "the client-core died ({how}), and what it was asked cannot be asked for again: requests came over \
+                 io_uring, or the kernel is older than 6.9. The mount is dead: mount again, with transport=classic"
+            ));
+        }
+        if self.deaths > DEATHS_MAX {
+            return Err(format!(
+                "client-cores died {DEATHS_MAX} times in a row as soon as they served ({how}): given up, the mount is \
+                 dead. Their log may say why; mount again"
+            ));
+        }
+        let pause = match self.deaths {
+            1 => Duration::ZERO,
+            count => PAUSE_MIN.saturating_mul(1 << count.min(16)).min(PAUSE_MAX),
+        };
+        tracing::warn!(
+            how,
+            deaths = self.deaths,
+            ?pause,
+            "the client-core died: another one follows"
+        );
+        self.restart_at = Some(clock::mono() + pause);
+        Ok(())
+    }
+
+    fn unmount(&self) {
+        if let Err(error) = kernel_mount::unmount(&self.mount_point) {
+            tracing::warn!(%error, "cannot unmount");
+        }
+    }
+}
