@@ -90,7 +90,7 @@ fn run(
                     log.sync_data()?;
                     volume.log_done(io, Ok(()), &mut out);
                 }
-                Action::Work(work) => volume.work_done(work.id),
+                Action::Work(work) => volume.work_done(work.id, 0),
                 Action::Reply { status, .. } => assert_eq!(status.errno(), 0, "{status}"),
                 Action::Stopped => {}
             }

@@ -123,10 +123,7 @@ fn stage(
             MetaReply::Done.into()
         }
         WORKS_DONE => {
-            for id in numbers(&command.body)? {
-                change.remove(Name::Works, number_key(id).to_vec());
-                works_done.push(id);
-            }
+            works_done.extend(end_works(&mut change, &numbers(&command.body)?)?);
             MetaReply::Done.into()
         }
         DROP_ORPHANS => {
@@ -141,6 +138,23 @@ fn stage(
         }
     };
     Ok((done, change.finish()))
+}
+
+/// Pairs: a work, and how many blocks the targets freed for it. Gives the works.
+fn end_works(change: &mut Change<'_>, pairs: &[u64]) -> Result<Vec<u64>, Status> {
+    let (pairs, rest) = pairs.as_chunks::<2>();
+    if !rest.is_empty() {
+        return Err(Status::Protocol);
+    }
+    for [id, freed] in pairs {
+        // A file that is gone, or cannot be read, has no count to keep.
+        let ino = change.work_of_living(*id);
+        if let Some(Ok(inode)) = ino.map(|ino| change.inode_mut(ino)) {
+            inode.add_blocks(i64::try_from(*freed).map_or(i64::MIN, |freed| -freed));
+        }
+        change.remove(Name::Works, number_key(*id).to_vec());
+    }
+    Ok(pairs.iter().map(|[id, _]| *id).collect())
 }
 
 /// An orphan that cannot be read stays one: the others go all the same.
@@ -188,7 +202,9 @@ impl Change<'_> {
                 self.set_xattr(*ino, name, value, *flags, now)
             }
             MetaRequest::RemoveXattr { ino, name } => self.remove_xattr(*ino, name, now),
-            MetaRequest::Wrote { ino, size_min, mtime } => self.wrote(*ino, *size_min, *mtime),
+            MetaRequest::Wrote { ino, size_min, mtime, blocks_added } => {
+                self.wrote(*ino, *size_min, *mtime, *blocks_added)
+            }
             MetaRequest::SetLayout { ino, policy } => self.set_layout(*ino, *policy, now),
             _ => Err(Status::Protocol),
         }

@@ -242,6 +242,12 @@ impl<'a> Change<'a> {
         Ok(())
     }
 
+    /// The file of a work, when it lives on.
+    pub(crate) fn work_of_living(&self, id: u64) -> Option<Ino> {
+        let row = self.store.get(Name::Works, &number_key(id)).ok()??;
+        Work::decode(id, row).filter(|work| work.shrink).map(|work| work.ino)
+    }
+
     /// Gives the targets a work; its number.
     pub(crate) fn add_work(&mut self, work: Work) -> u64 {
         let id = self.next_work;

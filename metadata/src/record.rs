@@ -28,7 +28,10 @@ pub(crate) enum Tail {
 /// An inode.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Inode {
+    /// `blocks` is that of the field below, or 0 when that is negative.
     pub(crate) attr: Attr,
+    /// Blocks of its data by what was told: less than none for a moment when a cut is told before the writes it cut.
+    pub(crate) blocks: i64,
     /// Extended attributes it has.
     pub(crate) xattr_count: u32,
     /// Bytes of their names, each with a NUL.
@@ -52,8 +55,9 @@ pub(crate) struct RawInode {
     pub(crate) nanos: [U32; 4],
     pub(crate) xattr_count: U32,
     pub(crate) xattr_list_bytes: U32,
+    pub(crate) blocks: I64,
 }
-const _: () = assert!(size_of::<RawInode>() == 96);
+const _: () = assert!(size_of::<RawInode>() == 104);
 
 impl Inode {
     pub(crate) fn kind(&self) -> FileKind {
@@ -69,6 +73,12 @@ impl Inode {
             Tail::File(layout) => Some(layout),
             _ => None,
         }
+    }
+
+    /// The data has so many more blocks, or fewer.
+    pub(crate) fn add_blocks(&mut self, added: i64) {
+        self.blocks = self.blocks.saturating_add(added);
+        self.attr.blocks = shown(self.blocks);
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -88,6 +98,7 @@ impl Inode {
             nanos: times.map(|t| U32::new(t.nanos)),
             xattr_count: U32::new(self.xattr_count),
             xattr_list_bytes: U32::new(self.xattr_list_bytes),
+            blocks: I64::new(self.blocks),
         };
         let mut out = raw.as_bytes().to_vec();
         match &self.tail {
@@ -123,6 +134,7 @@ impl Inode {
             gid: raw.gid.get(),
             rdev: raw.rdev.get(),
             size: raw.size.get(),
+            blocks: shown(raw.blocks.get()),
             version: raw.version.get(),
             atime,
             mtime,
@@ -131,11 +143,16 @@ impl Inode {
         };
         Some(Inode {
             attr,
+            blocks: raw.blocks.get(),
             xattr_count: raw.xattr_count.get(),
             xattr_list_bytes: raw.xattr_list_bytes.get(),
             tail: decode_tail(kind, tail)?,
         })
     }
+}
+
+fn shown(blocks: i64) -> u64 {
+    u64::try_from(blocks).unwrap_or(0)
 }
 
 fn decode_tail(kind: FileKind, bytes: &[u8]) -> Option<Tail> {

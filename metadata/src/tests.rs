@@ -229,7 +229,7 @@ impl Rig {
     fn settle(&mut self) {
         loop {
             for work in std::mem::take(&mut self.works) {
-                self.volume().work_done(work.id);
+                self.volume().work_done(work.id, 0);
             }
             self.volume().tick(Duration::ZERO);
             self.flush();

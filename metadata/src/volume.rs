@@ -142,7 +142,8 @@ pub struct Volume {
     dropping: BTreeSet<Ino>,
     /// Sessions may still say what they have open: no orphan is dropped.
     grace: bool,
-    works_done: BTreeSet<u64>,
+    /// And how many blocks the targets freed for each.
+    works_done: BTreeMap<u64, u64>,
     /// Internal commands do not wait for others to share a batch with.
     internal_urgent: bool,
     pending: VecDeque<Command>,
@@ -419,11 +420,12 @@ impl Volume {
         }
     }
 
-    /// The targets are done with a work. Not a work of this volume: nothing happens.
-    pub fn work_done(&mut self, id: u64) {
+    /// The targets are done with a work, and `freed_count` blocks are free by it. Not a work of this volume: nothing
+    /// happens.
+    pub fn work_done(&mut self, id: u64, freed_count: u64) {
         if let Some(work) = self.works.get(&id) {
             self.internal_urgent |= work.shrink;
-            self.works_done.insert(id);
+            self.works_done.insert(id, freed_count);
         }
     }
 
@@ -496,13 +498,29 @@ impl Volume {
         }
         self.internal_urgent = false;
         while !self.to_drop.is_empty() {
-            let body = take_list(&mut self.to_drop, |ino| ino.0);
+            let body = self.take_drops();
             self.push_command(SessionId::default(), Time::default(), DROP_ORPHANS, body);
         }
         while !self.works_done.is_empty() {
-            let body = take_list(&mut self.works_done, |id| id);
+            let body = self.take_works_done();
             self.push_command(SessionId::default(), Time::default(), WORKS_DONE, body);
         }
+    }
+
+    /// Takes up to [`INTERNAL_LIST_MAX`] of what is to be dropped, as the body of an internal command.
+    fn take_drops(&mut self) -> Vec<u8> {
+        let rest = self.to_drop.iter().copied().nth(INTERNAL_LIST_MAX);
+        let rest = rest.map_or_else(BTreeSet::new, |ino| self.to_drop.split_off(&ino));
+        let taken = std::mem::replace(&mut self.to_drop, rest);
+        numbers_body(taken.into_iter().map(|ino| ino.0))
+    }
+
+    /// The same of works, each with its blocks.
+    fn take_works_done(&mut self) -> Vec<u8> {
+        let rest = self.works_done.keys().copied().nth(INTERNAL_LIST_MAX);
+        let rest = rest.map_or_else(BTreeMap::new, |id| self.works_done.split_off(&id));
+        let taken = std::mem::replace(&mut self.works_done, rest);
+        numbers_body(taken.into_iter().flat_map(|(id, freed)| [id, freed]))
     }
 
     fn push_command(&mut self, session: SessionId, now: Time, kind: u16, body: Vec<u8>) {
@@ -547,14 +565,4 @@ fn command_bytes(body: &[u8]) -> u64 {
 
 fn push_reply(out: &mut Vec<Action>, op: u64, status: Status, body: Vec<u8>) {
     out.push(Action::Reply { op, status, body });
-}
-
-/// Takes up to [`INTERNAL_LIST_MAX`] of the set, as the body of an internal command.
-fn take_list<T: Ord + Copy>(set: &mut BTreeSet<T>, number: impl Fn(T) -> u64) -> Vec<u8> {
-    let taken: Vec<T> = set.iter().copied().take(INTERNAL_LIST_MAX).collect();
-    for item in &taken {
-        set.remove(item);
-    }
-    debug_assert!(!taken.is_empty());
-    numbers_body(taken.into_iter().map(number))
 }

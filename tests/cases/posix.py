@@ -1,6 +1,9 @@
 """Proof 4, pjdfstest: at least nine of ten tests that apply to Linux pass; the others stand in a list with a reason."""
 
+import ctypes
+import errno
 import grp
+import os
 import pwd
 import re
 import tempfile
@@ -88,4 +91,132 @@ def pjdfstest(ctx):
     surprises += ["is listed and is no test: " + name for name in sorted(set(expected) - {name for name, _ in tests})]
     if surprises:
         raise Failed("%d surprises\n%s" % (len(surprises), "\n".join(surprises)))
+    fs.close()
+
+
+KEEP_SIZE, PUNCH_HOLE, COLLAPSE_RANGE, ZERO_RANGE = 0x01, 0x02, 0x08, 0x10
+LIBC = ctypes.CDLL(None, use_errno=True)
+MIB = 1 << 20
+
+
+def fallocate(fd, mode, offset, count):
+    """fallocate(2)."""
+    if LIBC.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(count)) != 0:
+        raise OSError(ctypes.get_errno(), "fallocate")
+
+
+def refused(code, what, *args):
+    """Fails unless the call ends with this errno."""
+    try:
+        what(*args)
+    except OSError as error:
+        check(error.errno == code, what, args, "ended with", errno.errorcode.get(error.errno, error.errno))
+        return
+    raise Failed("%s%r succeeded, and should end with %s" % (what, args, errno.errorcode[code]))
+
+
+def taken(fd):
+    """KiB that stat says the file takes."""
+    return os.fstat(fd).st_blocks // 2
+
+
+def stretches(fd):
+    """Data of the file as lseek finds it: (start, end)."""
+    found, at = [], 0
+    while True:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as error:
+            check(error.errno == errno.ENXIO, "SEEK_DATA:", error)
+            return found
+        at = os.lseek(fd, start, os.SEEK_HOLE)
+        found.append((start, at))
+
+
+@case(timeout_s=120)
+def fallocate_modes(ctx):
+    """fallocate, FALLOC_FL_KEEP_SIZE, PUNCH_HOLE and ZERO_RANGE: bytes, lengths and space; over a kill -9."""
+    fs = ctx.fs(target_bytes=256 * MIB)
+    fd = os.open(fs.path / "f", os.O_RDWR | os.O_CREAT)
+    fallocate(fd, 0, 0, 20 * MIB)
+    check(os.fstat(fd).st_size == 20 * MIB and taken(fd) == 20 * 1024, "given out:", os.fstat(fd))
+    fallocate(fd, KEEP_SIZE, 20 * MIB, 4 * MIB)
+    check(os.fstat(fd).st_size == 20 * MIB and taken(fd) == 24 * 1024, "beyond the end:", os.fstat(fd))
+    os.pwrite(fd, b"z" * (8 * MIB), 0)
+    os.fsync(fd)
+    check(taken(fd) == 24 * 1024, "writing to what was given out takes nothing more:", taken(fd))
+    fallocate(fd, PUNCH_HOLE | KEEP_SIZE, 4097, 6 * MIB)
+    check(taken(fd) == 24 * 1024 - 6 * 1024 + 4, "a hole gives space back:", taken(fd))
+    fallocate(fd, ZERO_RANGE, 7 * MIB + 5, 100)
+    right = bytearray(b"z" * (8 * MIB) + bytes(12 * MIB))
+    right[4097 : 4097 + 6 * MIB] = bytes(6 * MIB)
+    right[7 * MIB + 5 : 7 * MIB + 105] = bytes(100)
+    os.close(fd)
+    fs.kill()
+    fs.start()
+    check((fs.path / "f").read_bytes() == right, "the bytes are not right after fallocate and kill -9")
+    fd = os.open(fs.path / "f", os.O_RDWR)
+    fallocate(fd, ZERO_RANGE, 20 * MIB, 100)
+    check(os.fstat(fd).st_size == 20 * MIB + 100, "ZERO_RANGE makes a file longer:", os.fstat(fd))
+    os.ftruncate(fd, MIB)
+    check(taken(fd) == 8, "what a cut leaves:", taken(fd))
+    refused(errno.EOPNOTSUPP, fallocate, fd, COLLAPSE_RANGE, 0, 4096)
+    refused(errno.ENOSPC, fallocate, fd, 0, 0, 1 << 40)
+    check(taken(fd) == 8, "what cannot be given out takes nothing:", taken(fd))
+    os.close(fd)
+    fs.close()
+
+
+@case(timeout_s=120)
+def reserved_space(ctx):
+    """What fallocate gave out can be written when nothing else can be."""
+    fs = ctx.fs(target_count=1, target_bytes=64 * MIB)
+    fd = os.open(fs.path / "f", os.O_RDWR | os.O_CREAT)
+    fallocate(fd, 0, 0, 16 * MIB)
+    with open(fs.path / "filler", "wb", buffering=0) as filler:
+        try:
+            while True:
+                filler.write(bytes(MIB))
+                os.fsync(filler.fileno())
+        except OSError as error:
+            check(error.errno == errno.ENOSPC, "filling:", error)
+    for at in range(0, 16 * MIB, 100_003):
+        os.pwrite(fd, b"w" * 100_003 if at + 100_003 <= 16 * MIB else b"w" * (16 * MIB - at), at)
+    os.fsync(fd)
+    check(os.pread(fd, 16 * MIB, 0) == b"w" * (16 * MIB), "what was given out holds what was written")
+    os.close(fd)
+    fs.close()
+
+
+@case(timeout_s=120)
+def holes(ctx):
+    """SEEK_DATA, SEEK_HOLE and st_blocks: du, cp and tar see holes as holes; a hole of 8 EiB costs nothing."""
+    fs = ctx.fs()
+    path = fs.path / "h"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    os.pwrite(fd, b"x" * 4096, MIB)
+    os.pwrite(fd, b"y" * 100, 5 * MIB)
+    check(taken(fd) == 8, "two blocks of data take", taken(fd), "KiB")
+    right = [(MIB, MIB + 4096), (5 * MIB, 5 * MIB + 100)]
+    check(stretches(fd) == right, "data is found at", stretches(fd))
+    check(os.lseek(fd, 0, os.SEEK_HOLE) == 0, "the file begins with a hole")
+    refused(errno.ENXIO, os.lseek, fd, 5 * MIB + 100, os.SEEK_HOLE)
+    os.ftruncate(fd, (1 << 63) - 1)
+    os.pwrite(fd, b"end", (1 << 63) - 4)
+    check(stretches(fd)[2:] == [((1 << 63) - 4096, (1 << 63) - 1)], "data is found at", stretches(fd))
+    check(taken(fd) == 12, "and it takes", taken(fd), "KiB")
+    os.ftruncate(fd, 5 * MIB + 100)
+    os.fsync(fd)
+    for copy in (["cp", "--sparse=auto", path, fs.path / "copy"], ["cp", "--sparse=always", path, fs.path / "copy2"]):
+        run(copy, timeout_s=30)
+        check(os.stat(copy[-1]).st_blocks == 16, copy, "takes", os.stat(copy[-1]).st_blocks, "sectors")
+        run(["cmp", path, copy[-1]], timeout_s=30)
+    run(["tar", "-C", fs.path, "-Scf", ctx.work / "h.tar", "h"], timeout_s=30)
+    check((ctx.work / "h.tar").stat().st_size < MIB, "tar -S stores holes as holes")
+    (fs.path / "out").mkdir()
+    run(["tar", "-C", fs.path / "out", "-xf", ctx.work / "h.tar"], timeout_s=30)
+    run(["cmp", path, fs.path / "out" / "h"], timeout_s=30)
+    check(os.stat(fs.path / "out" / "h").st_blocks == 16, "unpacked it takes as much")
+    check(run(["du", "-k", path], timeout_s=30).out.split()[0] == "8", "du is right")
+    os.close(fd)
     fs.close()

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use weft_store::{Copies, Kind};
+use weft_wire::data::ZeroHow;
 use weft_wire::{ChunkId, ChunkIndex, Ino, Status};
 
 use crate::disk::Faults;
@@ -51,6 +52,8 @@ struct World {
     pending: BTreeMap<u64, Pending>,
     /// What came later than the first kept seeds: drawn apart, so that those stay what they are.
     extra: Random,
+    /// What came later still.
+    zeroing: Random,
     /// Lengths the target may have: one, unless it is growing.
     capacities: Vec<u64>,
     /// The machine's boot, and how many there were.
@@ -115,6 +118,7 @@ impl World {
             random,
             pending,
             extra,
+            zeroing: Random::new(seed ^ 0x2e70_1e55),
             capacities: vec![CAPACITY_BYTES],
             boot: BOOT,
             boots: 0,
@@ -221,6 +225,9 @@ impl World {
         if self.extra.rarely(50) && self.capacities.len() == 1 {
             return self.begin_grow();
         }
+        if self.zeroing.chance(8) {
+            return self.begin_zero();
+        }
         let weights = self.habits.weights;
         let mut drawn = self.random.below_u32(weights.iter().sum());
         let mut kind = 0;
@@ -294,6 +301,29 @@ impl World {
         }
         bytes.truncate(count);
         bytes
+    }
+
+    fn begin_zero(&mut self) {
+        let ino = 1 + self.zeroing.below(self.habits.inos);
+        let index = ChunkIndex(self.zeroing.below(self.habits.chunks));
+        let chunk = ChunkId { ino: Ino(ino), index };
+        let first = self.zeroing.below_u32(self.habits.chunk_blocks);
+        let count = 1 + self.zeroing.below_u32(self.habits.chunk_blocks - first);
+        let (mut offset, mut bytes) = (first * 4096, count * 4096);
+        let how = match self.zeroing.below(3) {
+            0 => ZeroHow::Allocate,
+            1 => ZeroHow::Punch,
+            _ => {
+                let (start, cut) = (self.zeroing.below_u32(4096), self.zeroing.below_u32(4096));
+                offset += start;
+                bytes = (bytes - start).saturating_sub(cut).max(1);
+                ZeroHow::Erase
+            }
+        };
+        let op = self.rig.begin_zero(chunk, offset, bytes, how);
+        let change = Change::Zero { chunk, offset, bytes, how };
+        self.rig.telling.event(self.rig.now, || format!("op {op}: {change:?}"));
+        self.pending.insert(op, Pending::Change(change));
     }
 
     fn begin_truncate(&mut self) {
@@ -387,13 +417,16 @@ impl World {
     fn check_full(&self, op: u64, change: &Change) {
         let wants = |change: &Change| match change {
             Change::Write { bytes, .. } => u64::try_from(bytes.len()).expect("64 bits") + 8192,
+            Change::Zero { bytes, .. } => u64::from(*bytes) + 8192,
             Change::Truncate { .. } => 4096,
         };
         let mut wanted = wants(change);
         for pending in self.pending.values() {
             match pending {
                 // What it gives back may have come too late.
-                Pending::Change(Change::Truncate { .. }) => return,
+                Pending::Change(
+                    Change::Truncate { .. } | Change::Zero { how: ZeroHow::Punch, .. },
+                ) => return,
                 Pending::Change(change) => wanted += wants(change),
                 _ => {}
             }

@@ -101,11 +101,22 @@ pub enum Outcome {
         pieces: Vec<ReadPiece>,
     },
     /// The bytes are there, and survive the death of this process.
-    Written,
+    Written {
+        /// Blocks of it that were never written before.
+        added_count: u32,
+    },
+    /// The blocks are as if never written.
+    Punched {
+        /// Blocks of them that were written.
+        freed_count: u32,
+    },
     /// Everything acknowledged before is durable.
     Synced,
     /// The chunks are gone, and the cut chunk ends where it should.
-    Truncated,
+    Truncated {
+        /// Blocks that went.
+        freed_count: u64,
+    },
     /// The target has this length, durably.
     Grown {
         /// Bytes of the device in use before.

@@ -13,7 +13,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::limits::{CHUNK_BLOCKS_MAX, DAMAGES_MAX};
-use crate::record::{Placement, Truncate};
+use crate::record::{Placement, Punch, Truncate};
 
 /// What is wrong.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -121,6 +121,13 @@ impl Damages {
         }
         for (block, _) in placement.blocks() {
             self.remove(placement.chunk, block);
+        }
+    }
+
+    /// Blocks are gone.
+    pub(crate) fn punched(&mut self, punch: &Punch) {
+        if !self.blocks.is_empty() {
+            punch.blocks().for_each(|block| self.remove(punch.chunk, block));
         }
     }
 

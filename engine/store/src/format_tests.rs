@@ -10,7 +10,8 @@ use crate::chunk::{Chunk, Placed, RawChunk, RawRun, Run};
 use crate::damage::{self, DamageKind, Damages, RawDamage, RawScrub, ScrubStatus};
 use crate::index::{Meta, RawMeta, raw_meta};
 use crate::record::{
-    self, Cut, Placement, RawHeader, RawPlacement, RawTruncate, Record, Stamp, Truncate,
+    self, Cut, Placement, Punch, RawHeader, RawPlacement, RawPunch, RawTruncate, Record, Stamp,
+    Truncate,
 };
 use crate::space_rows::{RawSpaceHead, SpaceHead};
 use crate::superblock::{Areas, RawSuperblock, Superblock, TargetUuid};
@@ -53,6 +54,7 @@ fn the_byte_tables_are_true() {
     check!("Run", RawRun, first count device_block);
     check!("Truncate", RawTruncate, ino remove_from cut_index tail_device_block cut_keep_blocks
         tail_sum flags reserved);
+    check!("Punch", RawPunch, ino chunk_index first count);
     check!("Chunk head", RawChunk, format run_count version);
     check!("Index meta", RawMeta,
         magic version loss_count cluster target_uuid applied generation boot_id);
@@ -120,6 +122,7 @@ fn the_bytes_are_those_of_version_1() {
         ("write", Record::Write(placement.clone())),
         ("intent", Record::Intent(placement.clone())),
         ("truncate", Record::Truncate(truncate)),
+        ("punch", Record::Punch(Punch { chunk, first: 3, count: 7 })),
     ] {
         let stamp = Stamp { nonce: superblock.nonce(), generation: 3, sequence: 42 };
         let mut bytes = Vec::new();

@@ -50,6 +50,9 @@ pub(crate) const GROWTH_BLOCKS_MAX: u32 = 256;
 /// Blocks kept for rewriting partly covered blocks elsewhere when the device is otherwise full.
 pub(crate) const RESERVE_BLOCKS_MAX: u64 = 64;
 
+/// Chunks that one search for data or a hole looks at: a few milliseconds.
+pub(crate) const SEEK_CHUNKS_MAX: u32 = 1024;
+
 /// Blocks of one step of the scrub (256 KiB): what a client's operation may have to wait behind.
 pub(crate) const SCRUB_READ_BLOCKS: u32 = 64;
 /// Damaged blocks that are listed by name; more are counted.

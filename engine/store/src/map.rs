@@ -16,7 +16,7 @@ use crate::damage::{Damages, ScrubStatus};
 use crate::error::StoreError;
 use crate::index::{Index, Meta};
 use crate::limits::CHUNK_DIRTY_BYTES;
-use crate::record::{Placement, Truncate};
+use crate::record::{Placement, Punch, Truncate};
 use crate::space::{Extent, Space};
 use crate::space_rows::{ROW_DIRTY_BYTES, Row, SpaceHead, Touched};
 
@@ -168,21 +168,39 @@ impl Map {
         self.index.put_scrub(txn, row)
     }
 
-    /// Blocks have new places; gives the extents that are free once this is durable.
-    pub(crate) fn place(&mut self, placement: &Placement) -> Result<Vec<Extent>, StoreError> {
+    /// Blocks have new places; gives the extents that are free once this is durable, and how many blocks were never
+    /// written before.
+    pub(crate) fn place(
+        &mut self,
+        placement: &Placement,
+    ) -> Result<(Vec<Extent>, u32), StoreError> {
         let existed = self.get(placement.chunk)?.is_some();
-        let mut freed = Vec::new();
+        let (mut freed, mut added) = (Vec::new(), 0);
         self.cache.edit(placement.chunk, |chunk| {
             for (block, placed) in placement.blocks() {
                 match chunk.set(block, placed) {
                     Some(before) if before.device_block != placed.device_block => {
                         push_extent(&mut freed, before.device_block);
                     }
-                    _ => {}
+                    Some(_) => {}
+                    None => added += 1,
                 }
             }
         });
         self.chunk_count += u64::from(!existed);
+        Ok((freed, added))
+    }
+
+    /// Blocks are as if never written; gives the extents that are free once this is durable.
+    pub(crate) fn punch(&mut self, punch: &Punch) -> Result<Vec<Extent>, StoreError> {
+        let mut freed = Vec::new();
+        if self.get(punch.chunk)?.is_some() {
+            self.edit_existing(punch.chunk, |chunk| {
+                for placed in punch.blocks().filter_map(|block| chunk.clear(block)) {
+                    push_extent(&mut freed, placed.device_block);
+                }
+            });
+        }
         Ok(freed)
     }
 

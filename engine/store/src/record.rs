@@ -56,6 +56,15 @@ pub(crate) struct RawTruncate {
     pub(crate) reserved: U32,
 }
 
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct RawPunch {
+    pub(crate) ino: U64,
+    pub(crate) chunk_index: U64,
+    pub(crate) first: U32,
+    pub(crate) count: U32,
+}
+
 pub(crate) const HEADER_LEN: usize = size_of::<RawHeader>();
 pub(crate) const PLACEMENT_LEN: usize = size_of::<RawPlacement>();
 pub(crate) const TRUNCATE_LEN: usize = size_of::<RawTruncate>();
@@ -71,6 +80,7 @@ pub(crate) const KIND_MARK: u8 = 2;
 pub(crate) const KIND_WRITE: u8 = 3;
 pub(crate) const KIND_INTENT: u8 = 4;
 pub(crate) const KIND_TRUNCATE: u8 = 5;
+pub(crate) const KIND_PUNCH: u8 = 6;
 
 /// Blocks of a chunk, where they lie, and their checksums.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -108,6 +118,21 @@ pub(crate) struct Cut {
     pub(crate) tail: Option<Placed>,
 }
 
+/// Blocks of a chunk that are as if never written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Punch {
+    pub(crate) chunk: ChunkId,
+    /// First block, counted in the chunk.
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+}
+
+impl Punch {
+    pub(crate) fn blocks(&self) -> std::ops::Range<u32> {
+        self.first..self.first + self.count
+    }
+}
+
 /// What a record says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Record {
@@ -121,6 +146,8 @@ pub(crate) enum Record {
     Intent(Placement),
     /// Chunks or parts of them are gone.
     Truncate(Truncate),
+    /// Blocks are gone.
+    Punch(Punch),
 }
 
 /// Which journal a record is in and which one it is.
@@ -175,6 +202,16 @@ fn encode_body(record: &Record, out: &mut Vec<u8>) -> u8 {
         Record::Truncate(truncate) => {
             out.extend_from_slice(raw_truncate(truncate).as_bytes());
             KIND_TRUNCATE
+        }
+        Record::Punch(punch) => {
+            let raw = RawPunch {
+                ino: punch.chunk.ino.0.into(),
+                chunk_index: punch.chunk.index.0.into(),
+                first: punch.first.into(),
+                count: punch.count.into(),
+            };
+            out.extend_from_slice(raw.as_bytes());
+            KIND_PUNCH
         }
     }
 }
@@ -244,6 +281,7 @@ pub(crate) fn decode(bytes: &[u8], nonce: u64) -> Option<Found> {
         KIND_WRITE => Record::Write(decode_placement(body)?),
         KIND_INTENT => Record::Intent(decode_placement(body)?),
         KIND_TRUNCATE => Record::Truncate(decode_truncate(body)?),
+        KIND_PUNCH => Record::Punch(decode_punch(body)?),
         _ => return None,
     };
     let stamp =
@@ -281,6 +319,14 @@ fn decode_truncate(body: &[u8]) -> Option<Truncate> {
     Some(Truncate { ino: Ino(raw.ino.get()), remove_from: ChunkIndex(raw.remove_from.get()), cut })
 }
 
+fn decode_punch(body: &[u8]) -> Option<Punch> {
+    let raw = RawPunch::read_from_bytes(body).ok()?;
+    let (first, count) = (raw.first.get(), raw.count.get());
+    let chunk = ChunkId { ino: Ino(raw.ino.get()), index: ChunkIndex(raw.chunk_index.get()) };
+    let within = first.checked_add(count).is_some_and(|end| end <= CHUNK_BLOCKS_MAX);
+    (within && count > 0).then_some(Punch { chunk, first, count })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -305,6 +351,7 @@ mod tests {
             Record::Truncate(truncate),
             Record::Truncate(Truncate { cut: Some(cut), ..truncate }),
             Record::Truncate(Truncate { cut: Some(Cut { tail, ..cut }), ..truncate }),
+            Record::Punch(Punch { chunk, first: 3, count: 7 }),
         ]
     }
 

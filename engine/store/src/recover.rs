@@ -29,7 +29,7 @@ use crate::error::{Kind, StoreError};
 use crate::index::Meta;
 use crate::map::{Map, push_extent};
 use crate::planted::{self, Bug};
-use crate::record::{Placement, Record, Truncate};
+use crate::record::{Placement, Punch, Record, Truncate};
 use crate::replay::{self, Replay};
 use crate::space::{Extent, Space};
 use crate::space_rows::{SpaceHead, Touched};
@@ -253,6 +253,7 @@ impl Work {
                 Record::Intent(placement) => self.note_intent(placement),
                 Record::Write(placement) => self.apply_write(sequence, placement)?,
                 Record::Truncate(truncate) => self.apply_truncate(sequence, truncate)?,
+                Record::Punch(punch) => self.apply_punch(punch)?,
             }
         }
         Ok(())
@@ -279,7 +280,7 @@ impl Work {
             }
         }
         self.use_blocks(new)?;
-        let freed = self.map.place(placement)?;
+        let (freed, _) = self.map.place(placement)?;
         self.free_blocks(freed)
     }
 
@@ -325,6 +326,14 @@ impl Work {
             self.use_blocks(vec![Extent { start: tail.device_block, count: 1 }])?;
         }
         let freed = self.map.truncate(truncate)?;
+        self.free_blocks(freed)
+    }
+
+    fn apply_punch(&mut self, punch: &Punch) -> Result<(), StoreError> {
+        for block in punch.blocks() {
+            self.doubts.remove(&(punch.chunk, block));
+        }
+        let freed = self.map.punch(punch)?;
         self.free_blocks(freed)
     }
 

@@ -34,6 +34,7 @@ use crate::superblock::{Device, Superblock, inspect_copies};
 
 mod checkpoint;
 mod grow;
+mod punch;
 mod read;
 mod scrub;
 mod truncate;
@@ -41,6 +42,7 @@ mod write;
 
 use checkpoint::{Checkpoint, FlushStage};
 use grow::Grow;
+use punch::PunchOp;
 use read::ReadOp;
 use scrub::{Scrub, ScrubOp};
 use truncate::TruncateOp;
@@ -109,6 +111,7 @@ enum Body {
     Read(ReadOp),
     Write(WriteOp),
     Truncate(TruncateOp),
+    Punch(PunchOp),
     Scrub(ScrubOp),
     /// Taken out while it is worked on.
     Taken,
@@ -530,6 +533,7 @@ impl Store {
                     Body::Read(_) => self.start_read(op, pool, out),
                     Body::Write(_) => self.start_write(op, pool, out),
                     Body::Truncate(_) => self.start_truncate(op, pool, out),
+                    Body::Punch(_) => self.start_punch(op, out),
                     Body::Scrub(_) => self.start_scrub(op, pool, out),
                     Body::Taken => unreachable!("put back before the next operation"),
                 }
@@ -562,6 +566,7 @@ impl Store {
             Body::Read(_) => self.read_done(op, part, buf, out),
             Body::Write(_) => self.write_part_done(op, part, buf, out),
             Body::Truncate(_) => self.truncate_part_done(op, buf, out),
+            Body::Punch(_) => unreachable!("it has no I/O of its own"),
             Body::Scrub(_) => self.scrub_read_done(op, buf, pool, out),
             Body::Taken => unreachable!("put back before the next completion"),
         }

@@ -70,7 +70,7 @@ fn write(runner: &mut Runner, index: u64, seed: u8) {
     payload.as_mut_slice()[..4096].copy_from_slice(&block(seed));
     let sums = vec![crc32c(&block(seed))];
     runner.with_store(|store, pool, out| store.write(1, range(index, 1), sums, payload, pool, out));
-    assert!(matches!(answer(runner).result, Ok(Outcome::Written)));
+    assert!(matches!(answer(runner).result, Ok(Outcome::Written { .. })));
 }
 
 fn read(runner: &mut Runner, index: u64) -> Vec<u8> {

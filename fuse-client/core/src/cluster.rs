@@ -10,7 +10,7 @@ use weft_wire::{Ino, Kind, LeaseBits, ShardId, Status, TargetId, VolumeId};
 use crate::core::{ClientCore, at, link_id};
 use crate::limits::REOPEN_COUNT;
 use crate::op::{Caller, LinkId, OpId, Output};
-use crate::state::{Answer, Call, Purpose, errno};
+use crate::state::{Answer, Call, OpKind, Purpose, errno};
 use crate::volume::{Volume, encode};
 
 impl ClientCore {
@@ -226,5 +226,8 @@ impl ClientCore {
             .filter_map(|call| call.purpose.op())
             .collect();
         reads.into_iter().for_each(|op| self.read_again(op));
+        let allocations = self.ops.iter().filter(|(_, op)| matches!(op.kind, OpKind::Allocate(_)));
+        let allocations: Vec<OpId> = allocations.map(|(id, _)| *id).collect();
+        allocations.into_iter().for_each(|op| self.allocate_again(op));
     }
 }

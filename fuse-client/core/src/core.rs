@@ -352,7 +352,11 @@ impl ClientCore {
             Purpose::SetAttr { op, ino, held } => {
                 self.set_attr_answered(op, ino, held, answer.meta(call.kind));
             }
-            Purpose::Write { ino, id } => self.write_answered(ino, id, answer.status),
+            Purpose::Write { ino, id } => {
+                self.write_answered(ino, id, answer.status, &answer.body);
+            }
+            Purpose::Zero { op, ino } => self.zero_answered(op, ino, &answer),
+            Purpose::Seek { op } => self.seek_answered(op, &answer),
             Purpose::Read { op, piece } => self.read_answered(op, piece, answer),
             Purpose::Sync { ino, target } => self.sync_answered(ino, target, answer.status),
             Purpose::Wrote { ino } => self.wrote_answered(ino, &answer),

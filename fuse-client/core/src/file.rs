@@ -5,8 +5,9 @@ use std::ops::Range;
 use std::time::Duration;
 
 use weft_iobuf::BufSlot;
-use weft_wire::blocks::BLOCK_BYTES;
+use weft_wire::blocks::{BLOCK_BYTES, BLOCK_LEN};
 use weft_wire::meta::{Attr, Time};
+use weft_wire::units::to_u64;
 use weft_wire::{ChunkPiece, Ino, Layout};
 
 use crate::op::{Caller, OpId};
@@ -46,6 +47,9 @@ pub(crate) struct Telling {
     pub(crate) due: Option<Duration>,
     /// End of the acknowledged writes since the last cut.
     pub(crate) acked_end: u64,
+    /// Blocks the file has more than the volume was told, and those of the `Wrote` in flight.
+    pub(crate) blocks: i64,
+    pub(crate) blocks_in_flight: i64,
 }
 
 impl Telling {
@@ -88,6 +92,8 @@ pub(crate) struct File {
     pub(crate) errno: i32,
     /// Operations that change the length: reads and writes wait for them.
     pub(crate) exclusive: u32,
+    /// Requests of allocations that are not answered: they hold the file, too.
+    pub(crate) zeroing: u32,
     /// Operations that wait for something here, in order.
     pub(crate) waiting: Vec<OpId>,
 }
@@ -115,8 +121,14 @@ impl File {
             error_count: 0,
             errno: 0,
             exclusive: 0,
+            zeroing: 0,
             waiting: Vec::new(),
         }
+    }
+
+    /// Reads and writes must wait.
+    pub(crate) fn is_held(&self) -> bool {
+        self.exclusive > 0 || self.zeroing > 0
     }
 
     /// The length as a program of this mount must see it.
@@ -128,6 +140,12 @@ impl File {
     pub(crate) fn overlay(&self, attr: Attr) -> Attr {
         let mut attr = attr;
         attr.size = attr.size.max(self.local_end);
+        let untold = self.telling.blocks + self.telling.blocks_in_flight;
+        attr.blocks = attr.blocks.saturating_add_signed(untold);
+        // What is on its way takes place, too, as far as the file is not full yet.
+        let dirty = to_u64(self.dirty_bytes.div_ceil(BLOCK_LEN));
+        let whole = attr.size.div_ceil(to_u64(BLOCK_LEN));
+        attr.blocks = attr.blocks.max(whole.min(attr.blocks.saturating_add(dirty)));
         if let Some(mtime) = self.local_mtime {
             attr.mtime = attr.mtime.max(mtime);
             attr.ctime = attr.ctime.max(mtime);

@@ -15,6 +15,7 @@
 //! next open. Appending to one file from several mounts needs leases, which are not there yet. Data that was closed
 //! without fsync is not kept for a server that loses it in a crash.
 
+mod allocate;
 mod cluster;
 pub mod config;
 mod core;

@@ -47,3 +47,8 @@ const _: () = assert!(RUN_BYTES_MIN < ZERO_COPY_BYTES_MIN && ZERO_COPY_BYTES_MIN
 const _: () = assert!(RUN_BYTES_MAX.is_power_of_two() && RUN_BYTES_MAX <= 1 << CHUNK_LOG2_MAX);
 const _: () = assert!(DIR_BYTES_MAX * 2 <= BODY_BYTES_MAX);
 const _: () = assert!(REOPEN_COUNT * 12 + 64 < BODY_BYTES_MAX as usize);
+
+/// Requests of one fallocate that are out at once.
+pub(crate) const ZEROS_MAX: u32 = 32;
+/// A fallocate of so much asks first whether there is room, so that one that cannot be does not fill the targets.
+pub(crate) const ROOM_ASKED_BYTES: u64 = 64 << 20;

@@ -13,7 +13,7 @@ use weft_wire::{Kind, LeaseBits, VolumeId};
 
 use crate::core::ClientCore;
 use crate::limits::DIR_BYTES_MAX;
-use crate::op::{Caller, FsOp, FsReply, Handle, OpId, Opened, Ttl, Whence};
+use crate::op::{Caller, FsOp, FsReply, Handle, OpId, Opened, Ttl};
 use crate::state::{Answer, Call, HandleState, Op, OpKind, Purpose, ReadAsked, errno};
 use crate::volume::{Queued, encode};
 
@@ -75,9 +75,11 @@ impl ClientCore {
                 self.handle(handle, true)?;
                 FsReply::Done
             }
-            FsOp::Fallocate { .. } => return Err(errno::EOPNOTSUPP),
+            FsOp::Fallocate { handle, offset, bytes, mode } => {
+                return self.begin_allocate(id, handle, (offset, bytes), mode);
+            }
             FsOp::Lseek { handle, offset, whence } => {
-                FsReply::Offset(self.seek(handle, offset, whence)?)
+                return self.begin_seek(id, handle, offset, whence);
             }
             other => return self.begin_names(id, other),
         };
@@ -153,18 +155,6 @@ impl ClientCore {
                 self.ask(id, ino, &MetaRequest::RemoveXattr { ino, name: &name })
             }
             _ => Err(errno::EOPNOTSUPP),
-        }
-    }
-
-    fn seek(&mut self, handle: Handle, offset: u64, whence: Whence) -> Result<u64, i32> {
-        let ino = self.handle(handle, false)?.ino;
-        let size = self.files.get(&ino).map_or(0, crate::file::File::size);
-        match whence {
-            Whence::Set => Ok(offset),
-            Whence::End => size.checked_add(offset).ok_or(errno::EINVAL),
-            Whence::Data | Whence::Hole if offset >= size => Err(errno::ENXIO),
-            Whence::Data => Ok(offset),
-            Whence::Hole => Ok(size),
         }
     }
 
@@ -253,6 +243,8 @@ impl ClientCore {
         let reply = answer.meta(kind);
         match self.ops.get(&id).map(|op| &op.kind) {
             Some(OpKind::ReadWaiting { .. }) => self.read_refreshed(id, reply),
+            Some(OpKind::Seek(_)) => self.seek_refreshed(id, reply),
+            Some(OpKind::Allocate(_)) => self.room_told(id, reply),
             Some(OpKind::Meta { bytes_max }) => {
                 let bytes_max = *bytes_max;
                 let result = reply.and_then(|reply| self.simple_reply(reply, bytes_max));

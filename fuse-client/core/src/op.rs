@@ -123,9 +123,10 @@ pub enum FsOp {
     ListXattr { ino: Ino, bytes_max: u32 },
     /// → `Done`.
     RemoveXattr { ino: Ino, name: Vec<u8> },
-    /// EOPNOTSUPP for now.
+    /// → `Done`. `mode` as for fallocate(2): 0 (space is given out, the file is at least so long), 1 KEEP_SIZE, 3 PUNCH_HOLE,
+    /// 0x10 ZERO_RANGE; others get EOPNOTSUPP. Space is given out by writing zeros where nothing was written.
     Fallocate { handle: Handle, offset: u64, bytes: u64, mode: u32 },
-    /// → `Offset`. The whole file counts as data. ENXIO beyond its end.
+    /// → `Offset`. ENXIO beyond the file's end, and when no data follows.
     Lseek { handle: Handle, offset: u64, whence: Whence },
 }
 

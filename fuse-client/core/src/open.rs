@@ -5,7 +5,7 @@ use weft_wire::{Ino, Layout};
 
 use crate::core::ClientCore;
 use crate::file::File;
-use crate::op::{FsReply, Handle, OpId, OpenFlags, Opened};
+use crate::op::{FsReply, Handle, OpId, OpenFlags, Opened, Ttl};
 use crate::state::{AfterSetAttr, HandleState, OpKind, Purpose, errno};
 
 impl ClientCore {
@@ -64,9 +64,10 @@ impl ClientCore {
 
     /// What an operation that ends before its change was sent held of a file.
     pub(crate) fn leave_file(&mut self, id: OpId) {
-        if let Some(OpKind::SetAttr { ino, held: true, .. }) = self.ops.get(&id).map(|op| &op.kind)
-        {
-            self.unhold(*ino);
+        match self.ops.get(&id).map(|op| &op.kind) {
+            Some(OpKind::SetAttr { ino, held: true, .. }) => self.unhold(*ino),
+            Some(OpKind::Allocate(allocation)) => self.unhold(allocation.ino()),
+            _ => {}
         }
     }
 
@@ -136,7 +137,13 @@ impl ClientCore {
         held: bool,
         reply: Result<MetaReply, i32>,
     ) {
+        let sized = match self.ops.get(&id).map(|op| &op.kind) {
+            Some(OpKind::SetAttr { set, .. }) => set.size,
+            _ => None,
+        };
         let reply = match reply {
+            // The targets' work is counted after it was answered; of nothing, nothing is left.
+            Ok(MetaReply::Attr(attr)) if sized == Some(0) => Ok(Attr { blocks: 0, ..attr }),
             Ok(MetaReply::Attr(attr)) => Ok(attr),
             Ok(_) => Err(errno::EIO),
             Err(code) => Err(code),
@@ -158,7 +165,10 @@ impl ClientCore {
                 self.finish_open(id, attr, flags, created);
             }
             (Ok(attr), AfterSetAttr::Attr) => {
-                let (attr, ttl) = (self.learn(attr), self.attr_ttl());
+                // How many blocks a cut left is told by the next stat.
+                let cut = sized.is_some_and(|size| size > 0);
+                let ttl = if cut { Ttl::default() } else { self.attr_ttl() };
+                let attr = self.learn(attr);
                 self.finish(id, Ok(FsReply::Attr(attr, ttl)));
             }
             (Err(code), _) => self.finish(id, Err(code)),

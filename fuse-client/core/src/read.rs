@@ -50,7 +50,7 @@ impl ClientCore {
         let file = self.files.get_mut(&ino).expect("a handle keeps its file");
         let layout = file.layout.as_ref().expect("checked when the read began");
         let pieces: Vec<ChunkPiece> = layout.pieces(offset, u64::from(bytes)).collect();
-        if file.exclusive > 0 || file.is_being_written(&pieces, barrier) {
+        if file.is_held() || file.is_being_written(&pieces, barrier) {
             file.waiting.push(id);
             return;
         }

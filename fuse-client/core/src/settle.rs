@@ -90,6 +90,8 @@ impl ClientCore {
                 Some(OpKind::ReadWaiting { .. }) => self.try_read(id),
                 Some(OpKind::Settle { .. }) => self.try_settle(id),
                 Some(OpKind::SetAttr { .. }) => self.try_set_attr(id),
+                Some(OpKind::Allocate(_)) => self.try_allocate(id),
+                Some(OpKind::Seek(_)) => self.try_seek(id),
                 _ => {}
             }
         }
@@ -116,13 +118,15 @@ impl ClientCore {
             return;
         }
         telling.in_flight = Some(telling.wanted);
+        telling.blocks_in_flight = std::mem::take(&mut telling.blocks);
+        let blocks_added = telling.blocks_in_flight;
         if let Some(due) = telling.due.take() {
             self.file_timers.remove(&(due, ino));
         }
         let size_min = telling.acked_end;
         let mtime = file.local_mtime.unwrap_or(file.attr.mtime);
         let writer = file.writer;
-        let request = MetaRequest::Wrote { ino, size_min, mtime };
+        let request = MetaRequest::Wrote { ino, size_min, mtime, blocks_added };
         let asked = self.meta_call(ino, writer, &request, Purpose::Wrote { ino });
         debug_assert!(asked, "a file that is open has its volume");
     }
@@ -132,6 +136,7 @@ impl ClientCore {
         let Some(file) = self.files.get_mut(&ino) else { return };
         self.touched.insert(ino);
         let telling = &mut file.telling;
+        telling.blocks_in_flight = 0;
         telling.done = telling.in_flight.take().expect("one is in flight at a time");
         if !telling.is_settled() {
             let due = now + WROTE_DELAY;
@@ -154,7 +159,7 @@ impl ClientCore {
     }
 
     /// Asks the targets to make durable what is wanted so.
-    fn send_syncs(&mut self, ino: Ino) {
+    pub(crate) fn send_syncs(&mut self, ino: Ino) {
         loop {
             let Some(file) = self.files.get_mut(&ino) else { return };
             let wanted = file.sync_wanted;
@@ -187,7 +192,7 @@ impl ClientCore {
     /// Forgets a file that nobody has open and that is at rest.
     fn collect(&mut self, ino: Ino) {
         let Some(file) = self.files.get_mut(&ino) else { return };
-        let busy = file.exclusive > 0 || !file.waiting.is_empty() || file.unsynced.is_syncing();
+        let busy = file.is_held() || !file.waiting.is_empty() || file.unsynced.is_syncing();
         if file.open_count > 0 || busy {
             return;
         }

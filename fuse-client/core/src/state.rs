@@ -7,6 +7,7 @@ use weft_iobuf::BufSlot;
 use weft_wire::meta::{MetaReply, SetAttr};
 use weft_wire::{ChunkPiece, Ino, Kind, Status, TargetId, VolumeId};
 
+use crate::allocate::{Allocation, Search};
 use crate::op::{Caller, DataPiece, Handle, LinkId, OpId, OpenFlags};
 
 /// The few errno values the core itself gives (Linux, generic ABI).
@@ -19,6 +20,7 @@ pub(crate) mod errno {
     pub(crate) const EAGAIN: i32 = 11;
     pub(crate) const EINVAL: i32 = 22;
     pub(crate) const EFBIG: i32 = 27;
+    pub(crate) const ENOSPC: i32 = 28;
     pub(crate) const ERANGE: i32 = 34;
     pub(crate) const ENAMETOOLONG: i32 = 36;
     pub(crate) const EOPNOTSUPP: i32 = 95;
@@ -79,6 +81,14 @@ pub(crate) enum Purpose {
         ino: Ino,
         target: TargetId,
     },
+    /// The answer counts also when the operation is gone.
+    Zero {
+        op: OpId,
+        ino: Ino,
+    },
+    Seek {
+        op: OpId,
+    },
     Wrote {
         ino: Ino,
     },
@@ -95,6 +105,7 @@ impl Purpose {
             Purpose::Op(op)
             | Purpose::Open(op)
             | Purpose::SetAttr { op, .. }
+            | Purpose::Seek { op }
             | Purpose::Read { op, .. } => Some(op),
             _ => None,
         }
@@ -162,6 +173,10 @@ pub(crate) enum OpKind {
     Reading { asked: ReadAsked, ino: Ino, pieces: Vec<ReadPiece>, left: usize, errno: i32 },
     /// Flush and fsync: everything below `barrier` is to be acknowledged, told, and durable.
     Settle { handle: Handle, barrier: u64, durable: bool, tell: Option<u64>, ask: Option<u64> },
+    /// fallocate.
+    Allocate(Allocation),
+    /// lseek for data or a hole.
+    Seek(Search),
     /// Everything below `barrier` first, then the change.
     /// `held`: it counts in [`crate::file::File::exclusive`].
     SetAttr {

@@ -172,9 +172,17 @@ fn holes_and_the_end_of_the_file() {
     assert_eq!(world.set_size(ino, far + 5000).unwrap().size, far + 5000);
     assert_eq!(world.read(handle, far, 1 << 20).unwrap().len(), 5000);
     let seek = |offset, whence| FsOp::Lseek { handle, offset, whence };
-    assert!(
-        matches!(world.run(seek(9, Whence::Hole)), Ok(FsReply::Offset(end)) if end == far + 5000)
-    );
+    let found = |world: &mut World, at, whence| match world.run(seek(at, whence)) {
+        Ok(FsReply::Offset(found)) => found,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(found(&mut world, 9, Whence::Hole), 9);
+    assert_eq!(found(&mut world, 9, Whence::Data), far);
+    assert_eq!(found(&mut world, far + 1, Whence::Data), far + 1);
+    assert_eq!(found(&mut world, far, Whence::Hole), far + 5000, "the end is a hole");
+    let sought = world.count(Kind::Seek);
+    assert_eq!(found(&mut world, far, Whence::Data), far);
+    assert_eq!(world.count(Kind::Seek), sought + 1, "of one chunk one target is asked");
     assert_eq!(world.run(seek(far + 5000, Whence::Data)).unwrap_err(), ENXIO);
 }
 
@@ -539,7 +547,7 @@ fn names_directories_and_attributes_pass_through() {
     assert!(matches!(world.run(get(0)), Ok(FsReply::Length(5))));
     assert_eq!(world.run(get(4)).unwrap_err(), ERANGE);
     assert!(matches!(world.run(get(5)), Ok(FsReply::Bytes(bytes)) if bytes == b"value"));
-    let (offset, bytes, mode) = (0, 1, 0);
+    let (offset, bytes, mode) = (0, 1, 0x08);
     assert_eq!(world.run(FsOp::Fallocate { handle, offset, bytes, mode }).unwrap_err(), EOPNOTSUPP);
 }
 

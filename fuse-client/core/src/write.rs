@@ -73,7 +73,7 @@ impl ClientCore {
             return self.finish(id, Err(errno::EBADF));
         };
         let file = self.files.get_mut(&ino).expect("a handle keeps its file");
-        if file.exclusive > 0 {
+        if file.is_held() {
             file.waiting.push(id);
             return;
         }
@@ -243,7 +243,7 @@ impl ClientCore {
             let chunk = ChunkId { ino, index: write.index };
             let range = ChunkRange { chunk, offset: write.offset, bytes: write.bytes };
             let Some(link) = self.targets.get(&write.target).copied() else {
-                self.write_answered(ino, id, Status::WrongShard);
+                self.write_answered(ino, id, Status::WrongShard, &[]);
                 continue;
             };
             write.tag = Some(tag);
@@ -262,7 +262,7 @@ impl ClientCore {
         }
     }
 
-    pub(crate) fn write_answered(&mut self, ino: Ino, id: u64, status: Status) {
+    pub(crate) fn write_answered(&mut self, ino: Ino, id: u64, status: Status, body: &[u8]) {
         let Some(file) = self.files.get_mut(&ino) else { return };
         let Some(mut write) = file.writes.remove(id) else { return };
         self.touched.insert(ino);
@@ -273,8 +273,9 @@ impl ClientCore {
             self.room_made = true;
         }
         let op = write.op.take();
+        let again = write.again;
         if status == Status::Ok {
-            if !write.again {
+            if !again {
                 file.telling.wanted += 1;
                 file.telling.acked_end = file.telling.acked_end.max(write.file_end);
             }
@@ -286,6 +287,10 @@ impl ClientCore {
             self.unsynced_bytes += Unsynced::bytes_of(&write);
             file.unsynced.add(id, write);
             self.bound_unsynced(ino);
+            // What is written again was counted the first time.
+            if !again {
+                self.blocks_told(ino, body);
+            }
         } else if op.is_none() {
             tracing::warn!(%ino, target = %write.target, %status, "a write failed");
             file.fail(status.errno());

@@ -45,9 +45,16 @@ impl Change<'_> {
         Ok(done)
     }
 
-    pub(super) fn wrote(&mut self, ino: Ino, size_min: u64, mtime: Time) -> Result<Done, Status> {
+    pub(super) fn wrote(
+        &mut self,
+        ino: Ino,
+        size_min: u64,
+        mtime: Time,
+        blocks_added: i64,
+    ) -> Result<Done, Status> {
         let inode = self.inode_mut(ino)?;
         check_size(inode, size_min)?;
+        inode.add_blocks(blocks_added);
         let attr = &mut inode.attr;
         attr.size = attr.size.max(size_min);
         attr.mtime = attr.mtime.max(mtime);

@@ -93,13 +93,14 @@ impl Change<'_> {
             gid,
             rdev,
             size,
+            blocks: 0,
             version: 1,
             atime: now,
             mtime: now,
             ctime: now,
             btime: now,
         };
-        Ok(Inode { attr, xattr_count: 0, xattr_list_bytes: 0, tail })
+        Ok(Inode { attr, blocks: 0, xattr_count: 0, xattr_list_bytes: 0, tail })
     }
 }
 
@@ -135,6 +136,7 @@ pub(crate) fn root_inode(ino: Ino, mode: u32, uid: u32, gid: u32, now: Time) -> 
         gid,
         rdev: 0,
         size: 0,
+        blocks: 0,
         version: 1,
         atime: now,
         mtime: now,
@@ -142,5 +144,5 @@ pub(crate) fn root_inode(ino: Ino, mode: u32, uid: u32, gid: u32, now: Time) -> 
         btime: now,
     };
     let tail = Tail::Directory { parent: ino, policy: LayoutPolicy::default() };
-    Inode { attr, xattr_count: 0, xattr_list_bytes: 0, tail }
+    Inode { attr, blocks: 0, xattr_count: 0, xattr_list_bytes: 0, tail }
 }

@@ -218,12 +218,16 @@ fn a_shrink_is_answered_when_its_word_is_logged() {
     let work = rig.works.remove(0);
     assert_eq!((work.ino, work.remove_from, work.shrink), (f, ChunkIndex(4), true));
     assert_eq!(work.cut, Some((ChunkIndex(3), 7)));
-    rig.volume().work_done(work.id);
+    rig.volume().work_done(work.id, 7);
     rig.flush();
     assert!(!rig.replies.contains_key(&op), "waits for the log");
     rig.complete();
     let Ok(MetaReply::Attr(attr)) = rig.answer(op, &shrink) else { panic!() };
     assert_eq!(attr.size, (3 << 20) + 7);
+    assert_eq!(rig.attr(f).unwrap().blocks, 0);
+    let told = MetaRequest::Wrote { ino: f, size_min: 0, mtime: Time::default(), blocks_added: 9 };
+    rig.done(&told).unwrap();
+    assert_eq!(rig.attr(f).unwrap().blocks, 2, "what the cut freed was told before what it cut");
     assert_eq!(rig.volume().pending_works().unwrap(), []);
     let op = rig.submit(&resize(f, 3 << 20));
     rig.flush();
@@ -264,15 +268,17 @@ fn sizes_and_times() {
         ino: f,
         size_min,
         mtime: Time { seconds, nanos: 0 },
+        blocks_added: 3,
     };
     rig.done(&wrote(100, 400)).unwrap();
     rig.done(&wrote(50, 350)).unwrap();
     let attr = rig.attr(f).unwrap();
     assert_eq!((attr.size, attr.mtime.seconds, attr.ctime.seconds), (100, 400, 400));
+    assert_eq!(attr.blocks, 6);
     assert_eq!(attr.version, before + 2);
     assert_eq!(rig.done(&wrote(FILE_BYTES_MAX + 1, 1)), Err(Status::TooBig));
     assert_eq!(
-        rig.done(&MetaRequest::Wrote { ino: ROOT, size_min: 0, mtime: old }),
+        rig.done(&MetaRequest::Wrote { ino: ROOT, size_min: 0, mtime: old, blocks_added: 0 }),
         Err(Status::IsDirectory)
     );
 }

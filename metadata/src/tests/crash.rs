@@ -354,7 +354,7 @@ fn the_same_log_gives_the_same_state() {
         };
         loop {
             for work in std::mem::take(&mut first.works) {
-                first.volume().work_done(work.id);
+                first.volume().work_done(work.id, 0);
             }
             first.volume().tick(Duration::ZERO);
             first.flush();

@@ -21,6 +21,7 @@ fn attr(mode: u32) -> Attr {
         gid: 4,
         rdev: 5,
         size: 6,
+        blocks: 10,
         version: 7,
         atime: time(0),
         mtime: time(1),
@@ -38,7 +39,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 const FIXED: &str = "02000000030000000400000005000000060000000000000007000000000000\
-    00fffffffffffffffffefffffffffffffffdfffffffffffffffcffffffffffffff020100000301000004010000050100000800000009000000";
+    00fffffffffffffffffefffffffffffffffdfffffffffffffffcffffffffffffff0201000003010000040100000501000008000000090000000a00000000000000";
 
 #[test]
 fn inodes_have_these_bytes() {
@@ -56,12 +57,13 @@ fn inodes_have_these_bytes() {
         (0o120_777, "01000000ffa10000", Tail::Symlink(b"ab".to_vec()), "6162"),
         (0o010_600, "0100000080110000", Tail::Special, ""),
     ] {
-        let inode = Inode { attr: attr(mode), xattr_count: 8, xattr_list_bytes: 9, tail };
+        let inode =
+            Inode { attr: attr(mode), blocks: 10, xattr_count: 8, xattr_list_bytes: 9, tail };
         let bytes = inode.encode();
         assert_eq!(hex(&bytes), format!("{start}{FIXED}{tail_hex}"));
         assert_eq!(Inode::decode(Ino(0x0a0b), &bytes), Some(inode));
         // Nothing shorter, longer (but a longer link) or of another format is an inode.
-        for short in 0..bytes.len().min(97) {
+        for short in 0..bytes.len().min(105) {
             assert_eq!(Inode::decode(Ino(1), &bytes[..short]), None.filter(|_: &Inode| short == 0));
         }
         for (at, value) in [(0, 2), (2, 1), (75, 0xff), (7, 0xff)] {
@@ -177,7 +179,7 @@ fn the_document_has_the_offsets_of_the_code() {
         };
     }
     held!("Inode", RawInode, format: 2, reserved: 2, mode: 4, nlink: 4, uid: 4, gid: 4, rdev: 4, size: 8,
-        version: 8, seconds: 32, nanos: 16, xattr_count: 4, xattr_list_bytes: 4);
+        version: 8, seconds: 32, nanos: 16, xattr_count: 4, xattr_list_bytes: 4, blocks: 8);
     held!("Entry", RawEntry, ino: 8, format: 2, reserved: 2, kind: 4);
     held!("Work", RawWork, format: 2, flags: 2, cut_bytes: 4, ino: 8, remove_from: 8, cut_index: 8);
     held!("Slot", RawSlot, format: 2, status: 2, reserved: 4, sequence: 8, work: 8, opened: 8);

@@ -13,10 +13,18 @@ use crate::log::{Command, DROP_ORPHANS, SESSION_END, WORKS_DONE};
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) attr: Attr,
+    pub(super) blocks: i64,
     pub(super) entries: BTreeMap<Vec<u8>, u64>,
     pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(super) target: Vec<u8>,
     pub(super) parent: u64,
+}
+
+impl Node {
+    fn add_blocks(&mut self, added: i64) {
+        self.blocks += added;
+        self.attr.blocks = self.blocks.try_into().unwrap_or(0);
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -35,6 +43,8 @@ pub(super) struct Model {
     next_work: u64,
     /// Works to do, and whether they shrink.
     pub(super) works: BTreeMap<u64, bool>,
+    /// The file of each work that shrinks one.
+    shrinks: BTreeMap<u64, u64>,
     targets: Vec<TargetId>,
     /// By session, slot, sequence.
     pub(super) outcomes: BTreeMap<(SessionId, u16, u64), Outcome>,
@@ -47,6 +57,7 @@ impl Model {
     pub(super) fn new(targets: &[TargetId], root: Attr) -> Model {
         let node = Node {
             attr: root,
+            blocks: 0,
             entries: BTreeMap::new(),
             xattrs: BTreeMap::new(),
             target: Vec::new(),
@@ -57,6 +68,7 @@ impl Model {
             next_ino: 2,
             next_work: 1,
             works: BTreeMap::new(),
+            shrinks: BTreeMap::new(),
             targets: targets.to_vec(),
             outcomes: BTreeMap::new(),
             dropped: Vec::new(),
@@ -69,8 +81,12 @@ impl Model {
         };
         match command.kind {
             SESSION_END => self.outcomes.retain(|(session, ..), _| *session != command.session),
-            WORKS_DONE => numbers(&command.body).iter().for_each(|id| {
-                self.works.remove(id).expect("a work that is to do");
+            WORKS_DONE => numbers(&command.body).chunks(2).for_each(|pair| {
+                self.works.remove(&pair[0]).expect("a work that is to do");
+                let file = self.shrinks.get(&pair[0]).and_then(|ino| self.nodes.get_mut(ino));
+                if let Some(node) = file {
+                    node.add_blocks(-i64::try_from(pair[1]).unwrap());
+                }
             }),
             DROP_ORPHANS => numbers(&command.body).iter().for_each(|ino| self.drop_orphan(*ino)),
             _ => self.client(command),
@@ -149,13 +165,15 @@ impl Model {
                 self.changed(ino.0, now).xattrs.remove(*name);
                 Ok((MetaReply::Done, 0))
             }
-            MetaRequest::Wrote { ino, size_min, mtime } => {
-                let attr = &mut self.nodes.get_mut(&ino.0).ok_or(Status::Stale)?.attr;
-                match attr.kind() {
+            MetaRequest::Wrote { ino, size_min, mtime, blocks_added } => {
+                let node = self.nodes.get_mut(&ino.0).ok_or(Status::Stale)?;
+                match node.attr.kind() {
                     FileKind::Regular => {}
                     FileKind::Directory => return Err(Status::IsDirectory),
                     _ => return Err(Status::Invalid),
                 }
+                node.add_blocks(*blocks_added);
+                let attr = &mut node.attr;
                 attr.size = attr.size.max(*size_min);
                 attr.mtime = attr.mtime.max(*mtime);
                 attr.ctime = attr.ctime.max(*mtime);
@@ -237,6 +255,7 @@ impl Model {
             gid,
             rdev: 0,
             size: target.len() as u64,
+            blocks: 0,
             version: 1,
             atime: now,
             mtime: now,
@@ -244,7 +263,7 @@ impl Model {
             btime: now,
         };
         let (entries, xattrs) = Default::default();
-        let node = Node { attr, entries, xattrs, target: target.to_vec(), parent };
+        let node = Node { attr, blocks: 0, entries, xattrs, target: target.to_vec(), parent };
         self.nodes.insert(ino, node);
         self.nodes.get_mut(&parent).unwrap().entries.insert(name.to_vec(), ino);
         self.changed_dir(parent, now);
@@ -371,6 +390,7 @@ impl Model {
         if cuts {
             work = self.next_work;
             self.works.insert(work, true);
+            self.shrinks.insert(work, ino);
             self.next_work += 1;
         }
         Ok((MetaReply::Attr(attr), work))

@@ -200,7 +200,12 @@ impl World {
                 flags: u32::try_from(flags).unwrap(),
             },
             16 => MetaRequest::RemoveXattr { ino, name: xattr.as_bytes() },
-            17 => MetaRequest::Wrote { ino, size_min: size, mtime: self.rig.now },
+            17 => MetaRequest::Wrote {
+                ino,
+                size_min: size,
+                mtime: self.rig.now,
+                blocks_added: i64::try_from(self.rng.below(9)).unwrap() - 2,
+            },
             _ => {
                 let set = SetAttr {
                     mode: self.rng.one_in(2).then_some(0o2711),
@@ -313,7 +318,8 @@ impl World {
         if !self.rig.works.is_empty() {
             let at = to_usize(self.rng.below(self.rig.works.len() as u64));
             let work = self.rig.works.remove(at);
-            self.rig.volume().work_done(work.id);
+            let freed_count = self.rng.below(9);
+            self.rig.volume().work_done(work.id, freed_count);
         }
     }
 

@@ -42,12 +42,82 @@ impl ChunkRange {
     }
 }
 
+/// What becomes of the blocks of a range.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ZeroHow {
+    /// Blocks that were never written are written with zeros: they have their place from then on. Whole blocks.
+    Allocate,
+    /// Bytes that were written become zeros; what was not stays so. Any bytes.
+    Erase,
+    /// The blocks are as if never written, and their space is free. Whole blocks.
+    Punch,
+}
+
+impl ZeroHow {
+    fn code(self) -> u8 {
+        match self {
+            ZeroHow::Allocate => 1,
+            ZeroHow::Erase => 2,
+            ZeroHow::Punch => 3,
+        }
+    }
+
+    fn from_code(code: u8) -> Option<ZeroHow> {
+        Some(match code {
+            1 => ZeroHow::Allocate,
+            2 => ZeroHow::Erase,
+            3 => ZeroHow::Punch,
+            _ => return None,
+        })
+    }
+}
+
+/// Where a search for data or a hole begins, and among which chunks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SeekFrom {
+    /// The file.
+    pub ino: Ino,
+    /// First chunk looked at.
+    pub index: ChunkIndex,
+    /// First block of it looked at.
+    pub block: u32,
+    /// Blocks of a chunk of this file.
+    pub chunk_blocks: u32,
+    /// From one chunk of the target to the next; at least 1. Only a search for a hole needs it: what is not there is one.
+    pub stride: u32,
+    /// Look for a hole, not for data.
+    pub hole: bool,
+}
+
+impl SeekFrom {
+    fn encode(&self, out: &mut Writer<'_>) {
+        out.u64(self.ino.0).u64(self.index.0).u32(self.block).u32(self.chunk_blocks);
+        out.u32(self.stride).bool(self.hole);
+    }
+
+    fn decode(from: &mut Reader<'_>) -> Result<SeekFrom, WireError> {
+        let seek = SeekFrom {
+            ino: Ino(from.u64()?),
+            index: ChunkIndex(from.u64()?),
+            block: from.u32()?,
+            chunk_blocks: from.u32()?,
+            stride: from.u32()?,
+            hole: from.bool()?,
+        };
+        let blocks_max = PAYLOAD_BYTES_MAX / crate::blocks::BLOCK_BYTES;
+        if seek.stride == 0 || !(1..=blocks_max).contains(&seek.chunk_blocks) {
+            return Err(from.error(WireErrorKind::Value));
+        }
+        Ok(seek)
+    }
+}
+
 /// One data operation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum DataRequest {
     /// → [`ReadReply`] and the blocks that hold the range as payload.
     Read(ChunkRange),
-    /// The payload goes to the range; one checksum for each piece. → empty reply.
+    /// The payload goes to the range; one checksum for each piece. → [`BlocksReply`].
     Write(ChunkRange, Vec<u32>),
     /// Everything acknowledged for this file on this target is durable when the reply comes. → empty reply.
     Sync(Ino),
@@ -62,6 +132,10 @@ pub enum DataRequest {
     },
     /// Which chunks with index at or above this are here. → [`ChunkListReply`].
     ChunkList(Ino, ChunkIndex),
+    /// → [`BlocksReply`].
+    Zero(ChunkRange, ZeroHow),
+    /// → [`SeekReply`].
+    Seek(SeekFrom),
     /// The device became longer: take it into use up to its length. → [`GrowReply`].
     Grow,
 }
@@ -75,6 +149,8 @@ impl DataRequest {
             DataRequest::Sync(_) => Kind::Sync,
             DataRequest::Truncate { .. } => Kind::Truncate,
             DataRequest::ChunkList(..) => Kind::ChunkList,
+            DataRequest::Zero(..) => Kind::Zero,
+            DataRequest::Seek(_) => Kind::Seek,
             DataRequest::Grow => Kind::Grow,
         }
     }
@@ -103,6 +179,11 @@ impl DataRequest {
             DataRequest::ChunkList(ino, from) => {
                 out.u64(ino.0).u64(from.0);
             }
+            DataRequest::Zero(range, how) => {
+                range.encode(out);
+                out.u8(how.code());
+            }
+            DataRequest::Seek(from) => from.encode(out),
             DataRequest::Grow => {}
         }
     }
@@ -137,6 +218,12 @@ impl DataRequest {
                 },
             },
             Kind::ChunkList => DataRequest::ChunkList(Ino(from.u64()?), ChunkIndex(from.u64()?)),
+            Kind::Zero => {
+                let range = ChunkRange::decode(&mut from)?;
+                let how = ZeroHow::from_code(from.u8()?);
+                DataRequest::Zero(range, how.ok_or(from.error(WireErrorKind::Value))?)
+            }
+            Kind::Seek => DataRequest::Seek(SeekFrom::decode(&mut from)?),
             Kind::Grow => DataRequest::Grow,
             _ => return Err(WireError::new(WireErrorKind::Value, "kind")),
         };
@@ -182,6 +269,70 @@ impl ReadReply {
         }
         from.end()?;
         Ok(ReadReply { first_block, sums })
+    }
+}
+
+/// What a change did to the space of its file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BlocksReply {
+    /// Blocks it has more than before; negative: fewer.
+    pub added: i64,
+}
+
+impl BlocksReply {
+    /// Appends the body.
+    pub fn encode(&self, body: &mut Vec<u8>) {
+        Writer::new(body).i64(self.added);
+    }
+
+    /// Reads the body.
+    ///
+    /// # Errors
+    /// Any [`WireErrorKind`].
+    pub fn decode(body: &[u8]) -> Result<BlocksReply, WireError> {
+        let mut from = Reader::new(body, "blocks reply");
+        let reply = BlocksReply { added: from.i64()? };
+        from.end()?;
+        Ok(reply)
+    }
+}
+
+/// How a search ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SeekReply {
+    /// At this block of this chunk.
+    Found(ChunkIndex, u32),
+    /// Not in chunks below this one: it goes on there. A request looks at a bounded number.
+    Further(ChunkIndex),
+    /// There is none.
+    End,
+}
+
+impl SeekReply {
+    /// Appends the body.
+    pub fn encode(&self, body: &mut Vec<u8>) {
+        let (code, index, block) = match self {
+            SeekReply::Found(index, block) => (1, index.0, *block),
+            SeekReply::Further(index) => (2, index.0, 0),
+            SeekReply::End => (3, 0, 0),
+        };
+        Writer::new(body).u8(code).u64(index).u32(block);
+    }
+
+    /// Reads the body.
+    ///
+    /// # Errors
+    /// Any [`WireErrorKind`].
+    pub fn decode(body: &[u8]) -> Result<SeekReply, WireError> {
+        let mut from = Reader::new(body, "seek reply");
+        let (code, index, block) = (from.u8()?, ChunkIndex(from.u64()?), from.u32()?);
+        from.clone().end()?;
+        Ok(match code {
+            1 => SeekReply::Found(index, block),
+            2 => SeekReply::Further(index),
+            3 => SeekReply::End,
+            _ => return Err(from.error(WireErrorKind::Value)),
+        })
     }
 }
 

@@ -133,6 +133,10 @@ kinds! {
     Truncate = 0x0203;
     /// Which chunks of a file are here.
     ChunkList = 0x0204;
+    /// Give blocks of a chunk out ahead, make written bytes zeros, or give blocks back.
+    Zero = 0x0205;
+    /// The next data, or the next hole, of a file on a target.
+    Seek = 0x0206;
     /// Take a target's device into use up to the length it has now.
     Grow = 0x0210;
 

@@ -209,6 +209,7 @@ fn attr(ino: Ino) -> Attr {
         gid: 0,
         rdev: 0,
         size: 6 << 20,
+        blocks: 6 << 8,
         version: 1,
         atime: time,
         mtime: time,

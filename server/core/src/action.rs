@@ -104,6 +104,8 @@ pub enum Message {
         target: TargetId,
         /// How it went.
         status: Status,
+        /// Blocks that went.
+        freed_count: u64,
     },
     /// To the volume's shard, now and then: how full a target is.
     Space {

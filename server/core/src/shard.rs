@@ -105,7 +105,7 @@ enum Pending {
     /// A piece of a volume's deferred work.
     Work { from: ShardId, work: u64, target: TargetId, ino: Ino },
     /// The same, done and not yet durable.
-    WorkSync { from: ShardId, work: u64, target: TargetId },
+    WorkSync { from: ShardId, work: u64, target: TargetId, freed_count: u64 },
 }
 
 /// See the module.
@@ -285,8 +285,8 @@ impl Shard {
             Message::Truncate { from, work, target, ino, remove_from, cut } => {
                 self.truncate_for_work(from, work, target, (ino, remove_from, cut));
             }
-            Message::Truncated { work, target, status } => {
-                self.work_piece_done(work, target, status);
+            Message::Truncated { work, target, status, freed_count } => {
+                self.work_piece_done(work, target, status, freed_count);
             }
             Message::Space { target, total_bytes, free_bytes } => {
                 self.space.insert(target, (total_bytes, free_bytes));

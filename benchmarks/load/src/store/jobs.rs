@@ -190,7 +190,7 @@ impl Session {
                 self.turn()?;
                 while let Some(reply) = self.runner.next_reply() {
                     match reply.result {
-                        Ok(Outcome::Written) => {
+                        Ok(Outcome::Written { .. }) => {
                             self.runner
                                 .with_store(|store, _, out| store.sync(reply.op, SYNC_INO, out));
                         }
@@ -235,7 +235,7 @@ impl Random {
 /// An answer is what the job wants: data of the whole range, or a written range.
 fn check(reply: &Reply, job: Job) -> Result<()> {
     match &reply.result {
-        Ok(Outcome::Written) if job.writes() => Ok(()),
+        Ok(Outcome::Written { .. }) if job.writes() => Ok(()),
         Ok(Outcome::Read { pieces, .. }) if !job.writes() => {
             let bytes: u32 = pieces.iter().map(weft_store::ReadPiece::bytes).sum();
             if bytes == job.bytes() {

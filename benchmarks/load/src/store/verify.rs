@@ -98,7 +98,7 @@ fn put(runner: &mut Runner, chunk: u64, offset: u32, bytes: &[u8]) -> Result<()>
     let sums = sums.collect();
     runner.with_store(|store, pool, out| store.write(0, range, sums, slot, pool, out));
     match answer(runner)? {
-        Outcome::Written => Ok(()),
+        Outcome::Written { .. } => Ok(()),
         other => Err(Error::wrong("write", format!("{other:?}"))),
     }
 }

@@ -119,6 +119,8 @@ pub(super) struct Program {
     releasing: bool,
     stamp: u64,
     random: Random,
+    /// What came later than the first kept seeds: drawn apart, so that those stay what they are.
+    extra: Random,
 }
 
 impl Program {
@@ -137,6 +139,7 @@ impl Program {
             closing: false,
             releasing: false,
             stamp: to_u64(number) << 32,
+            extra: random.clone().fork(),
             random,
         }
     }
@@ -276,6 +279,11 @@ impl Program {
         if self.releasing {
             let (handle, node) = self.open[0];
             return self.close_step(handle, node);
+        }
+        if self.extra.chance(5)
+            && let Some(chosen) = self.choose_zero()
+        {
+            return chosen;
         }
         for _ in 0..20 {
             let chosen = match self.random.below(100) {
@@ -477,6 +485,23 @@ impl Program {
                 Some(self.close_step(handle, node))
             }
         }
+    }
+
+    /// A hole is punched, a range made zeros, or space given out: for the program as if it wrote zeros, or nothing.
+    fn choose_zero(&mut self) -> Option<(FsOp, Doing)> {
+        const KEEP_SIZE: u32 = 0x01;
+        let (handle, node) = *self.open.get(self.extra.index(OPEN_MAX))?;
+        let size = to_u64(self.file(node).now.len());
+        let offset = self.extra.below(size + 1);
+        let bytes = 1 + self.extra.below(FILE_BYTES_MAX - offset);
+        let (mode, zeros) = match self.extra.below(3) {
+            0 => (KEEP_SIZE, 0),
+            1 => (KEEP_SIZE | 0x02, bytes.min(size - offset)),
+            _ => (KEEP_SIZE | 0x10, bytes.min(size - offset)),
+        };
+        let ask = FsOp::Fallocate { handle, offset, bytes, mode };
+        let zeros = vec![0; to_usize(zeros)];
+        Some((ask, Doing::Write { node, offset: to_usize(offset), bytes: zeros }))
     }
 
     fn choose_write(

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use weft_wire::blocks::pieces;
+use weft_wire::data::ZeroHow;
 use weft_wire::{ChunkId, ChunkIndex, Ino};
 
 use super::regime::Memory;
@@ -38,6 +39,17 @@ pub enum Change {
         from: u64,
         /// Chunk to shorten, and how many bytes of it stay.
         cut: Option<(u64, u32)>,
+    },
+    /// Space is given out or back, or bytes become zeros.
+    Zero {
+        /// Where.
+        chunk: ChunkId,
+        /// From this byte of it on.
+        offset: u32,
+        /// How many bytes.
+        bytes: u32,
+        /// Which of these.
+        how: ZeroHow,
     },
 }
 
@@ -107,6 +119,20 @@ fn effect(change: &Change, id: ChunkId, block: u32, now: &Content) -> Option<(Co
             content[start..start + part.len()].copy_from_slice(part);
             Some((Some(content.into()), now.is_none() || piece.is_full()))
         }
+        Change::Zero { chunk, offset, bytes, how } => {
+            let piece =
+                pieces(*offset, *bytes).find(|piece| *chunk == id && piece.block == block)?;
+            match (how, now) {
+                (ZeroHow::Allocate, None) => Some((Some(vec![0; BLOCK_LEN].into()), true)),
+                (ZeroHow::Erase, Some(now)) => {
+                    let mut content = now.to_vec();
+                    content[length(piece.start)..length(piece.start + piece.bytes)].fill(0);
+                    Some((Some(content.into()), piece.is_full()))
+                }
+                (ZeroHow::Punch, _) => Some((None, false)),
+                (ZeroHow::Allocate, Some(_)) | (ZeroHow::Erase, None) => Some((now.clone(), false)),
+            }
+        }
         Change::Truncate { ino, from, cut } => {
             if id.ino != *ino {
                 return None;
@@ -162,6 +188,9 @@ impl Model {
             Change::Write { chunk, offset, bytes } => {
                 let count = u32::try_from(bytes.len()).expect("a chunk at most");
                 pieces(*offset, count).map(|piece| (*chunk, piece.block)).collect()
+            }
+            Change::Zero { chunk, offset, bytes, .. } => {
+                pieces(*offset, *bytes).map(|piece| (*chunk, piece.block)).collect()
             }
             Change::Truncate { ino, .. } => {
                 let first = ChunkId { ino: *ino, index: ChunkIndex(0) };

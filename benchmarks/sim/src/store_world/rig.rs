@@ -11,7 +11,7 @@ use weft_store::{
     StoreError, TargetUuid, format_plan,
 };
 use weft_wire::blocks::checksums;
-use weft_wire::data::ChunkRange;
+use weft_wire::data::{ChunkRange, ZeroHow};
 use weft_wire::{ChunkId, ChunkIndex, ClusterId, Ino, Status, TargetId};
 
 use crate::disk::{Disk, Done, Through, Work};
@@ -292,6 +292,14 @@ impl Rig {
         let op = self.op();
         let cut = cut.map(|(index, bytes)| (ChunkIndex(index), bytes));
         self.act(|store, pool, out| store.truncate(op, ino, ChunkIndex(from), cut, pool, out));
+        op
+    }
+
+    /// Begins to give space out or back, or to make bytes zeros.
+    pub fn begin_zero(&mut self, chunk: ChunkId, offset: u32, bytes: u32, how: ZeroHow) -> u64 {
+        let op = self.op();
+        let range = ChunkRange { chunk, offset, bytes };
+        self.act(|store, pool, out| store.zero(op, range, how, pool, out));
         op
     }
 

@@ -236,12 +236,19 @@ impl Store {
             Body::Write(write) => {
                 self.counters.writes += 1;
                 self.counters.write_bytes += u64::from(write.range.bytes);
-                self.finish(op, Ok(Outcome::Written), out);
+                let added_count = write.added_count;
+                self.finish(op, Ok(Outcome::Written { added_count }), out);
             }
-            _ => {
+            Body::Punch(punch) => {
+                let freed_count = punch.freed_count;
+                self.finish(op, Ok(Outcome::Punched { freed_count }), out);
+            }
+            Body::Truncate(truncate) => {
+                let freed_count = truncate.freed_count;
                 self.counters.truncates += 1;
-                self.finish(op, Ok(Outcome::Truncated), out);
+                self.finish(op, Ok(Outcome::Truncated { freed_count }), out);
             }
+            Body::Read(_) | Body::Scrub(_) | Body::Taken => unreachable!("these have no records"),
         }
     }
 

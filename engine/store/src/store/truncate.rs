@@ -20,6 +20,8 @@ pub(super) struct TruncateOp {
     /// Chunk to shorten, and how many bytes of it stay.
     cut: Option<(ChunkIndex, u32)>,
     tail: Option<Tail>,
+    /// Blocks that go.
+    pub(super) freed_count: u64,
 }
 
 /// The last block that stays, when a part of it goes.
@@ -55,7 +57,7 @@ impl TruncateOp {
         remove_from: ChunkIndex,
         cut: Option<(ChunkIndex, u32)>,
     ) -> TruncateOp {
-        TruncateOp { ino, remove_from, cut, tail: None }
+        TruncateOp { ino, remove_from, cut, tail: None, freed_count: 0 }
     }
 }
 
@@ -65,7 +67,7 @@ impl Store {
             Err(halt) => self.halt(op, halt, out),
             Ok(Plan::Nothing) => {
                 self.counters.truncates += 1;
-                self.finish(op, Ok(Outcome::Truncated), out);
+                self.finish(op, Ok(Outcome::Truncated { freed_count: 0 }), out);
             }
             Ok(Plan::Record) => self.record_truncate(op, out),
             Ok(Plan::Tail { buf, place }) => {
@@ -184,6 +186,9 @@ impl Store {
                 self.abort_truncate(op, status, out);
             }
             Ok(freed) => {
+                let freed_count: u64 = freed.iter().map(|extent| u64::from(extent.count)).sum();
+                // The block the cut goes through has a new place instead of its old one.
+                self.truncate_mut(op).freed_count = freed_count - u64::from(tail.is_some());
                 self.damages.truncated(&record);
                 if let Some(cut) = record.cut.filter(|_| lost) {
                     let chunk = ChunkId { ino: record.ino, index: cut.index };

@@ -15,7 +15,7 @@ use weft_wire::data::ChunkRange;
 use weft_wire::units::to_usize;
 
 use super::{Body, Halt, Store, Waiter, block_matches};
-use crate::action::Action;
+use crate::action::{Action, Outcome};
 use crate::chunk::{Placed, Run, Window, push_block};
 use crate::limits::journal_bytes_of_op;
 use crate::planted::{self, Bug};
@@ -42,8 +42,22 @@ pub(super) struct WriteOp {
     pub(super) fresh: Vec<Extent>,
     /// Blocks overwritten where they are, from planning on.
     in_place: Vec<Run>,
+    /// Which of its blocks it is about.
+    only: Only,
+    /// Blocks that were never written before.
+    pub(super) added_count: u32,
     /// Its intent, from when that is recorded until the write itself is.
     pub(super) intent: Option<Placement>,
+}
+
+/// Which blocks of its range a write is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Only {
+    All,
+    /// Those that were never written.
+    Holes,
+    /// Those that were.
+    Written,
 }
 
 impl WriteOp {
@@ -58,8 +72,19 @@ impl WriteOp {
             runs: Vec::new(),
             fresh: Vec::new(),
             in_place: Vec::new(),
+            only: Only::All,
+            added_count: 0,
             intent: None,
         }
+    }
+
+    /// Zeros for some of the blocks of a range; what was asked for is whole blocks, unless `only` is `Written`.
+    pub(super) fn zeros(range: ChunkRange, only: Only, payload: BufSlot) -> WriteOp {
+        let sums = pieces(range.offset, range.bytes).map(|piece| {
+            let (start, end) = bounds(&piece);
+            crc32c(&[0; BLOCK_LEN][start..end])
+        });
+        WriteOp { only, ..WriteOp::new(range, sums.collect(), payload) }
     }
 
     fn pieces(&self) -> impl Iterator<Item = BlockPiece> + use<> {
@@ -92,6 +117,10 @@ impl Store {
         self.ops[op].body = Body::Write(write);
         match planned {
             Err(halt) => self.halt(op, halt, out),
+            // Zeros that are not wanted anywhere.
+            Ok(_) if self.write_mut(op).runs.is_empty() => {
+                self.finish(op, Ok(Outcome::Written { added_count: 0 }), out);
+            }
             Ok(slots) if slots.is_empty() => self.merge(op, out),
             Ok(slots) => {
                 for (part, (buf, place)) in slots.into_iter().zip(olds).enumerate() {
@@ -119,6 +148,15 @@ impl Store {
         let mut need: Option<Stretch> = None;
         for piece in write.pieces() {
             let placed = chunk.get(piece.block);
+            let wanted = match write.only {
+                Only::All => true,
+                Only::Holes => placed.is_none(),
+                Only::Written => placed.is_some(),
+            };
+            if !wanted {
+                self.place_stretch(write, &chunk, need.take())?;
+                continue;
+            }
             let stays = |placed: &Placed| {
                 let recent = self.recent.has(placed.device_block);
                 piece.is_full() && (!recent || planted::is(Bug::OverwriteRecent))
@@ -346,7 +384,7 @@ impl Store {
                 let status = self.index_status(&error);
                 self.abort_write(op, status, out);
             }
-            Ok(freed) => {
+            Ok((freed, added_count)) => {
                 self.damages.written(&placement);
                 let runs = placement.runs.clone();
                 let sequence = self.journal.push(&Record::Write(placement));
@@ -354,6 +392,7 @@ impl Store {
                 self.note_fresh(op);
                 self.free_later(sequence, freed);
                 let write = self.write_mut(op);
+                write.added_count = added_count;
                 write.intent = None;
                 write.merged = None;
                 if planted::is(Bug::AckEarly) {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use weft_iobuf::Pool;
 use weft_net::Frame;
 use weft_wire::blocks::{BLOCK_BYTES, BLOCK_LEN, checksums, first_mismatch};
-use weft_wire::data::{DataRequest, ReadReply};
+use weft_wire::data::{BlocksReply, DataRequest, ReadReply, SeekReply, ZeroHow};
 use weft_wire::header::{HEADER_BYTES, Header};
 use weft_wire::meta::{
     Attr, DirEntry, FileKind, MetaReply, MetaRequest, NO_SLOT, SetAttr, StatFs, Time, TimeSet,
@@ -76,7 +76,21 @@ fn new_attr(ino: Ino, mode: u32, clock: i64) -> Attr {
     let (nlink, uid, gid) = (1, 0, 0);
     let times = (now, now, now, now);
     let (atime, mtime, ctime, btime) = times;
-    Attr { ino, mode, nlink, uid, gid, rdev: 0, size: 0, version: 1, atime, mtime, ctime, btime }
+    Attr {
+        ino,
+        mode,
+        nlink,
+        uid,
+        gid,
+        rdev: 0,
+        size: 0,
+        blocks: 0,
+        version: 1,
+        atime,
+        mtime,
+        ctime,
+        btime,
+    }
 }
 
 impl Fake {
@@ -180,7 +194,17 @@ impl Fake {
                 }
                 (Status::Ok, body)
             }
-            _ => (self.data(shard, asked), vec![]),
+            kind => {
+                let status = self.data(shard, asked);
+                let mut body = vec![];
+                if matches!(kind, Kind::Write | Kind::Zero) && status == Status::Ok {
+                    BlocksReply { added: 1 }.encode(&mut body);
+                }
+                if kind == Kind::Seek {
+                    body = self.seek(asked);
+                }
+                (status, body)
+            }
         };
         let payload_bytes = payload.as_ref().map_or(0, |(_, range)| to_u32(range.len()));
         Frame { header: header.reply(status, &body, payload_bytes), body, payload }
@@ -228,6 +252,21 @@ impl Fake {
                 chunk[start..end].copy_from_slice(&asked.payload);
                 Status::Ok
             }
+            DataRequest::Zero(range, how) => {
+                let chunk = target.chunks.entry((range.chunk.ino, range.chunk.index)).or_default();
+                let start = to_usize(range.offset.into());
+                let end = start + to_usize(range.bytes.into());
+                match how {
+                    ZeroHow::Allocate if chunk.len() < end => chunk.resize(end, 0),
+                    ZeroHow::Allocate => {}
+                    ZeroHow::Erase | ZeroHow::Punch => {
+                        let there = chunk.len();
+                        chunk[start.min(there)..end.min(there)].fill(0);
+                    }
+                }
+                Status::Ok
+            }
+            DataRequest::Seek(_) => Status::Ok,
             DataRequest::Sync(ino) => {
                 let of_file = target.chunks.iter().filter(|((of, _), _)| *of == ino);
                 target.durable.extend(of_file.map(|(at, bytes)| (*at, bytes.clone())));
@@ -235,6 +274,22 @@ impl Fake {
             }
             other => panic!("not expected from a client: {other:?}"),
         }
+    }
+
+    /// A chunk that is there is data as a whole.
+    fn seek(&self, asked: &Asked) -> Vec<u8> {
+        let (id, request) = DataRequest::decode(Kind::Seek, &asked.body, 0).unwrap();
+        let DataRequest::Seek(from) = request else { unreachable!() };
+        let there = |index| self.targets[&id].chunks.contains_key(&(from.ino, ChunkIndex(index)));
+        let stride = usize::try_from(from.stride).unwrap();
+        let mut wanted = (from.index.0..100).step_by(stride);
+        let found = wanted.find(|index| there(*index) != from.hole);
+        let block = found.filter(|index| *index == from.index.0).map_or(0, |_| from.block);
+        let mut body = vec![];
+        found
+            .map_or(SeekReply::End, |at| SeekReply::Found(ChunkIndex(at), block))
+            .encode(&mut body);
+        body
     }
 
     fn read(&mut self, asked: &Asked) -> (Vec<u8>, Vec<u8>) {
@@ -361,11 +416,12 @@ impl Fake {
                 inode.opens = inode.opens.saturating_sub(*count);
                 MetaReply::Done
             }
-            MetaRequest::Wrote { ino, size_min, mtime } => {
+            MetaRequest::Wrote { ino, size_min, mtime, blocks_added } => {
                 let attr = &mut self.inode(*ino)?.attr;
                 attr.size = attr.size.max(*size_min);
                 attr.mtime = attr.mtime.max(*mtime);
                 attr.version += 1;
+                attr.blocks = attr.blocks.saturating_add_signed(*blocks_added);
                 MetaReply::Attr(*attr)
             }
             MetaRequest::Reopen { opens } => {

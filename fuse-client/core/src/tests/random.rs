@@ -30,6 +30,7 @@ enum Doing {
 enum Check {
     Done,
     Written(u32),
+    Zeroed,
     Read(Vec<u8>),
     Size(u64),
     Cut(u64),
@@ -50,7 +51,7 @@ impl Program {
         self.steps_left -= 1;
         let handle = self.handle;
         let size = to_u64(self.model.len());
-        let (op, check) = match self.random.below(20) {
+        let (op, check) = match self.random.below(22) {
             0..=8 => return self.next_write(world),
             9..=13 => {
                 let offset = self.random.below(size + 5000);
@@ -70,10 +71,28 @@ impl Program {
                 (FsOp::SetAttr { ino: self.ino, set, handle: None }, Check::Cut(size))
             }
             17 | 18 => (FsOp::GetAttr { ino: self.ino, handle: None }, Check::Size(size)),
+            19 | 20 => return self.next_zero(world),
             _ if self.sync_before_close => (settled(handle), Check::Closing),
             _ => (FsOp::Flush { handle }, Check::Closing),
         };
         Doing::Asked(world.ask(op), check)
+    }
+
+    /// A range becomes zeros, a hole, or space given out; the file may become longer by it.
+    fn next_zero(&mut self, world: &mut World) -> Doing {
+        let offset = self.random.below(FILE_BYTES_MAX);
+        let bytes = 1 + self.random.below(FILE_BYTES_MAX - offset);
+        let mode = [0x00, 0x10, 0x03, 0x11][to_usize(self.random.below(4))];
+        let (start, end) = (to_usize(offset), to_usize(offset + bytes));
+        if mode & 1 == 0 && self.model.len() < end {
+            self.model.resize(end, 0);
+        }
+        if mode != 0 {
+            let there = self.model.len();
+            self.model[start.min(there)..end.min(there)].fill(0);
+        }
+        let op = FsOp::Fallocate { handle: self.handle, offset, bytes, mode };
+        Doing::Asked(world.ask(op), Check::Zeroed)
     }
 
     fn next_write(&mut self, world: &mut World) -> Doing {
@@ -120,7 +139,7 @@ impl Program {
     fn check(&mut self, world: &mut World, check: Check, result: Result<FsReply, i32>) {
         let reply = result.unwrap_or_else(|code| panic!("no operation may fail: errno {code}"));
         match (check, reply) {
-            (Check::Done, FsReply::Done) => {}
+            (Check::Done | Check::Zeroed, FsReply::Done) => {}
             (Check::Written(bytes), FsReply::Written(count)) => assert_eq!(count, bytes),
             (Check::Read(expected), FsReply::Data(pieces)) => {
                 let found = flat(&pieces);

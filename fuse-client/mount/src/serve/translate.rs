@@ -344,10 +344,9 @@ fn kernel_attr(attr: &Attr) -> output::Attr {
     }
 }
 
-/// What the file would take without holes: the volume does not know the targets' blocks.
 fn sectors(attr: &Attr) -> u64 {
     match attr.kind() {
-        FileKind::Regular => attr.size.div_ceil(u64::from(BLOCK_BYTES)) * (4096 / SECTOR_BYTES),
+        FileKind::Regular => attr.blocks.saturating_mul(u64::from(BLOCK_BYTES) / SECTOR_BYTES),
         _ => 0,
     }
 }

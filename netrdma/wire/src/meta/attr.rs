@@ -91,6 +91,8 @@ pub struct Attr {
     pub rdev: u32,
     /// Length in bytes (a symbolic link: of its target; a directory: number of entries).
     pub size: u64,
+    /// Blocks of 4 KiB that its data takes on the targets, as far as the volume was told.
+    pub blocks: u64,
     /// Grows by one with each change of the inode or its data that the volume hears of.
     pub version: u64,
     /// Last read (kept as of the last explicit change; see README, limits).
@@ -115,7 +117,7 @@ impl Attr {
     /// Appends the attributes.
     pub fn encode(&self, out: &mut Writer<'_>) {
         out.u64(self.ino.0).u32(self.mode).u32(self.nlink).u32(self.uid).u32(self.gid);
-        out.u32(self.rdev).u64(self.size).u64(self.version);
+        out.u32(self.rdev).u64(self.size).u64(self.blocks).u64(self.version);
         for time in [self.atime, self.mtime, self.ctime, self.btime] {
             time.encode(out);
         }
@@ -134,6 +136,7 @@ impl Attr {
             gid: from.u32()?,
             rdev: from.u32()?,
             size: from.u64()?,
+            blocks: from.u64()?,
             version: from.u64()?,
             atime: Time::decode(from)?,
             mtime: Time::decode(from)?,

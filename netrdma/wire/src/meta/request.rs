@@ -99,8 +99,9 @@ pub enum MetaRequest<'a> {
     /// → `StatFs`.
     StatFs,
     /// Data up to `size_min` was written at `mtime`: the file is made at least that long; mtime is set to `mtime`
-    /// when later than the one there, ctime likewise. → `Attr`.
-    Wrote { ino: Ino, size_min: u64, mtime: Time },
+    /// when later than the one there, ctime likewise. The file has `blocks_added` more blocks (or fewer) by what the
+    /// targets said. → `Attr`.
+    Wrote { ino: Ino, size_min: u64, mtime: Time, blocks_added: i64 },
     /// → `Layout` (a file) or `Policy` (a directory).
     GetLayout { ino: Ino },
     /// → `Done`.
@@ -204,8 +205,8 @@ impl<'a> MetaRequest<'a> {
                 out.u64(ino.0).u32(*flags).bytes(name).bytes(value);
             }
             MetaRequest::StatFs => {}
-            MetaRequest::Wrote { ino, size_min, mtime } => {
-                mtime.encode(out.u64(ino.0).u64(*size_min));
+            MetaRequest::Wrote { ino, size_min, mtime, blocks_added } => {
+                mtime.encode(out.u64(ino.0).u64(*size_min).i64(*blocks_added));
             }
             MetaRequest::SetLayout { ino, policy } => policy.encode(out.u64(ino.0)),
             MetaRequest::Reopen { opens } => {
@@ -281,7 +282,8 @@ impl<'a> MetaRequest<'a> {
                 MetaRequest::RemoveXattr { ino, name: from.bytes(XATTR_NAME_BYTES_MAX * 2)? }
             }
             Kind::Wrote => {
-                MetaRequest::Wrote { ino, size_min: from.u64()?, mtime: Time::decode(from)? }
+                let (size_min, blocks_added) = (from.u64()?, from.i64()?);
+                MetaRequest::Wrote { ino, size_min, mtime: Time::decode(from)?, blocks_added }
             }
             Kind::GetLayout => MetaRequest::GetLayout { ino },
             Kind::SetLayout => MetaRequest::SetLayout { ino, policy: LayoutPolicy::decode(from)? },

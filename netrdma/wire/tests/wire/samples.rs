@@ -1,6 +1,9 @@
 //! One sample of every frame and message, with the bytes it encodes to.
 
-use weft_wire::data::{ChunkInfo, ChunkListReply, ChunkRange, DataRequest, GrowReply, ReadReply};
+use weft_wire::data::{
+    BlocksReply, ChunkInfo, ChunkListReply, ChunkRange, DataRequest, GrowReply, ReadReply,
+    SeekFrom, SeekReply, ZeroHow,
+};
 use weft_wire::header::Header;
 use weft_wire::layout::LayoutPolicy;
 use weft_wire::lease::{Recall, Reclaim, Reclaimed};
@@ -23,6 +26,7 @@ fn attr() -> Attr {
         gid: 100,
         rdev: 0,
         size: 1 << 40,
+        blocks: 5,
         version: 17,
         atime: time(-1),
         mtime: time(1),
@@ -65,7 +69,12 @@ fn requests() -> Vec<MetaRequest<'static>> {
         MetaRequest::ListXattr { ino },
         MetaRequest::RemoveXattr { ino, name: b"user.a" },
         MetaRequest::StatFs,
-        MetaRequest::Wrote { ino, size_min: 4097, mtime: Time { seconds: 3, nanos: 4 } },
+        MetaRequest::Wrote {
+            ino,
+            size_min: 4097,
+            mtime: Time { seconds: 3, nanos: 4 },
+            blocks_added: -2,
+        },
         MetaRequest::GetLayout { ino },
         MetaRequest::SetLayout { ino, policy },
         MetaRequest::Reopen { opens: vec![(ino, 1), (Ino(10), 2)] },
@@ -155,6 +164,18 @@ fn data_samples(all: &mut Vec<Sample>) {
         (DataRequest::Sync(Ino(9)), 0),
         (DataRequest::Truncate { ino: Ino(9), remove_from: ChunkIndex(5), cut }, 0),
         (DataRequest::ChunkList(Ino(9), ChunkIndex(0)), 0),
+        (DataRequest::Zero(range, ZeroHow::Punch), 0),
+        (
+            DataRequest::Seek(SeekFrom {
+                ino: Ino(9),
+                index: ChunkIndex(7),
+                block: 3,
+                chunk_blocks: 256,
+                stride: 4,
+                hole: true,
+            }),
+            0,
+        ),
         (DataRequest::Grow, 0),
     ];
     for (request, payload) in requests {
@@ -174,6 +195,23 @@ fn data_samples(all: &mut Vec<Sample>) {
     let mut body = Vec::new();
     ChunkListReply { chunks: vec![info], more: true }.encode(&mut body);
     all.push(("ChunkList_reply".into(), Kind::ChunkList, true, body, 0));
+    for (kind, added) in [(Kind::Write, 2), (Kind::Zero, -3)] {
+        let mut body = Vec::new();
+        let reply = BlocksReply { added };
+        reply.encode(&mut body);
+        assert_eq!(BlocksReply::decode(&body), Ok(reply));
+        all.push((format!("{kind:?}_reply"), kind, true, body, 0));
+    }
+    for (name, reply) in [
+        ("Seek_found", SeekReply::Found(ChunkIndex(8), 9)),
+        ("Seek_further", SeekReply::Further(ChunkIndex(8))),
+        ("Seek_end", SeekReply::End),
+    ] {
+        let mut body = Vec::new();
+        reply.encode(&mut body);
+        assert_eq!(SeekReply::decode(&body), Ok(reply));
+        all.push((name.into(), Kind::Seek, true, body, 0));
+    }
     let mut body = Vec::new();
     GrowReply { before_bytes: 1 << 30, capacity_bytes: 2 << 30 }.encode(&mut body);
     all.push(("Grow_reply".into(), Kind::Grow, true, body, 0));
@@ -365,6 +403,8 @@ pub(crate) fn decode_any(kind: Kind, reply: bool, body: &[u8], payload_bytes: u3
         (Kind::LockClaim, true) => drop(LockClaimReply::decode(body)),
         (Kind::LockEvents, true) => drop(LockEventsReply::decode(body)),
         (Kind::Read, true) => drop(ReadReply::decode(body, payload_bytes)),
+        (Kind::Write | Kind::Zero, true) => drop(BlocksReply::decode(body)),
+        (Kind::Seek, true) => drop(SeekReply::decode(body)),
         (Kind::Grow, true) => drop(GrowReply::decode(body)),
         (Kind::ChunkList, true) => drop(ChunkListReply::decode(body)),
         (kind, false) if kind.is_data() => drop(DataRequest::decode(kind, body, payload_bytes)),

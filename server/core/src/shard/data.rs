@@ -1,8 +1,8 @@
 //! Requests to targets, and what the stores answer.
 
 use weft_net::Frame;
-use weft_store::{Action as StoreAction, IoDone, IoError, IoId, Outcome};
-use weft_wire::data::{DataRequest, GrowReply, ReadReply};
+use weft_store::{Action as StoreAction, IoDone, IoError, IoId, Outcome, StoreError};
+use weft_wire::data::{BlocksReply, DataRequest, GrowReply, ReadReply, SeekFrom, ZeroHow};
 use weft_wire::ids::{ChunkIndex, Ino, TargetId};
 use weft_wire::units::to_u64;
 use weft_wire::{Header, ShardId, Status};
@@ -25,6 +25,9 @@ impl Shard {
         if let DataRequest::ChunkList(ino, from) = request {
             return self.chunk_list(conn, &header, index, ino, from);
         }
+        if let DataRequest::Seek(from) = request {
+            return self.seek(conn, &header, index, &from);
+        }
         let Some(op) = self.admit(conn, header, &request) else {
             return self.busy(conn, &header);
         };
@@ -46,7 +49,11 @@ impl Shard {
                 store.truncate(op, ino, remove_from, cut, &self.pool, &mut actions);
             }
             DataRequest::Grow => self.out.push(Action::Measure { index, op }),
-            DataRequest::ChunkList(..) => unreachable!("answered above"),
+            DataRequest::Zero(range, how) => {
+                target.write_count += 1;
+                store.zero(op, range, how, &self.pool, &mut actions);
+            }
+            DataRequest::ChunkList(..) | DataRequest::Seek(_) => unreachable!("answered above"),
         }
         self.store_actions(index, actions);
     }
@@ -54,7 +61,9 @@ impl Shard {
     /// Takes a request into the table, if there is memory for it.
     fn admit(&mut self, conn: ConnId, header: Header, request: &DataRequest) -> Option<u64> {
         let memory_bytes = match request {
-            DataRequest::Read(range) | DataRequest::Write(range, _) => {
+            DataRequest::Read(range)
+            | DataRequest::Write(range, _)
+            | DataRequest::Zero(range, ZeroHow::Allocate | ZeroHow::Erase) => {
                 request_bytes(range.block_count())
             }
             _ => request_bytes(0),
@@ -110,7 +119,8 @@ impl Shard {
         (ino, remove_from, cut): (Ino, ChunkIndex, Option<(ChunkIndex, u32)>),
     ) {
         let Some(index) = self.target_index(target) else {
-            let message = Message::Truncated { work, target, status: Status::WrongShard };
+            let status = Status::WrongShard;
+            let message = Message::Truncated { work, target, status, freed_count: 0 };
             return self.send_to_shard(from, message);
         };
         let op = to_u64(self.pending.insert(Pending::Work { from, work, target, ino }));
@@ -141,12 +151,24 @@ impl Shard {
                 self.requests_bytes -= memory_bytes;
                 self.answer_data(index, conn, &header, result);
             }
-            Pending::Work { from, work, target, ino } if result.is_ok() => {
-                self.sync_work(index, ino, Pending::WorkSync { from, work, target });
-            }
-            Pending::Work { from, work, target, .. } | Pending::WorkSync { from, work, target } => {
+            Pending::Work { from, work, target, ino } => match result {
+                Ok(outcome) => {
+                    let freed_count = match outcome {
+                        Outcome::Truncated { freed_count } => freed_count,
+                        _ => 0,
+                    };
+                    let waiting = Pending::WorkSync { from, work, target, freed_count };
+                    self.sync_work(index, ino, waiting);
+                }
+                Err(status) => {
+                    let message = Message::Truncated { work, target, status, freed_count: 0 };
+                    self.send_to_shard(from, message);
+                }
+            },
+            Pending::WorkSync { from, work, target, freed_count } => {
                 let status = result.err().unwrap_or(Status::Ok);
-                self.send_to_shard(from, Message::Truncated { work, target, status });
+                let message = Message::Truncated { work, target, status, freed_count };
+                self.send_to_shard(from, message);
             }
         }
     }
@@ -181,7 +203,15 @@ impl Shard {
                 self.tell_space();
                 self.answer(conn, header, Status::Ok, &body, Vec::new());
             }
-            Ok(_) => self.answer(conn, header, Status::Ok, &[], Vec::new()),
+            Ok(Outcome::Written { added_count }) => {
+                self.answer_blocks(conn, header, i64::from(added_count));
+            }
+            Ok(Outcome::Punched { freed_count }) => {
+                self.answer_blocks(conn, header, -i64::from(freed_count));
+            }
+            Ok(Outcome::Synced | Outcome::Truncated { .. }) => {
+                self.answer(conn, header, Status::Ok, &[], Vec::new());
+            }
             Err(status) => {
                 if !matches!(status, Status::Busy) {
                     let target = self.targets[index].params.id.0;
@@ -191,6 +221,32 @@ impl Shard {
                 self.answer(conn, header, status, &[], Vec::new());
             }
         }
+    }
+
+    fn answer_blocks(&mut self, conn: ConnId, header: &Header, added: i64) {
+        let mut body = Vec::new();
+        BlocksReply { added }.encode(&mut body);
+        self.answer(conn, header, Status::Ok, &body, Vec::new());
+    }
+
+    fn seek(&mut self, conn: ConnId, header: &Header, index: usize, from: &SeekFrom) {
+        match self.targets[index].params.store.seek(from) {
+            Ok(reply) => {
+                let mut body = Vec::new();
+                reply.encode(&mut body);
+                self.answer(conn, header, Status::Ok, &body, Vec::new());
+            }
+            Err(error) => self.answer_index_error(conn, header, &error),
+        }
+    }
+
+    fn answer_index_error(&mut self, conn: ConnId, header: &Header, error: &StoreError) {
+        tracing::error!(%error, "cannot read where a file's blocks are");
+        let status = match error.kind {
+            weft_store::Kind::Damaged => Status::Damaged,
+            _ => Status::Io,
+        };
+        self.answer(conn, header, status, &[], Vec::new());
     }
 
     fn chunk_list(
@@ -207,14 +263,7 @@ impl Shard {
                 list.encode(&mut body);
                 self.answer(conn, header, Status::Ok, &body, Vec::new());
             }
-            Err(error) => {
-                tracing::error!(%error, "cannot list chunks");
-                let status = match error.kind {
-                    weft_store::Kind::Damaged => Status::Damaged,
-                    _ => Status::Io,
-                };
-                self.answer(conn, header, status, &[], Vec::new());
-            }
+            Err(error) => self.answer_index_error(conn, header, &error),
         }
     }
 

@@ -43,6 +43,8 @@ pub(super) struct Works {
     running: BTreeMap<u64, Running>,
     waiting: VecDeque<Work>,
     failed: Vec<(Duration, Work)>,
+    /// Blocks that went by works that are not done: a second try finds them gone.
+    freed: BTreeMap<u64, u64>,
 }
 
 #[derive(Debug)]
@@ -132,9 +134,16 @@ impl Shard {
         Some((shard, message))
     }
 
-    pub(super) fn work_piece_done(&mut self, work: u64, target: TargetId, status: Status) {
+    pub(super) fn work_piece_done(
+        &mut self,
+        work: u64,
+        target: TargetId,
+        status: Status,
+        freed_count: u64,
+    ) {
         let Some(running) = self.works.running.get_mut(&work) else { return };
         running.missing.remove(&target);
+        *self.works.freed.entry(work).or_default() += freed_count;
         if status != Status::Ok {
             running.failed = true;
             if status != Status::Busy {
@@ -153,7 +162,8 @@ impl Shard {
         if running.failed {
             self.works.failed.push((self.now.mono + RETRY, running.work));
         } else {
-            self.with_volume(|volume, _| volume.work_done(id));
+            let freed_count = self.works.freed.remove(&id).unwrap_or_default();
+            self.with_volume(|volume, _| volume.work_done(id, freed_count));
         }
         while self.works.running.len() < WORKS_MAX
             && let Some(work) = self.works.waiting.pop_front()

@@ -169,6 +169,11 @@ impl Program {
                 file.wrote(offset, bytes);
                 Ok(())
             }
+            // Of a fallocate.
+            Ok(FsReply::Done) => {
+                file.wrote(offset, bytes);
+                Ok(())
+            }
             Err(code) if excused(code, file.may_fail(), excuses) => {
                 file.gave_up();
                 file.perhaps_wrote(offset, bytes);
