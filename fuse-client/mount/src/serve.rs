@@ -92,6 +92,9 @@ pub fn run(options: &Options) -> Result<(), String> {
 
 fn live(options: &Options, link: &SupervisorLink) -> Result<(), String> {
     let order = link.hello()?;
+    if let Err(error) = weft_ring::run_soon() {
+        tracing::info!(%error, "the scheduler gives no short slices");
+    }
     let mut mount = Mount::new(options, order.session)?;
     let device = match order.device {
         Some(device) => device,

@@ -280,6 +280,9 @@ fn cluster_map(config: &Config, targets: &[TargetPlace]) -> ClusterMap {
 fn run_shard(seed: Seed, reports: &mpsc::Sender<Report>) -> Result<(), String> {
     let core = usize::from(seed.config.cores[usize::from(seed.id.0)]);
     weft_ring::pin_to_core(core).map_err(|error| error.to_string())?;
+    if let Err(error) = weft_ring::run_soon() {
+        tracing::info!(%error, "the scheduler gives no short slices");
+    }
     let mine = seed.targets.iter().filter(|target| target.shard == seed.id);
     let options = open::target_options(&seed.config);
     let sqe128 = weft_target::needs_wide_ring(mine.map(|target| target.path.as_path()), options);
