@@ -27,6 +27,7 @@ from lib.trees import FSX, PJDFSTEST, crate_source, dependency_closure, tool  # 
 MODULES = [
     "lifecycle",
     "transport",
+    "takeover",
     "config",
     "trees",
     "programs",

@@ -8,6 +8,7 @@ use weft_wire::session::{ClusterMap, Place, Welcome};
 use weft_wire::{Ino, Kind, LeaseBits, ShardId, Status, TargetId, VolumeId};
 
 use crate::core::{ClientCore, at, link_id};
+use crate::keep::records::write_state;
 use crate::limits::REOPEN_COUNT;
 use crate::op::{Caller, LinkId, OpId, Output};
 use crate::state::{Answer, Call, OpKind, Purpose, errno};
@@ -28,7 +29,9 @@ impl ClientCore {
             deadline: None,
             lease: LeaseBits::NONE,
         };
-        self.call(call, request, false);
+        // Before anything that is open is told, where there was a client-core before this one.
+        let first = self.legacy.is_some();
+        self.call(call, request, first);
     }
 
     fn new_link(&mut self, address: String, shard: ShardId) -> LinkId {
@@ -40,6 +43,9 @@ impl ClientCore {
             reply_timeout: self.config.reply_timeout,
         };
         let mut link = Link::new(config);
+        if let Some((_, welcome)) = self.kept_links.get(&(address.clone(), shard)) {
+            link.was_up(*welcome);
+        }
         link.start(self.now);
         self.links.push(link);
         self.link_addresses.push(address);
@@ -83,6 +89,7 @@ impl ClientCore {
             let own = self.volumes.values_mut().filter(|volume| volume.link == LinkId(0));
             own.for_each(|volume| volume.set_slot_count(count));
         }
+        self.take_up();
         let request = MetaRequest::GetAttr { ino: Ino::ROOT };
         self.meta_call(Ino::ROOT, Caller::default(), &request, Purpose::RootStat);
     }
@@ -112,6 +119,10 @@ impl ClientCore {
             (Status::Ok, Ok(_)) => {
                 self.ready = true;
                 self.push(Output::Ready);
+                if let Some(keep) = &mut self.keep {
+                    keep.set_ready();
+                }
+                self.begin_early();
             }
             (status, _) => {
                 let address = &self.address;
@@ -130,6 +141,9 @@ impl ClientCore {
         again: bool,
         data_lost: bool,
     ) {
+        if self.put_off_link_up(link, welcome, data_lost) {
+            return;
+        }
         let of_link = |(id, volume): (&VolumeId, &Volume)| (volume.link == link).then_some(*id);
         let volumes: Vec<VolumeId> = self.volumes.iter().filter_map(of_link).collect();
         for id in &volumes {
@@ -138,12 +152,14 @@ impl ClientCore {
             self.send_queued(*id);
         }
         if !again {
-            return;
+            return self.keep_welcome(link);
         }
         tracing::info!(link = link.0, epoch = welcome.epoch, data_lost, "connected again");
         if data_lost {
             self.rewrite_lost(link);
         }
+        // After what may have to be written again was marked so.
+        self.keep_welcome(link);
         // Also for the same server: it may have ended the session, or counted what will be replayed.
         let reopening: Vec<bool> = volumes.into_iter().map(|id| self.reopen(id)).collect();
         if !reopening.contains(&true) {
@@ -164,6 +180,9 @@ impl ClientCore {
                 *opens.entry(*ino).or_default() += file.server_opens;
             }
         }
+        self.stray_opens(id).into_iter().for_each(|ino| {
+            opens.entry(ino).or_insert(0);
+        });
         let opens: Vec<(Ino, u32)> = opens.into_iter().collect();
         for some in opens.chunks(REOPEN_COUNT) {
             let tag = self.next_tag();
@@ -205,6 +224,7 @@ impl ClientCore {
             .map(|(tag, _)| *tag)
             .collect();
         let mut cancelled = syncs;
+        let mut again = Vec::new();
         for (ino, file) in &mut self.files {
             let (kept, incomplete) = file.unsynced.take_lost(lost);
             self.unsynced_bytes -=
@@ -213,8 +233,12 @@ impl ClientCore {
                 tracing::warn!(%ino, "data acknowledged before a server's restart may be lost");
                 file.fail(errno::EIO);
             }
+            again.extend(kept.values().filter_map(|write| write.kept.clone()));
             cancelled.extend(file.writes.rewrite(lost, kept));
             self.touched.insert(*ino);
+        }
+        for kept in again {
+            self.set_write_state(Some(&kept), write_state::AGAIN);
         }
         for tag in cancelled {
             self.links[at(link)].cancel(tag);

@@ -7,13 +7,17 @@ use weft_iobuf::Pool;
 use weft_net::Frame;
 use weft_net::link::{Link, LinkOutput, Request};
 use weft_wire::meta::Time;
-use weft_wire::{Ino, Status, TargetId, VolumeId};
+use weft_wire::session::Welcome;
+use weft_wire::{Ino, ShardId, Status, TargetId, VolumeId};
 
 use crate::config::{ClientConfig, OnTimeout};
 use crate::file::Files;
+use crate::keep::{Keep, Kept};
 use crate::limits::{INTERRUPT_PATIENCE, OPS_MAX};
 use crate::op::{Caller, FsOp, FsReply, Handle, LinkId, OpId, Output};
+use crate::records::OpState;
 use crate::state::{Answer, Call, HandleState, Op, Purpose, errno};
+use crate::takeover::Legacy;
 use crate::versions::Versions;
 use crate::volume::Volume;
 
@@ -42,7 +46,7 @@ pub struct ClientCore {
     pub(crate) touched: BTreeSet<Ino>,
     pub(crate) file_timers: BTreeSet<(Duration, Ino)>,
     pub(crate) handles: BTreeMap<Handle, HandleState>,
-    next_handle: u64,
+    pub(crate) next_handle: u64,
     pub(crate) versions: Versions,
     pub(crate) dirty_bytes: usize,
     pub(crate) unsynced_bytes: usize,
@@ -51,6 +55,27 @@ pub struct ClientCore {
     pub(crate) room_made: bool,
     pub(crate) ready: bool,
     pub(crate) failed: bool,
+    /// Where a successor finds what it needs.
+    pub(crate) keep: Option<Keep>,
+    /// What the client-core before this one left, while some of it may be.
+    pub(crate) legacy: Option<Legacy>,
+    /// The next write's or change's place in the order of all.
+    pub(crate) next_order: u64,
+    /// Files whose record is to be written.
+    pub(crate) unsaved: BTreeSet<Ino>,
+    /// Records of files that are no more.
+    pub(crate) closed_files: Vec<u32>,
+    /// Records of changes that were sent, by their request's tag.
+    pub(crate) kept_changes: BTreeMap<u64, Kept>,
+    /// Records of changes that were answered, until whoever asked has heard.
+    pub(crate) answered_changes: Vec<Kept>,
+    /// The same of operations.
+    pub(crate) finished_ops: Vec<u32>,
+    /// Records of operations that were given up, by the request that is still out.
+    pub(crate) given_up_ops: BTreeMap<u64, u32>,
+    pub(crate) kept_links: BTreeMap<(String, ShardId), (u32, Welcome)>,
+    /// When it was told what operations wait for.
+    pub(crate) told_at: Duration,
     outputs: VecDeque<Output>,
 }
 
@@ -86,6 +111,17 @@ impl ClientCore {
             room_made: false,
             ready: false,
             failed: false,
+            keep: None,
+            legacy: None,
+            next_order: 1,
+            unsaved: BTreeSet::new(),
+            closed_files: Vec::new(),
+            kept_changes: BTreeMap::new(),
+            answered_changes: Vec::new(),
+            finished_ops: Vec::new(),
+            given_up_ops: BTreeMap::new(),
+            kept_links: BTreeMap::new(),
+            told_at: Duration::ZERO,
             outputs: VecDeque::new(),
         }
     }
@@ -113,6 +149,12 @@ impl ClientCore {
         if let FsOp::Forget { .. } = op {
             return; // Nothing is kept per lookup.
         }
+        let Some(op) = self.put_off(id, caller, op) else {
+            if let OnTimeout::Eio(timeout) = self.config.on_timeout {
+                self.op_timers.insert((now + timeout, id, errno::EIO));
+            }
+            return;
+        };
         if self.failed || !self.ready || self.ops.len() >= OPS_MAX || self.ops.contains_key(&id) {
             let code = if self.failed { errno::EIO } else { errno::EAGAIN };
             self.push(Output::Reply { op: id, result: Err(code) });
@@ -129,6 +171,9 @@ impl ClientCore {
     /// little time to end as it should; it ends with EINTR when it does not, or at once when a server is away.
     pub fn interrupt(&mut self, id: OpId, now: Duration) {
         self.now = now;
+        if self.take_early(id) {
+            return self.push(Output::Reply { op: id, result: Err(errno::EINTR) });
+        }
         if !self.ops.contains_key(&id) {
             return;
         }
@@ -180,8 +225,12 @@ impl ClientCore {
             && at <= now
         {
             self.op_timers.pop_first();
+            if self.take_early(op) {
+                self.push(Output::Reply { op, result: Err(code) });
+            }
             self.abandon(op, code);
         }
+        self.tell_what_is_waited_for();
         self.settle();
     }
 
@@ -203,6 +252,12 @@ impl ClientCore {
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.files.values().all(crate::file::File::is_settled)
+    }
+
+    /// Whether no operation is in progress.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.ops.is_empty()
     }
 
     /// The mount is over: ends the session at every server that can be reached. To be called when
@@ -238,9 +293,11 @@ impl ClientCore {
         }
     }
 
-    pub(crate) fn new_handle(&mut self, state: HandleState) -> Handle {
+    pub(crate) fn new_handle(&mut self, ino: Ino, dir: bool, errors_seen: u64, by: OpId) -> Handle {
         let handle = Handle(self.next_handle);
         self.next_handle += 1;
+        let mut state = HandleState { ino, dir, errors_seen, made_by: 0, kept: None };
+        self.keep_handle(handle, &mut state, by);
         self.handles.insert(handle, state);
         handle
     }
@@ -248,6 +305,7 @@ impl ClientCore {
     /// Ends an operation.
     pub(crate) fn finish(&mut self, id: OpId, result: Result<FsReply, i32>) {
         let Some(op) = self.ops.remove(&id) else { return };
+        self.finished_ops.extend(op.kept);
         if let OnTimeout::Eio(timeout) = self.config.on_timeout {
             self.op_timers.remove(&(op.started + timeout, id, errno::EIO));
         }
@@ -300,7 +358,7 @@ impl ClientCore {
     }
 
     /// Until nothing is left to be done without new input.
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         loop {
             if let Some(link) = self.live_links.pop_first() {
                 self.drain_link(link);
@@ -309,7 +367,7 @@ impl ClientCore {
             } else if std::mem::take(&mut self.room_made) {
                 self.retry_room();
             } else {
-                return;
+                return self.save();
             }
         }
     }
@@ -343,6 +401,7 @@ impl ClientCore {
         if let Some(volume) = call.volume {
             self.slot_is_free(volume, tag);
         }
+        let Some(answer) = self.put_aside(&call, answer) else { return };
         match call.purpose {
             Purpose::Map => self.map_came(&answer),
             Purpose::RootStat => self.root_came(&answer),
@@ -361,6 +420,7 @@ impl ClientCore {
             Purpose::Sync { ino, target } => self.sync_answered(ino, target, answer.status),
             Purpose::Wrote { ino } => self.wrote_answered(ino, &answer),
             Purpose::Release { ino, count } => self.release_answered(ino, count),
+            Purpose::Unheard => {}
         }
     }
 
@@ -401,13 +461,25 @@ impl ClientCore {
         let tags = std::mem::take(&mut op.tags);
         let mut sent = false;
         for tag in tags {
-            sent |= !self.take_back(tag);
+            if !self.take_back(tag) {
+                sent = true;
+                self.give_up(id, tag);
+            }
         }
         if !sent {
             self.leave_file(id);
         }
         self.room_waiters.retain(|waiter| *waiter != id);
         self.finish(id, Err(code));
+    }
+
+    /// What was asked is not heard any more: so says the record, until it is answered.
+    fn give_up(&mut self, id: OpId, tag: u64) {
+        let record = self.ops.get_mut(&id).and_then(|op| op.kept.take());
+        if let (Some(keep), Some(record)) = (&mut self.keep, record) {
+            keep.update_op(record, OpState::GivenUp, String::new());
+            self.given_up_ops.insert(tag, record);
+        }
     }
 
     /// Whether the call is as if it had never been made.
@@ -427,6 +499,7 @@ impl ClientCore {
             }
             volume.taken_back(tag);
             self.calls.remove(&tag);
+            self.kept_changes.remove(&tag);
             self.send_queued(volume_id);
             return true;
         }

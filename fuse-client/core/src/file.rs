@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::Duration;
 
 use weft_iobuf::BufSlot;
@@ -10,6 +11,7 @@ use weft_wire::meta::{Attr, Time};
 use weft_wire::units::to_u64;
 use weft_wire::{ChunkPiece, Ino, Layout};
 
+use crate::keep::Kept;
 use crate::op::{Caller, OpId};
 use crate::writes::{Unsynced, WriteSet};
 
@@ -23,6 +25,10 @@ pub(crate) struct Run {
     /// Bytes it may grow to: the slot's or the chunk's rest.
     pub(crate) bytes_max: usize,
     pub(crate) slot: BufSlot,
+    /// Its record.
+    pub(crate) kept: Option<Rc<Kept>>,
+    /// As in the record.
+    pub(crate) order: u64,
     /// When it goes out at the latest.
     pub(crate) due: Duration,
 }
@@ -96,6 +102,8 @@ pub(crate) struct File {
     pub(crate) zeroing: u32,
     /// Operations that wait for something here, in order.
     pub(crate) waiting: Vec<OpId>,
+    /// Its record.
+    pub(crate) kept: Option<u32>,
 }
 
 impl File {
@@ -123,6 +131,7 @@ impl File {
             exclusive: 0,
             zeroing: 0,
             waiting: Vec::new(),
+            kept: None,
         }
     }
 

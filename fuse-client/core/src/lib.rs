@@ -20,13 +20,16 @@ mod cluster;
 pub mod config;
 mod core;
 mod file;
+pub mod keep;
 pub mod limits;
 mod meta;
 pub mod op;
 mod open;
 mod read;
+mod saving;
 mod settle;
 mod state;
+mod takeover;
 mod versions;
 mod volume;
 mod write;
@@ -37,6 +40,8 @@ mod tests;
 
 pub use crate::core::ClientCore;
 pub use config::{ClientConfig, OnTimeout};
+pub use keep::records;
+pub use keep::{Keep, KeepMemory};
 pub use op::{
     Caller, DataPiece, FsOp, FsReply, Handle, LinkId, OpId, OpenFlags, Opened, Output, Ttl, Whence,
 };

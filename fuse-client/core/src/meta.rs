@@ -14,14 +14,20 @@ use weft_wire::{Kind, LeaseBits, VolumeId};
 use crate::core::ClientCore;
 use crate::limits::DIR_BYTES_MAX;
 use crate::op::{Caller, FsOp, FsReply, Handle, OpId, Opened, Ttl};
+use crate::records::OpState;
 use crate::state::{Answer, Call, HandleState, Op, OpKind, Purpose, ReadAsked, errno};
-use crate::volume::{Queued, encode};
+use crate::volume::{Queued, Volume, encode};
 
 impl ClientCore {
     /// Starts an operation; what fails at once is answered at once.
     pub(crate) fn begin(&mut self, id: OpId, caller: Caller, op: FsOp) {
+        if self.joins(id, caller, &op) {
+            return;
+        }
+        let kept = self.keep_op(id, caller.pid, &op, OpState::InProgress);
         let kind = OpKind::Meta { bytes_max: None };
-        let state = Op { caller, started: self.now, kind, tags: Vec::new(), patience_ends: None };
+        let started = self.now;
+        let state = Op { caller, started, kind, tags: Vec::new(), patience_ends: None, kept };
         self.ops.insert(id, state);
         let begun = match op {
             FsOp::Open { ino, flags } => {
@@ -57,7 +63,7 @@ impl ClientCore {
     fn begin_simple(&mut self, id: OpId, op: FsOp) -> Result<(), i32> {
         let done = match op {
             FsOp::OpenDir { ino } => {
-                let handle = self.new_handle(HandleState { ino, dir: true, errors_seen: 0 });
+                let handle = self.new_handle(ino, true, 0, id);
                 FsReply::Opened(Opened { handle, keep_cache: false, direct: false })
             }
             FsOp::ReadDir { handle, cookie, bytes_max, plus } => {
@@ -68,7 +74,7 @@ impl ClientCore {
             }
             FsOp::ReleaseDir { handle } => {
                 self.handle(handle, true)?;
-                self.handles.remove(&handle);
+                self.drop_handle(handle);
                 FsReply::Done
             }
             FsOp::FsyncDir { handle, .. } => {
@@ -223,9 +229,12 @@ impl ClientCore {
     /// Sends changes while there are slots.
     pub(crate) fn send_queued(&mut self, id: VolumeId) {
         let now = self.now;
-        let volume = self.volumes.get_mut(&id).expect("volumes stay");
-        let link = volume.link;
-        while let Some(Queued { tag, kind, body }) = volume.next_to_send() {
+        let link = self.volumes[&id].link;
+        while self.may_send_change()
+            && let Some(queued) = self.volumes.get_mut(&id).and_then(Volume::next_to_send)
+        {
+            self.keep_change(id, &queued);
+            let Queued { tag, kind, body } = queued;
             let request =
                 Request { tag, kind, body, payload: None, deadline: None, lease: LeaseBits::NONE };
             self.links[crate::core::at(link)].submit(request, now);
@@ -235,6 +244,7 @@ impl ClientCore {
 
     pub(crate) fn slot_is_free(&mut self, id: VolumeId, tag: u64) {
         self.volumes.get_mut(&id).expect("volumes stay").answered(tag);
+        self.change_answered(tag);
         self.send_queued(id);
     }
 

@@ -6,7 +6,7 @@ use weft_wire::{Ino, Layout};
 use crate::core::ClientCore;
 use crate::file::File;
 use crate::op::{FsReply, Handle, OpId, OpenFlags, Opened, Ttl};
-use crate::state::{AfterSetAttr, HandleState, OpKind, Purpose, errno};
+use crate::state::{AfterSetAttr, OpKind, Purpose, errno};
 
 impl ClientCore {
     /// The volume answered an `Open` or `Make`.
@@ -53,7 +53,8 @@ impl ClientCore {
         file.open_count += 1;
         let attr = file.overlay(attr);
         let errors_seen = file.error_count;
-        let handle = self.new_handle(HandleState { ino: attr.ino, dir: false, errors_seen });
+        self.touched.insert(attr.ino);
+        let handle = self.new_handle(attr.ino, false, errors_seen, id);
         let opened = Opened { handle, keep_cache, direct: flags.direct };
         let reply = match created {
             true => FsReply::Created(attr, self.ttl(), opened),
@@ -123,6 +124,9 @@ impl ClientCore {
             }
         }
         *sent = true;
+        if set.size.is_some() {
+            self.keep_cut(ino);
+        }
         let purpose = Purpose::SetAttr { op: id, ino, held };
         if let Err(code) = self.ask_as(id, ino, &MetaRequest::SetAttr { ino, set }, purpose) {
             self.leave_file(id);
@@ -182,7 +186,7 @@ impl ClientCore {
         if let Err(code) = self.take_error(handle) {
             tracing::warn!(ino = %state.ino, errno = code, "a file was closed before its writes failed");
         }
-        self.handles.remove(&handle);
+        self.drop_handle(handle);
         let file = self.files.get_mut(&state.ino).expect("a handle keeps its file");
         file.open_count -= 1;
         self.touched.insert(state.ino);

@@ -75,11 +75,14 @@ impl ClientCore {
             return Ok(());
         }
         state.errors_seen = file.error_count;
-        Err(file.errno)
+        let errno = file.errno;
+        self.update_handle(handle);
+        Err(errno)
     }
 
     /// Something about a file changed: everything that may go on does.
     pub(crate) fn run_file(&mut self, ino: Ino) {
+        self.unsaved.insert(ino);
         self.send_writes(ino);
         self.send_syncs(ino);
         self.send_wrote(ino);
@@ -202,6 +205,7 @@ impl ClientCore {
             return self.send_wrote(ino);
         }
         let mut file = self.files.remove(&ino).expect("seen above");
+        self.closed_files.extend(file.kept.take());
         self.unsynced_bytes -= file.unsynced.clear();
         if let Some(due) = file.telling.due {
             self.file_timers.remove(&(due, ino));

@@ -96,6 +96,8 @@ pub(crate) enum Purpose {
         ino: Ino,
         count: u32,
     },
+    /// A replay of what nobody waits for.
+    Unheard,
 }
 
 impl Purpose {
@@ -119,6 +121,10 @@ pub(crate) struct HandleState {
     pub(crate) dir: bool,
     /// Failures of the file reported to this handle, or from before it.
     pub(crate) errors_seen: u64,
+    /// The operation that made it.
+    pub(crate) made_by: u64,
+    /// Its record.
+    pub(crate) kept: Option<u32>,
 }
 
 /// One operation of the kernel.
@@ -131,6 +137,8 @@ pub(crate) struct Op {
     pub(crate) tags: Vec<u64>,
     /// Interrupted: when it ends with EINTR.
     pub(crate) patience_ends: Option<Duration>,
+    /// Its record.
+    pub(crate) kept: Option<u32>,
 }
 
 /// What a read asks for.

@@ -47,6 +47,13 @@ pub(crate) fn encode(caller: op::Caller, request: &MetaRequest<'_>) -> Vec<u8> {
     body
 }
 
+/// Where a change was put.
+pub(crate) fn slot_and_sequence(body: &[u8]) -> (u16, u64) {
+    let slot = body[SLOT_AT..SLOT_AT + 2].try_into().expect("two bytes");
+    let sequence = body[SEQUENCE_AT..SEQUENCE_AT + 8].try_into().expect("eight bytes");
+    (u16::from_le_bytes(slot), u64::from_le_bytes(sequence))
+}
+
 fn put_slot(body: &mut [u8], slot: u16, sequence: u64) {
     body[SLOT_AT..SLOT_AT + 2].copy_from_slice(&slot.to_le_bytes());
     body[SEQUENCE_AT..SEQUENCE_AT + 8].copy_from_slice(&sequence.to_le_bytes());
@@ -90,9 +97,22 @@ impl Volume {
         Some(next)
     }
 
-    /// The change is answered: its slot is free.
+    /// The numbers that the client-core before this one used last.
+    pub(crate) fn set_sequences(&mut self, sequences: Vec<u64>) {
+        self.sequences = sequences;
+    }
+
+    /// A change of the one before is sent again in its slot.
+    pub(crate) fn hold_slot(&mut self, tag: u64, slot: u16) {
+        self.free.remove(&slot);
+        self.busy.insert(tag, slot);
+    }
+
+    /// The change is answered: its slot is free, unless a later change of the one before is in it.
     pub(crate) fn answered(&mut self, tag: u64) {
-        if let Some(slot) = self.busy.remove(&tag) {
+        if let Some(slot) = self.busy.remove(&tag)
+            && self.busy.values().all(|busy| *busy != slot)
+        {
             self.give_back(slot);
         }
     }

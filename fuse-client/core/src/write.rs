@@ -12,6 +12,7 @@ use weft_wire::{ChunkId, Ino, Kind, LeaseBits, Status};
 
 use crate::core::ClientCore;
 use crate::file::Run;
+use crate::keep::records::write_state;
 use crate::limits::{
     RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_WAIT, WRITE_BYTES_MAX, WROTE_DELAY, ZERO_COPY_BYTES_MIN,
 };
@@ -171,6 +172,7 @@ impl ClientCore {
         file.dirty_bytes -= over;
         self.dirty_bytes -= over;
         let full = run.bytes == run.bytes_max;
+        self.keep_run(ino);
         if full {
             self.push_run_out(ino);
         }
@@ -187,8 +189,14 @@ impl ClientCore {
         let Some(slot) = self.pool.alloc(wanted.min(chunk_rest)) else { return false };
         let bytes_max = slot.capacity_bytes().min(chunk_rest).min(RUN_BYTES_MAX);
         let due = now + RUN_WAIT;
-        file.run = Some(Run { offset: at, bytes: 0, bytes_max, slot, due });
+        let place = (slot.offset_bytes(), slot.capacity_bytes());
+        file.run = Some(Run { offset: at, bytes: 0, bytes_max, slot, due, kept: None, order: 0 });
         self.file_timers.insert((due, ino));
+        let order = self.next_order;
+        let kept = self.keep_bytes(write_state::NEW, (ino, at, 0), place, 0, place.1);
+        if let Some(run) = self.files.get_mut(&ino).and_then(|file| file.run.as_mut()) {
+            (run.kept, run.order) = (kept, order);
+        }
         true
     }
 
@@ -212,6 +220,14 @@ impl ClientCore {
             let start = range.start + to_usize(piece.at);
             let bytes = to_usize(u64::from(piece.bytes));
             let slot_bytes = slot.slot().capacity_bytes();
+            let memory_bytes = slot_bytes.div_ceil(range.len().div_ceil(bytes));
+            // A direct write is not answered before its targets have it: until then it is asked again.
+            let (order, range) = (self.next_order, (ino, offset + piece.at, bytes));
+            let kept = match op {
+                None => self.keep_write(write_state::NEW, range, (&slot, start), memory_bytes),
+                Some(_) => None,
+            };
+            let file = self.files.get_mut(&ino).expect("being written");
             file.writes.add(Write {
                 target: piece.target,
                 index: piece.index,
@@ -221,9 +237,11 @@ impl ClientCore {
                 payload: (slot.clone(), start..start + bytes),
                 tag: None,
                 op,
-                memory_bytes: slot_bytes.div_ceil(range.len().div_ceil(bytes)),
+                memory_bytes,
                 dirty: op.is_none(),
                 again: false,
+                kept,
+                order,
             });
             count += 1;
         }
@@ -275,6 +293,8 @@ impl ClientCore {
         let op = write.op.take();
         let again = write.again;
         if status == Status::Ok {
+            self.keep_acknowledged(ino, &mut write);
+            let file = self.files.get_mut(&ino).expect("its write was there");
             if !again {
                 file.telling.wanted += 1;
                 file.telling.acked_end = file.telling.acked_end.max(write.file_end);
@@ -303,6 +323,18 @@ impl ClientCore {
         if let Some(op) = op {
             self.direct_answered(op, status);
         }
+    }
+
+    /// From here on its memory is kept for a target that is restarted.
+    fn keep_acknowledged(&mut self, ino: Ino, write: &mut Write) {
+        if write.kept.is_some() {
+            return self.set_write_state(write.kept.as_ref(), write_state::ACKNOWLEDGED);
+        }
+        let (slot, range) = write.payload.clone();
+        let place = (ino, write.file_end - u64::from(write.bytes), range.len());
+        write.order = self.next_order;
+        let (state, memory) = (write_state::ACKNOWLEDGED, write.memory_bytes);
+        write.kept = self.keep_write(state, place, (&slot, range.start), memory);
     }
 
     /// Keeps the memory of writes that are not durable within its bound.

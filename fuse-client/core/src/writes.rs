@@ -8,12 +8,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::rc::Rc;
 
 use weft_iobuf::SharedSlot;
 use weft_wire::blocks::BLOCK_BYTES;
 use weft_wire::units::to_usize;
 use weft_wire::{ChunkIndex, TargetId};
 
+use crate::keep::Kept;
 use crate::op::OpId;
 
 /// Bytes of a slot.
@@ -40,6 +42,10 @@ pub(crate) struct Write {
     pub(crate) dirty: bool,
     /// It was acknowledged before: the volume hears of it, or has heard.
     pub(crate) again: bool,
+    /// Its record, which goes with it.
+    pub(crate) kept: Option<Rc<Kept>>,
+    /// As in the record.
+    pub(crate) order: u64,
 }
 
 impl Write {
@@ -87,6 +93,12 @@ impl WriteSet {
         self.next_id
     }
 
+    /// An id for a write that was acknowledged before.
+    pub(crate) fn take_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id - 1
+    }
+
     /// Whether all writes below `barrier` are acknowledged.
     pub(crate) fn passed(&self, barrier: u64) -> bool {
         self.writes.first_key_value().is_none_or(|(id, _)| *id >= barrier)
@@ -95,7 +107,7 @@ impl WriteSet {
     pub(crate) fn add(&mut self, write: Write) {
         let id = self.next_id;
         self.next_id += 1;
-        self.new_count += 1;
+        self.new_count += usize::from(!write.again);
         self.put(id, write);
         self.make_ready_if_free(id);
     }
@@ -274,6 +286,24 @@ impl Unsynced {
     fn note_let_go(log: &mut TargetLog, id: u64, ack: u64) {
         let (first, last) = log.let_go.unwrap_or((id, ack));
         log.let_go = Some((first.min(id), last.max(ack)));
+    }
+
+    /// Whether something is not durable and not kept any more.
+    pub(crate) fn has_let_go(&self) -> bool {
+        self.targets.values().any(|log| log.let_go.is_some())
+    }
+
+    /// Takes it that each of these targets has something that is not durable and not kept.
+    pub(crate) fn assume_let_go(&mut self, targets: &[TargetId]) {
+        for target in targets {
+            let log = self.targets.entry(*target).or_default();
+            Self::note_let_go(log, 0, self.last_ack);
+        }
+    }
+
+    /// Everything that is kept.
+    pub(crate) fn kept_writes(&self) -> impl Iterator<Item = &Write> {
+        self.targets.values().flat_map(|log| log.kept.values()).map(|(_, write)| write)
     }
 
     /// The file is about to be cut to `file_bytes`: what lies beyond must not be written again.

@@ -1,16 +1,16 @@
 //! The one place where the client reads clocks.
 #![allow(clippy::disallowed_methods, reason = "this is the place the lint sends everybody to")]
 
-use std::sync::OnceLock;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::time::ClockId;
 
 use weft_wire::meta::Time;
 
-static START: OnceLock<Instant> = OnceLock::new();
-
-/// Time since the first call in this process.
+/// The machine's monotonic clock: the same in every process, so that what one wrote down means something to the next.
 pub(crate) fn mono() -> Duration {
-    START.get_or_init(Instant::now).elapsed()
+    let now = rustix::time::clock_gettime(ClockId::Monotonic);
+    Duration::try_from(now).unwrap_or_default()
 }
 
 /// The time of day.

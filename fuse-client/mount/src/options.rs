@@ -59,8 +59,9 @@ Options (default):
   timeout_ms=N           after how long a server counts as not answering (30000)
   log=LEVEL              error, warn, info, debug or trace (info)
   log_file=PATH          where the log goes in the background
-  transport=auto|uring|classic  how requests come from the kernel: over io_uring (Linux 6.14), by reading
-                         /dev/fuse, or over io_uring where the kernel has it (auto)
+  transport=auto|uring|classic  how requests come from the kernel: by reading /dev/fuse (auto, classic), or over
+                         io_uring (Linux 6.14). Over io_uring the death of the client-core is the death of the
+                         mount; else, from Linux 6.9 on, another one takes over and programs see a pause
   queue_depth=N          over io_uring: requests of each CPU at once, 1 to 64 (64)
   foreground             as --foreground
 
@@ -115,7 +116,7 @@ impl LogLevel {
 /// How requests come from the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransportKind {
-    /// Over io_uring where the kernel has it, else classic.
+    /// The way that survives the death of a client-core: classic.
     Auto,
     /// Over io_uring, or the mount fails.
     Uring,

@@ -14,14 +14,14 @@ use rustix::io::Errno;
 use zerocopy::{Immutable, IntoBytes};
 
 pub use dir::{DirBuffer, DirEntry};
-pub use notify::{inval_entry, inval_inode};
+pub use notify::{inval_entry, inval_inode, resend};
 
 use crate::abi::input::FileLock;
 use crate::abi::output::{
     Attr, AttrOut, BmapOut, CopyFileRangeOut, CreateOut, EntryOut, GetxattrOut, InitOut, Kstatfs,
     LkOut, LseekOut, OpenOut, OutHeader, PollOut, Statx, StatxOut, WriteOut,
 };
-use crate::request::{FileHandle, NodeId, Unique};
+use crate::request::{FileHandle, NodeId, RESENT, Unique};
 
 /// The longest head: that of a statx reply.
 pub const HEAD_BYTES_MAX: usize = size_of::<OutHeader>() + size_of::<StatxOut>();
@@ -78,6 +78,15 @@ impl Entry {
 }
 
 impl ReplyHead {
+    /// The same, to a request that was asked again.
+    #[must_use]
+    pub fn asked_again(mut self) -> Self {
+        self.unique.0 |= RESENT;
+        let at = size_of::<u32>() + size_of::<i32>(); // behind length and error
+        self.bytes[at..at + 8].copy_from_slice(&self.unique.0.to_ne_bytes());
+        self
+    }
+
     /// The bytes to send, before the payload.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

@@ -34,6 +34,9 @@ pub struct LockOwner(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Unique(pub u64);
 
+/// The bit in a request's id that says that it was asked before, of a process that died without an answer.
+pub const RESENT: u64 = 1 << 63;
+
 /// One request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request<'a> {

@@ -12,7 +12,8 @@ mod status;
 mod supervisor;
 mod translate;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,10 +30,11 @@ use crate::kernel_mount;
 use crate::negotiate::{Limits, negotiate};
 use crate::options::{self, Options};
 use crate::reply::ReplyHead;
-use crate::request::{Operation, Unique};
+use crate::request::{Operation, RESENT, Unique};
 use crate::supervise::channel::Channel;
-use crate::transport::{Classic, Event, Incoming, Reply, Transport, UringConfig};
+use crate::transport::{Event, Incoming, Reply, Transport, UringConfig};
 use device::TRANSPORT_TOKENS;
+pub(crate) use device::kept_bytes;
 use links::Links;
 pub(crate) use status::Status;
 use supervisor::SupervisorLink;
@@ -48,6 +50,16 @@ const TICK: Duration = Duration::from_millis(50);
 const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time for the rest of the writes and the goodbye after an unmount.
 const GOODBYE: Duration = Duration::from_secs(2);
+
+/// How long operations in progress may take to end before a successor takes them over.
+const RETIRE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How a client-core ended as it should.
+enum End {
+    Unmounted,
+    /// Another one takes over.
+    Retired,
+}
 
 /// One mount being served.
 pub(crate) struct Mount {
@@ -71,6 +83,12 @@ pub(crate) struct Mount {
     serving: bool,
     /// A successor can have the kernel ask again for what this process has not answered.
     resumable: bool,
+    /// Requests that the kernel asked before, of a client-core that died: their replies name them so.
+    resent: BTreeSet<u64>,
+    /// The kernel was told to ask again, and not all of that has come.
+    asked_again: bool,
+    /// A successor is to take over: no more requests are taken.
+    retiring: Arc<AtomicBool>,
     unmounted: bool,
     failed: Option<String>,
 }
@@ -95,35 +113,39 @@ fn live(options: &Options, link: &SupervisorLink) -> Result<(), String> {
     if let Err(error) = weft_ring::run_soon() {
         tracing::info!(%error, "the scheduler gives no short slices");
     }
-    let mut mount = Mount::new(options, order.session)?;
-    let device = match order.device {
-        Some(device) => device,
+    let (taken, session, max_write) = (order.device, order.session, order.max_write_bytes);
+    let mut mount = Mount::new(options, session, max_write, &order.keep)?;
+    let transport = match taken {
+        Some(device) => mount.take_device(device)?,
         None => {
             mount.connect(options)?;
-            link.mounted()?
+            mount.open_device(options, link.mounted()?)?
         }
     };
-    let transport = mount.open_device(options, device)?;
-    link.serving(transport, mount.resumable)?;
-    let orphaned = link.listen()?;
+    link.serving(transport, mount.resumable, mount.limits.max_write_bytes)?;
+    let orphaned = link.listen(Arc::clone(&mount.retiring))?;
     watch_signals(options.mount_point.clone(), orphaned)?;
-    mount.serve()?;
-    link.unmounted();
+    match mount.serve()? {
+        End::Unmounted => link.unmounted(),
+        End::Retired => link.retired(),
+    }
     Ok(())
 }
 
 impl Mount {
-    fn new(options: &Options, session: SessionId) -> Result<Mount, String> {
-        let (mut ring, queues) = device::ring(options)?;
-        let slot_bytes = Classic::slot_bytes(options.max_write_bytes()).next_power_of_two();
-        let pool = Pool::new(POOL_BYTES, slot_bytes.max(8 << 20)).map_err(|e| e.to_string())?;
-        if let weft_ring::Registration::Plain(errno) =
-            ring.register_pool(&pool).map_err(|error| error.to_string())?
-        {
-            tracing::info!(%errno, "buffers are not registered");
-        }
+    /// `max_write`: what the kernel was promised when there is a mount already.
+    fn new(
+        options: &Options,
+        session: SessionId,
+        max_write: Option<u32>,
+        kept: &OwnedFd,
+    ) -> Result<Mount, String> {
+        let (ring, queues) = device::ring(options)?;
+        let max_write_bytes = max_write.unwrap_or(options.max_write_bytes());
+        // The ring does not know it: sockets gain nothing from that, and it would take all of the memory at once.
+        let (pool, keep) = device::memory(kept, max_write_bytes)?;
         let limits = Limits {
-            max_write_bytes: options.max_write_bytes(),
+            max_write_bytes,
             max_readahead_bytes: options.read_ahead_kib.saturating_mul(1024),
             over_io_uring: queues.is_some(),
             ..Limits::default()
@@ -140,7 +162,7 @@ impl Mount {
         let address = options.source.address();
         tracing::info!(session = %session, source = %options.source, "mounting");
         Ok(Mount {
-            core: ClientCore::new(config, pool.clone(), &address),
+            core: ClientCore::keeping(config, pool.clone(), &address, keep),
             ring,
             pool,
             links: Links::default(),
@@ -153,6 +175,9 @@ impl Mount {
             ready: false,
             serving: false,
             resumable: false,
+            resent: BTreeSet::new(),
+            asked_again: false,
+            retiring: Arc::default(),
             unmounted: false,
             failed: None,
         })
@@ -181,9 +206,18 @@ impl Mount {
         Ok(())
     }
 
-    fn serve(&mut self) -> Result<(), String> {
+    fn serve(&mut self) -> Result<End, String> {
+        let mut retired_at = None;
         while !self.unmounted {
             self.turn()?;
+            if self.retiring.load(Ordering::Relaxed) {
+                let since = *retired_at.get_or_insert_with(clock::mono);
+                if self.core.is_idle() || clock::mono() - since >= RETIRE_PATIENCE {
+                    self.carry_out();
+                    tracing::info!("a successor takes over");
+                    return Ok(End::Retired);
+                }
+            }
             if let Some(sentence) = self.failed.take() {
                 tracing::error!(sentence, "the mount cannot go on: every operation gets EIO");
             }
@@ -197,7 +231,7 @@ impl Mount {
             self.turn()?;
         }
         tracing::info!("unmounted");
-        Ok(())
+        Ok(End::Unmounted)
     }
 
     /// One turn of the loop.
@@ -269,15 +303,20 @@ impl Mount {
                 Output::Failed { sentence } => self.failed = Some(sentence),
             }
         }
+        // The replies are with the kernel, and what is sent from here on has not left: see `ClientCore::replied`.
+        self.core.replied();
         self.send_queued();
     }
 
     fn take_requests(&mut self) {
+        if self.retiring.load(Ordering::Relaxed) {
+            return;
+        }
         for _ in 0..REQUESTS_PER_TURN {
             let Some(transport) = &mut self.transport else { return };
             match transport.next(&self.ring) {
                 Event::Request(incoming) => self.request(incoming),
-                Event::Nothing => return,
+                Event::Nothing => return self.all_came(),
                 Event::Unmounted => self.unmounted = true,
                 Event::ReplyRefused(errno) => {
                     tracing::error!(%errno, "the kernel refused a reply: its caller waits; a bug");
@@ -301,16 +340,19 @@ impl Mount {
                 return;
             }
         };
-        let unique = request.unique;
+        let unique = Unique(request.unique.0 & !RESENT);
+        if unique != request.unique {
+            self.resent.insert(unique.0);
+        }
         tracing::trace!(unique = unique.0, op = ?request.op, "request");
         match &request.op {
             Operation::Init(init) => {
                 let answer = negotiate(init, &self.limits);
-                self.answer_init(unique, &answer);
+                self.answer_init(unique, init.flags, &answer);
             }
             Operation::Destroy => self.send(&ReplyHead::empty(unique), |_| {}),
             Operation::Interrupt { target } => {
-                self.core.interrupt(OpId(target.0), clock::mono());
+                self.core.interrupt(OpId(target.0 & !RESENT), clock::mono());
             }
             Operation::BatchForget(list) => {
                 for (node, count) in list.iter() {
@@ -377,6 +419,8 @@ impl Mount {
 
     fn send(&mut self, head: &ReplyHead, payload: impl FnOnce(&mut Reply)) {
         let Some(transport) = &mut self.transport else { return };
+        let asked_again = !self.resent.is_empty() && self.resent.remove(&head.unique().0);
+        let head = &if asked_again { head.clone().asked_again() } else { head.clone() };
         let mut reply = Reply::new(transport.spare(), head);
         payload(&mut reply);
         transport.reply(&mut self.ring, reply);

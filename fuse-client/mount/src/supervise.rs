@@ -20,11 +20,13 @@ use std::time::Duration;
 use crate::clock;
 use crate::kernel_mount::{self, KernelMount, MountConfig};
 use crate::options::Options;
-use crate::serve::Status;
+use crate::serve::{Status, kept_bytes};
 use channel::Message;
 pub use core_process::CoreCommand;
 use core_process::CoreProcess;
 use events::{Event, Events};
+use rustix::fs::MemfdFlags;
+use weft_client_core::keep::VERSION as KEEP_VERSION;
 
 /// What the two processes speak; a client-core that speaks another one is not let on.
 pub const PROTOCOL: u32 = 1;
@@ -32,7 +34,9 @@ pub const PROTOCOL: u32 = 1;
 const LIVED_WELL: Duration = Duration::from_secs(1);
 /// So many deaths in a row before that are too many.
 const DEATHS_MAX: u32 = 20;
-/// The pause before the next start doubles from this, but for the first one, which is at once.
+/// After so few the next client-core is started at once.
+const DEATHS_AT_ONCE: u32 = 4;
+/// After more the pause doubles from this.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 /// Up to this.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -42,6 +46,10 @@ struct Supervisor<'a> {
     options: &'a Options,
     command: CoreCommand,
     session: String,
+    /// The memory that outlives client-cores.
+    keep: OwnedFd,
+    /// What the kernel was promised.
+    max_write_bytes: Option<u32>,
     events: Events,
     core: Option<CoreProcess>,
     /// The mount: there from the first client-core's `connected` on.
@@ -71,10 +79,18 @@ pub fn run(
     let mut session = [0u8; 16];
     rustix::rand::getrandom(&mut session, rustix::rand::GetRandomFlags::empty())
         .map_err(|errno| format!("no random number for the session: {errno}"))?;
+    let keep = rustix::fs::memfd_create("weft-client-core", MemfdFlags::CLOEXEC)
+        .and_then(|keep| {
+            rustix::fs::ftruncate(&keep, kept_bytes(options.max_write_bytes()))?;
+            Ok(keep)
+        })
+        .map_err(|errno| format!("no memory to keep for client-cores: {errno}"))?;
     let mut supervisor = Supervisor {
         options,
         command,
         session: session.iter().map(|byte| format!("{byte:02x}")).collect(),
+        keep,
+        max_write_bytes: None,
         events: Events::new().map_err(|error| format!("cannot watch for signals: {error}"))?,
         core: None,
         device: None,
@@ -183,27 +199,24 @@ impl Supervisor<'_> {
 
     /// A client-core is there: it is told where it stands.
     fn greeted(&mut self, protocol: &str) -> Result<(), String> {
-        if protocol.parse() != Ok(PROTOCOL) {
+        let ours = format!("{PROTOCOL} {KEEP_VERSION}");
+        if protocol != ours {
             return Err(format!(
-                "the client-core speaks protocol {protocol}, its supervisor {PROTOCOL}: mount again"
+                "the client-core speaks {protocol}, its supervisor {ours}: unmount, and mount again"
             ));
         }
-        match &self.device {
-            None => self.tell(&format!("start {}", self.session)),
-            Some(device) => {
-                let text = format!("take {}", self.session);
-                let core = self.core.as_ref().expect("it spoke just now");
-                let sent = core.channel.send(&text, &[device.as_fd()]);
-                sent.map_err(|error| format!("the client-core cannot be told: {error}"))
+        let session = &self.session;
+        let mut fds = vec![self.keep.as_fd()];
+        let text = match (&self.device, self.max_write_bytes) {
+            (Some(device), Some(max_write)) => {
+                fds.push(device.as_fd());
+                format!("take {session} {max_write}")
             }
-        }
-    }
-
-    fn tell(&self, text: &str) -> Result<(), String> {
+            _ => format!("start {session}"),
+        };
         let core = self.core.as_ref().expect("it spoke just now");
-        core.channel
-            .send(text, &[])
-            .map_err(|error| format!("the client-core cannot be told: {error}"))
+        let sent = core.channel.send(&text, &fds);
+        sent.map_err(|error| format!("the client-core cannot be told: {error}"))
     }
 
     /// The servers answer: mounts.
@@ -227,10 +240,12 @@ impl Supervisor<'_> {
             .map_err(|error| format!("the client-core cannot be told: {error}"))
     }
 
-    /// `TRANSPORT RESUMABLE`.
+    /// `TRANSPORT RESUMABLE MAX_WRITE`.
     fn serving(&mut self, how: &str) {
-        let (transport, resumable) = how.split_once(' ').unwrap_or((how, ""));
-        self.resumable = resumable == "resumable";
+        let mut words = how.split(' ');
+        let transport = words.next().unwrap_or("");
+        self.resumable = words.next() == Some("resumable");
+        self.max_write_bytes = words.next().and_then(|bytes| bytes.parse().ok());
         let Some(core) = &mut self.core else { return };
         core.served_at = Some(clock::mono());
         self.status = Some(Status::write(transport, core.id(), self.resumable));
@@ -262,8 +277,8 @@ impl Supervisor<'_> {
             ));
         }
         let pause = match self.deaths {
-            1 => Duration::ZERO,
-            count => PAUSE_MIN.saturating_mul(1 << count.min(16)).min(PAUSE_MAX),
+            ..=DEATHS_AT_ONCE => Duration::ZERO,
+            count => PAUSE_MIN.saturating_mul(1 << (count - DEATHS_AT_ONCE).min(16)).min(PAUSE_MAX),
         };
         tracing::warn!(
             how,

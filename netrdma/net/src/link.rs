@@ -144,6 +144,19 @@ impl Link {
         }
     }
 
+    /// The session was at this shard before, in another process that ended without a goodbye: the first connection is
+    /// as one after a lost one.
+    pub fn was_up(&mut self, welcome: Welcome) {
+        assert_eq!(self.state, State::Waiting(None), "before the start");
+        self.welcome = Some(welcome);
+    }
+
+    /// Which shard it leads to.
+    #[must_use]
+    pub fn shard(&self) -> weft_wire::ShardId {
+        self.config.shard
+    }
+
     /// Asks for the first connection; later calls change nothing.
     pub fn start(&mut self, now: Duration) {
         if self.state == State::Waiting(None) {

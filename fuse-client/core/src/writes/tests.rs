@@ -6,6 +6,8 @@ use super::*;
 fn write(pool: &Pool, index: u64, offset: u32, bytes: u32) -> Write {
     let payload_bytes = to_usize(u64::from(bytes));
     Write {
+        kept: None,
+        order: 0,
         target: TargetId(u16::try_from(index % 2).unwrap()),
         index: ChunkIndex(index),
         offset,

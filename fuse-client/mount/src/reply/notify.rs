@@ -28,6 +28,12 @@ pub fn inval_entry(parent: NodeId, name: &[u8], expire_only: bool) -> Vec<u8> {
     message(opcode::NOTIFY_INVAL_ENTRY, out.as_bytes(), &[name, b"\0"])
 }
 
+/// Has the kernel ask again whatever was read and not answered (Linux 6.9).
+#[must_use]
+pub fn resend() -> Vec<u8> {
+    message(opcode::NOTIFY_RESEND, &[], &[])
+}
+
 fn message(code: i32, fixed: &[u8], tail: &[&[u8]]) -> Vec<u8> {
     let tail = tail.concat();
     let len_bytes = size_of::<OutHeader>() + fixed.len() + tail.len();

@@ -1,32 +1,33 @@
 //! The mount's own end: the device, which way requests will come, and INIT.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
+use weft_client_core::keep::KEEP_BYTES;
+use weft_client_core::{Keep, KeepMemory};
+use weft_iobuf::{Mapped, Pool};
 use weft_ring::{Ring, RingConfig};
 
 use super::Mount;
+use crate::abi::flags::init::HAS_RESEND;
+use crate::clock;
 use crate::negotiate::Negotiated;
 use crate::options::{Options, TransportKind};
-use crate::reply::ReplyHead;
+use crate::reply::{self, ReplyHead};
 use crate::request::Unique;
 use crate::transport::offer::{self, NoOffer};
-use crate::transport::{Classic, ClassicConfig, Uring, UringConfig};
+use crate::transport::{Classic, ClassicConfig, Reply, Transport as _, Uring, UringConfig};
 
 /// What the transport's operations carry in the ring: this and above. No link's id is so large.
 pub(super) const TRANSPORT_TOKENS: u64 = (u32::MAX as u64) << 32;
 
 /// The ring of the loop, wide enough for the queues when there shall be some, and how they are laid out.
 pub(super) fn ring(options: &Options) -> Result<(Ring, Option<UringConfig>), String> {
-    if options.transport != TransportKind::Classic {
-        match wide_ring(options) {
-            Ok((ring, queues)) => return Ok((ring, Some(queues))),
-            Err(reason) if options.transport == TransportKind::Uring => {
-                return Err(format!("transport=uring: {reason}"));
-            }
-            Err(reason) => tracing::info!(%reason, "requests come the classic way"),
-        }
+    // `auto` is classic: what came over the ring cannot be asked for again (`doc/takeover.md`).
+    if options.transport == TransportKind::Uring {
+        let (ring, queues) = wide_ring(options).map_err(|why| format!("transport=uring: {why}"))?;
+        return Ok((ring, Some(queues)));
     }
     let ring = Ring::new(RingConfig::default()).map_err(|error| error.to_string())?;
     Ok((ring, None))
@@ -49,6 +50,27 @@ fn wide_ring(options: &Options) -> Result<(Ring, UringConfig), NoOffer> {
     let ring = Ring::new(RingConfig { sqe128: true, ops_max, ..config })
         .map_err(|error| NoOffer::Ring(error.to_string()))?;
     Ok((ring, queues))
+}
+
+/// The pool and the tables in the memory that outlives this process.
+pub(super) fn memory(kept: &OwnedFd, max_write_bytes: u32) -> Result<(Pool, Keep), String> {
+    let file = kept.as_fd();
+    let mapped = Mapped::new(file, KEEP_BYTES).map_err(|error| error.to_string())?;
+    let keep = Keep::open(KeepMemory::Mapped(mapped)).map_err(|error| error.to_string())?;
+    let behind = weft_wire::units::to_u64(KEEP_BYTES);
+    let class_bytes = pool_class_bytes(max_write_bytes);
+    let pool = Pool::over_file(file, behind, super::POOL_BYTES, class_bytes);
+    Ok((pool.map_err(|error| error.to_string())?, keep))
+}
+
+fn pool_class_bytes(max_write_bytes: u32) -> usize {
+    Classic::slot_bytes(max_write_bytes).next_power_of_two().max(8 << 20)
+}
+
+/// How much memory a client-core's file holds. Pages that were never written take none.
+pub(crate) fn kept_bytes(max_write_bytes: u32) -> u64 {
+    let pool = Pool::rounded_bytes(super::POOL_BYTES, pool_class_bytes(max_write_bytes));
+    weft_wire::units::to_u64(KEEP_BYTES + pool)
 }
 
 impl Mount {
@@ -82,6 +104,33 @@ impl Mount {
         Ok(transport)
     }
 
+    /// Takes the device of a mount that a client-core before this one served, and has the kernel ask again. The way
+    /// requests come.
+    pub(super) fn take_device(&mut self, device: OwnedFd) -> Result<&'static str, String> {
+        let config =
+            ClassicConfig { token: TRANSPORT_TOKENS, max_write_bytes: self.limits.max_write_bytes };
+        let mut classic = Classic::new(&mut self.ring, device, self.pool.clone(), config)
+            .map_err(|error| error.to_string())?;
+        let notification = Reply::notification(classic.spare(), reply::resend());
+        classic.reply(&mut self.ring, notification);
+        self.transport = Some(Box::new(classic));
+        (self.serving, self.resumable, self.asked_again) = (true, true, true);
+        let now = clock::mono();
+        self.core.set_clock(now, clock::wall());
+        self.core.start(now);
+        tracing::info!("taking over");
+        Ok("classic")
+    }
+
+    /// Nothing more has come: if the kernel was told to ask again, all that has come, too.
+    pub(super) fn all_came(&mut self) {
+        if !self.asked_again || self.transport.as_ref().is_none_or(|way| way.has_more()) {
+            return;
+        }
+        self.asked_again = false;
+        self.core.all_asked_again(clock::mono());
+    }
+
     /// The way requests will come.
     fn transport_name(&self, options: &Options) -> Result<&'static str, String> {
         let transport = self.transport.as_ref().expect("just made");
@@ -98,7 +147,7 @@ impl Mount {
         }
     }
 
-    pub(super) fn answer_init(&mut self, unique: Unique, answer: &Negotiated) {
+    pub(super) fn answer_init(&mut self, unique: Unique, kernel_flags: u64, answer: &Negotiated) {
         match answer {
             Negotiated::Agreed(out, features) => {
                 tracing::info!(
@@ -111,6 +160,7 @@ impl Mount {
                 if let Some(transport) = &mut self.transport {
                     transport.agreed(&mut self.ring, over_io_uring);
                 }
+                self.resumable = self.queues.is_none() && kernel_flags & HAS_RESEND != 0;
                 self.serving = true;
             }
             Negotiated::TryAgain(out) => self.send(&ReplyHead::init(unique, out), |_| {}),

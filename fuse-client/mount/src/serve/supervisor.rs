@@ -22,6 +22,10 @@ pub(super) struct Order {
     pub(super) session: SessionId,
     /// The device of the mount, when there is one already: a client-core before this one died.
     pub(super) device: Option<OwnedFd>,
+    /// What the kernel was promised then.
+    pub(super) max_write_bytes: Option<u32>,
+    /// The memory that outlives client-cores.
+    pub(super) keep: OwnedFd,
 }
 
 impl SupervisorLink {
@@ -31,15 +35,19 @@ impl SupervisorLink {
 
     /// Says that this process is there; what it is to do.
     pub(super) fn hello(&self) -> Result<Order, String> {
-        self.send(&format!("hello {PROTOCOL}"))?;
+        self.send(&format!("hello {PROTOCOL} {}", weft_client_core::keep::VERSION))?;
         let message = self.recv()?;
         let misunderstood = || format!("the supervisor says `{}`: mount again", message.text);
-        let (word, session) = message.text.split_once(' ').ok_or_else(misunderstood)?;
-        let session = parse_session(session).ok_or_else(misunderstood)?;
-        let device = message.fds.into_iter().next();
-        match (word, device) {
-            ("start", None) => Ok(Order { session, device: None }),
-            ("take", Some(device)) => Ok(Order { session, device: Some(device) }),
+        let mut words = message.text.split(' ');
+        let word = words.next().ok_or_else(misunderstood)?;
+        let session = words.next().and_then(parse_session).ok_or_else(misunderstood)?;
+        let max_write_bytes = words.next().and_then(|text| text.parse().ok());
+        let mut fds = message.fds.into_iter();
+        let (keep, device) = (fds.next().ok_or("the supervisor keeps nothing")?, fds.next());
+        match (word, &device) {
+            ("start", None) | ("take", Some(_)) => {
+                Ok(Order { session, device, max_write_bytes, keep })
+            }
             _ => Err(format!("the supervisor says `{}`: mount again", message.text)),
         }
     }
@@ -53,13 +61,18 @@ impl SupervisorLink {
     }
 
     /// Requests are taken, by this way.
-    pub(super) fn serving(&self, transport: &str, resumable: bool) -> Result<(), String> {
+    pub(super) fn serving(
+        &self,
+        transport: &str,
+        resumable: bool,
+        max_write_bytes: u32,
+    ) -> Result<(), String> {
         let resumable = if resumable { "resumable" } else { "-" };
-        self.send(&format!("serving {transport} {resumable}"))
+        self.send(&format!("serving {transport} {resumable} {max_write_bytes}"))
     }
 
     /// From here on the supervisor is heard by a thread. Whether it is gone.
-    pub(super) fn listen(&self) -> Result<Arc<AtomicBool>, String> {
+    pub(super) fn listen(&self, retiring: Arc<AtomicBool>) -> Result<Arc<AtomicBool>, String> {
         let orphaned = Arc::new(AtomicBool::new(false));
         let (told, channel) = (Arc::clone(&orphaned), self.channel.try_clone());
         let channel =
@@ -68,7 +81,10 @@ impl SupervisorLink {
             .name("supervisor".to_owned())
             .spawn(move || {
                 while let Ok(Some(message)) = channel.recv() {
-                    tracing::warn!(message.text, "the supervisor says what means nothing here");
+                    match message.text.as_str() {
+                        "retire" => retiring.store(true, Ordering::Relaxed),
+                        text => tracing::warn!(text, "the supervisor says what means nothing here"),
+                    }
                 }
                 tracing::warn!("the supervisor is gone: nobody will take over from this process");
                 told.store(true, Ordering::Relaxed);
@@ -80,6 +96,11 @@ impl SupervisorLink {
     /// The mount is over.
     pub(super) fn unmounted(&self) {
         self.last_word("unmounted");
+    }
+
+    /// Everything is left to a successor.
+    pub(super) fn retired(&self) {
+        self.last_word("retired");
     }
 
     /// This client-core cannot go on.

@@ -54,6 +54,8 @@ pub struct Classic {
     /// What a reply met, to be told with the next event.
     trouble: Option<Event>,
     spares: Vec<SendData>,
+    /// Pages of the pool that this process has written to, a bit each.
+    touched: Vec<u64>,
 }
 
 impl Classic {
@@ -82,6 +84,7 @@ impl Classic {
             closed: false,
             trouble: None,
             spares: Vec::new(),
+            touched: Vec::new(),
         })
     }
 
@@ -103,6 +106,7 @@ impl Classic {
         // Without a free slot the requests wait in the kernel.
         let Some(mut slot) = self.pool.alloc(self.slot_bytes) else { return Event::Nothing };
         let Some(device) = ring.file(self.file) else { return self.close() };
+        self.touch(&mut slot);
         let start = page_bytes() - WRITE_HEAD_BYTES;
         loop {
             match rustix::io::read(device, &mut slot.as_mut_slice()[start..self.slot_bytes]) {
@@ -118,6 +122,25 @@ impl Classic {
                     self.closed = true;
                     return Event::Failed(errno);
                 }
+            }
+        }
+    }
+
+    /// Writes to each page of a slot that this process has not written to. A process that is being killed cannot have
+    /// pages mapped any more: a request that the kernel copies to such a page then fails with EIO, instead of being
+    /// kept for a successor.
+    fn touch(&mut self, slot: &mut BufSlot) {
+        let first = slot.offset_bytes() / page_bytes();
+        let count = self.slot_bytes.div_ceil(page_bytes());
+        let words = (first + count).div_ceil(64);
+        if self.touched.len() < words {
+            self.touched.resize(words, 0);
+        }
+        for page in 0..count {
+            let (word, bit) = ((first + page) / 64, 1 << ((first + page) % 64));
+            if self.touched[word] & bit == 0 {
+                self.touched[word] |= bit;
+                slot.as_mut_slice()[page * page_bytes()] = 0;
             }
         }
     }

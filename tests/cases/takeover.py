@@ -1,0 +1,223 @@
+"""A client-core that dies, is upgraded, hangs on a dead server: programs see a pause and no error, and nothing is done twice."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+
+from lib.base import case, check, eventually, remember
+from lib.cluster import Cluster, program
+from lib.procs import alive, fork_worker, join_workers, run, send, start_time
+
+# More of everything: WEFT_TAKEOVER_KILLS=50 for the proof of the issue.
+KILLS = int(os.environ.get("WEFT_TAKEOVER_KILLS", "0"))
+
+
+def _until(stop):
+    """Counts up until the file `stop` is there."""
+    index = 0
+    while not stop.exists():
+        yield index
+        index += 1
+
+
+def _names(folder, seed, stop):
+    """Every change of names, each of which fails when it is done twice or not at all."""
+    home = Path(folder) / ("names%d" % seed)
+    home.mkdir()
+    for index in _until(stop):
+        path = home / ("file%d" % index)
+        data = (b"%d %d " % (seed, index)) * (index % 300 + 1)
+        out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        check(os.write(out, data) == len(data), "short write")
+        os.close(out)
+        os.link(path, home / "linked")
+        check(os.stat(path).st_nlink == 2, "a link counts", os.stat(path).st_nlink)
+        os.rename(path, home / "renamed")
+        os.unlink(home / "linked")
+        check((home / "renamed").read_bytes() == data, "other bytes in round", index)
+        os.setxattr(home / "renamed", "user.round", b"%d" % index, os.XATTR_CREATE)
+        os.truncate(home / "renamed", len(data) // 2)
+        check((home / "renamed").read_bytes() == data[: len(data) // 2], "cut wrong in round", index)
+        os.symlink("renamed", home / "pointer")
+        check(os.readlink(home / "pointer") == "renamed", "the link points elsewhere")
+        os.mkdir(home / "folder")
+        check(sorted(os.listdir(home)) == ["folder", "pointer", "renamed"], os.listdir(home))
+        os.rmdir(home / "folder")
+        os.unlink(home / "pointer")
+        os.unlink(home / "renamed")
+    check(os.listdir(home) == [], "left over:", os.listdir(home))
+    os.rmdir(home)
+
+
+def _block(seed, index):
+    length = 500 + (index * 7919) % 150_000
+    return (hashlib.sha256(b"%d %d" % (seed, index)).digest() * (length // 32 + 1))[:length]
+
+
+def _write_all(file, data):
+    """One write(2); when it is short, says what the rest says."""
+    done = os.write(file, data)
+    if done < len(data):
+        check(False, "short write:", done, "of", len(data), "and then", os.write(file, data[done:]))
+
+
+def _stream(folder, seed, stop):
+    """One open file: small and large writes, now and then made durable; then every byte is checked, by another handle too."""
+    path = Path(folder) / ("stream%d" % seed)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    count = 0
+    for index in _until(stop):
+        data = _block(seed, index)
+        _write_all(file, data)
+        count += 1
+        if index % 20 == 0:
+            os.fsync(file)
+        if index > 2000:
+            time.sleep(0.01)
+    os.fsync(file)
+    for number in (file, os.open(path, os.O_RDONLY)):
+        at = 0
+        for index in range(count):
+            want = _block(seed, index)
+            check(os.pread(number, len(want), at) == want, "block", index, "of", count, "at", at, "is wrong")
+            at += len(want)
+        check(os.fstat(number).st_size == at, "the length is", os.fstat(number).st_size, "not", at)
+        os.close(number)
+    os.unlink(path)
+
+
+def _orphan(folder, seed, stop):
+    """A file without a name, open all the time."""
+    path = Path(folder) / ("orphan%d" % seed)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    os.unlink(path)
+    for index in _until(stop):
+        data = _block(seed, index % 50)
+        check(os.pwrite(file, data, (index % 10) << 20) == len(data), "short write")
+        check(os.pread(file, len(data), (index % 10) << 20) == data, "other bytes in round", index)
+        time.sleep(0.002)
+    os.close(file)
+
+
+def _sqlite(folder, stop):
+    """Transactions; every one that was committed is there, once."""
+    base = sqlite3.connect(str(Path(folder) / "base.db"), timeout=120)
+    base.execute("create table rows (id integer primary key, value text)")
+    base.commit()
+    count = 0
+    for index in _until(stop):
+        base.execute("insert into rows values (?, ?)", (index, "value %d" % index))
+        base.commit()
+        count += 1
+    found = base.execute("select count(*), max(id) from rows").fetchone()
+    check(found == (count, count - 1), "rows:", found, "of", count)
+    check(base.execute("pragma integrity_check").fetchone() == ("ok",), "the database is damaged")
+    base.close()
+
+
+def _git(folder, stop):
+    """Commits; then fsck."""
+    home = Path(folder) / "repository"
+    git = ["git", "-c", "user.name=w", "-c", "user.email=w@x", "-C", str(home)]
+
+    def call(*args):
+        made = subprocess.run([*git, *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        check(made.returncode == 0, "git", args, "says", made.stdout.decode(errors="replace"))
+        return made.stdout.decode()
+
+    home.mkdir()
+    call("init", "-q")
+    count = 0
+    for index in _until(stop):
+        (home / ("file%d" % (index % 30))).write_bytes(_block(1, index))
+        call("add", "-A")
+        call("commit", "-q", "-m", "round %d" % index)
+        count += 1
+    check(int(call("rev-list", "--count", "HEAD")) == count, "commits are missing")
+    call("fsck", "--full", "--strict")
+    check(call("status", "--porcelain") == "", "the tree is not clean")
+
+
+def _probe(folder, stop, longest):
+    """How long the longest lookup of a name takes that nobody has cached."""
+    slowest = 0.0
+    for index in _until(stop):
+        begin = time.monotonic()
+        check(not os.path.lexists(Path(folder) / ("missing%d" % index)), "a name that is not there")
+        slowest = max(slowest, time.monotonic() - begin)
+        time.sleep(0.002)
+    longest.write_text(str(slowest))
+
+
+def _start(ctx, folder, stop, names, fio=True):
+    """Everything at once; the pids."""
+    pids = [fork_worker(_names, folder, seed, stop) for seed in range(names)]
+    pids += [fork_worker(_stream, folder, seed, stop) for seed in range(2)]
+    pids += [fork_worker(_orphan, folder, 0, stop), fork_worker(_sqlite, folder, stop)]
+    pids += [fork_worker(_git, folder, stop), fork_worker(_probe, folder, stop, ctx.work / "longest")]
+    if fio:
+        pids.append(fork_worker(_fio, ctx, folder, stop))
+    return pids
+
+
+def _fio(ctx, folder, stop):
+    """fio writes and verifies, buffered and direct by turns."""
+    for index in _until(stop):
+        args = ["fio", "--name=v", "--filename=%s" % (Path(folder) / "fio"), "--rw=randwrite", "--bsrange=4k-256k"]
+        args += ["--size=16m", "--verify=crc32c", "--direct=%d" % (index % 2), "--bsrange=4k-256k", "--iodepth=8"]
+        args += ["--ioengine=libaio" if index % 2 else "--ioengine=psync", "--verify_fatal=1", "--bs_unaligned=0"]
+        made = subprocess.run(args, cwd=ctx.work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        check(made.returncode == 0, "fio:", made.stdout.decode(errors="replace")[-2000:])
+
+
+def _kill_core(mount):
+    """kill -9 of the client-core of now; waits for the next one."""
+    before = mount.core_pid()
+    if before is None:
+        eventually("a client-core", mount.core_pid, 30, 0.01)
+        before = mount.core_pid()
+    send(before, signal.SIGKILL)
+    eventually("another client-core", lambda: mount.core_pid() not in (None, before), 30, 0.005)
+
+
+def _under(ctx, what, names=16, options=(), fio=True):
+    """Runs `what(fs, mount)` under load; then everything is right. Returns the longest pause in seconds."""
+    fs = Cluster(ctx)
+    fs.create()
+    fs.start()
+    mount = fs.mount(options=options)
+    stop, folder = ctx.work / "stop", fs.path / "work"
+    folder.mkdir()
+    pids = _start(ctx, folder, stop, names, fio)
+    what(fs, mount)
+    dead = [pid for pid in pids if not alive(pid)]
+    stop.write_text("")
+    join_workers(pids, 240, "workers")
+    check(not dead, "workers ended early:", dead)
+    fs.close()
+    return float((ctx.work / "longest").read_text())
+
+
+def _random(ctx):
+    return random.Random(ctx.seed)
+
+
+@case(timeout_s=300)
+def takeover_killed(ctx):
+    """kill -9 of the client-core at random moments under names, streams, sqlite, git and fio: no error, nothing lost or double."""
+    moments = _random(ctx)
+    count = KILLS or 6
+
+    def kill(_fs, mount):
+        for _ in range(count):
+            time.sleep(moments.uniform(0.1, 1.2))
+            _kill_core(mount)
+        time.sleep(0.5)
+
+    ctx.figure("takeover_killed.longest_pause", _under(ctx, kill), "s")
