@@ -45,6 +45,7 @@ pub(crate) struct Applied {
     pub(crate) opened: Ino,
     pub(crate) works: Vec<Work>,
     pub(crate) orphaned: Vec<Ino>,
+    pub(crate) named: Vec<Ino>,
     pub(crate) dropped: Vec<Ino>,
     /// Works the command says are done.
     pub(crate) works_done: Vec<u64>,
@@ -88,6 +89,7 @@ pub(crate) fn apply(
         opened: done.opened,
         works: staged.works,
         orphaned: staged.orphaned,
+        named: staged.named,
         dropped: staged.dropped,
         works_done,
     })
@@ -101,6 +103,7 @@ fn failed(status: Status) -> Applied {
         opened: Ino(0),
         works: Vec::new(),
         orphaned: Vec::new(),
+        named: Vec::new(),
         dropped: Vec::new(),
         works_done: Vec::new(),
     }
@@ -195,11 +198,11 @@ impl Change<'_> {
             MetaRequest::Rmdir { parent, name } => self.rmdir(*parent, name, now),
             MetaRequest::Rename { parent, name, new_parent, new_name, flags } => {
                 let (from, to) = ((*parent, *name), (*new_parent, *new_name));
-                self.rename(from, to, *flags, now)
+                self.rename(caller, from, to, *flags, now)
             }
             MetaRequest::Link { ino, parent, name } => self.link(*ino, *parent, name, now),
             MetaRequest::SetXattr { ino, name, value, flags } => {
-                self.set_xattr(*ino, name, value, *flags, now)
+                self.set_xattr(caller, *ino, (name, value), *flags, now)
             }
             MetaRequest::RemoveXattr { ino, name } => self.remove_xattr(*ino, name, now),
             MetaRequest::Wrote { ino, size_min, mtime, blocks_added } => {

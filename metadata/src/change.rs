@@ -17,6 +17,9 @@ use crate::store::{Found, Name, Rows, Store};
 /// Value of an orphan's row: its format number.
 pub(crate) const ORPHAN_VALUE: [u8; 2] = crate::record::FORMAT.to_le_bytes();
 
+/// The same of an inode that never had a name: it may be given one.
+pub(crate) const TMPFILE_VALUE: [u8; 3] = [ORPHAN_VALUE[0], ORPHAN_VALUE[1], 1];
+
 /// See the module.
 pub(crate) struct Change<'a> {
     pub(crate) store: &'a Store,
@@ -28,6 +31,7 @@ pub(crate) struct Change<'a> {
     next_work: u64,
     works: Vec<Work>,
     orphaned: Vec<Ino>,
+    named: Vec<Ino>,
     dropped: Vec<Ino>,
 }
 
@@ -41,6 +45,8 @@ pub(crate) struct Staged {
     pub(crate) works: Vec<Work>,
     /// Inodes that lost their last name.
     pub(crate) orphaned: Vec<Ino>,
+    /// Inodes that have a first name.
+    pub(crate) named: Vec<Ino>,
     /// Inodes that are gone.
     pub(crate) dropped: Vec<Ino>,
 }
@@ -64,6 +70,7 @@ impl<'a> Change<'a> {
             next_work: state.next_work,
             works: Vec::new(),
             orphaned: Vec::new(),
+            named: Vec::new(),
             dropped: Vec::new(),
         }
     }
@@ -79,6 +86,7 @@ impl<'a> Change<'a> {
             next_work: self.next_work,
             works: self.works,
             orphaned: self.orphaned,
+            named: self.named,
             dropped: self.dropped,
         }
     }
@@ -209,6 +217,25 @@ impl<'a> Change<'a> {
             self.put(Name::Orphans, number_key(ino.0).to_vec(), ORPHAN_VALUE.to_vec());
             self.orphaned.push(ino);
         }
+        Ok(())
+    }
+
+    /// A new inode without a name, which may be given one.
+    pub(crate) fn add_tmpfile(&mut self, inode: Inode) {
+        let ino = inode.attr.ino;
+        self.put(Name::Orphans, number_key(ino.0).to_vec(), TMPFILE_VALUE.to_vec());
+        self.orphaned.push(ino);
+        self.add_inode(inode);
+    }
+
+    /// An inode without a name is about to get one: `NotFound` for one that had names and lost them.
+    pub(crate) fn revive(&mut self, ino: Ino) -> Result<(), Status> {
+        let key = number_key(ino.0).to_vec();
+        if self.store.get(Name::Orphans, &key)? != Some(&TMPFILE_VALUE) {
+            return Err(Status::NotFound);
+        }
+        self.remove(Name::Orphans, key);
+        self.named.push(ino);
         Ok(())
     }
 

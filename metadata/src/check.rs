@@ -194,7 +194,8 @@ impl Seen {
         self.table(store, Name::Orphans, &mut |seen, key, value| {
             seen.report.orphan_count += 1;
             key_number(key).is_some_and(|ino| seen.orphans.insert(Ino(ino)))
-                && value == crate::change::ORPHAN_VALUE
+                && [&crate::change::ORPHAN_VALUE[..], &crate::change::TMPFILE_VALUE]
+                    .contains(&value)
         });
     }
 

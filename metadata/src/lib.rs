@@ -19,6 +19,7 @@
 //! Not here: permission checks (the kernel makes them, `default_permissions`), space of the targets, leases, ACLs.
 //! The byte tables are in `doc/format.md`, held against this code by its tests.
 
+mod acl;
 mod apply;
 mod change;
 mod check;

@@ -133,10 +133,15 @@ impl Store {
         if self.known_inode(ino)?.xattr_count == 0 {
             return Err(Status::NoData);
         }
+        self.xattr(ino, name)?.map(MetaReply::Bytes).ok_or(Status::NoData)
+    }
+
+    /// The value of an attribute.
+    pub(crate) fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<Vec<u8>>, Status> {
         match self.get(Name::Xattrs, &xattr_key(ino, name))?.map(<[u8]>::split_first) {
-            Some(Some((1, value))) => Ok(MetaReply::Bytes(value.to_vec())),
+            Some(Some((1, value))) => Ok(Some(value.to_vec())),
             Some(_) => Err(Status::Damaged),
-            None => Err(Status::NoData),
+            None => Ok(None),
         }
     }
 

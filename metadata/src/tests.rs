@@ -5,6 +5,7 @@ mod crash;
 mod directory;
 mod format;
 mod model;
+mod posix;
 mod random;
 mod room;
 
@@ -279,7 +280,7 @@ impl Rig {
 }
 
 fn make<'a>(parent: Ino, name: &'a [u8], mode: u32) -> MetaRequest<'a> {
-    let how = MakeHow { mode, rdev: 0, exclusive: true, open: false };
+    let how = MakeHow { mode, umask: 0, rdev: 0, exclusive: true, open: false };
     MetaRequest::Make { parent, name, how, target: b"" }
 }
 

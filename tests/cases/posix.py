@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 import re
+import stat
 import tempfile
 from pathlib import Path
 
@@ -219,4 +220,92 @@ def holes(ctx):
     check(os.stat(fs.path / "out" / "h").st_blocks == 16, "unpacked it takes as much")
     check(run(["du", "-k", path], timeout_s=30).out.split()[0] == "8", "du is right")
     os.close(fd)
+    fs.close()
+
+
+def as_user(fs, uid, *words):
+    """Runs a command as an ordinary user without groups; gives its exit code."""
+    return run(["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", *words], timeout_s=30, ok=None).code
+
+
+def linkat(fd, path):
+    """Gives an open file a name."""
+    source = b"/proc/self/fd/%d" % fd
+    if LIBC.linkat(-100, source, -100, os.fsencode(path), 0x400) != 0:
+        raise OSError(ctypes.get_errno(), "linkat")
+
+
+@case(timeout_s=60)
+def tmpfile(ctx):
+    """O_TMPFILE: its bytes stay over a kill -9, linkat gives it a name, unless it was opened with O_EXCL."""
+    fs = ctx.fs()
+    unlinkable = os.open(fs.path, os.O_TMPFILE | os.O_EXCL | os.O_RDWR)
+    refused(errno.ENOENT, linkat, unlinkable, fs.path / "other")
+    os.close(unlinkable)
+    fd = os.open(fs.path, os.O_TMPFILE | os.O_RDWR, 0o640)
+    os.write(fd, b"hello")
+    os.fsync(fd)  # a child that is started below closes its copy, and must not wait for the server
+    check(os.listdir(fs.path) == [] and os.fstat(fd).st_nlink == 0, "it has a name")
+    fs.kill()
+    fs.start()
+    os.write(fd, b" again")
+    linkat(fd, fs.path / "named")
+    os.close(fd)
+    check((fs.path / "named").read_bytes() == b"hello again", "the bytes are not there under the name")
+    fs.close()
+
+
+@case(timeout_s=60)
+def whiteout(ctx):
+    """renameat2 with RENAME_WHITEOUT leaves a character device 0, 0."""
+    fs = ctx.fs()
+    (fs.path / "a").write_bytes(b"x")
+    old, new = os.fsencode(fs.path / "a"), os.fsencode(fs.path / "b")
+    check(LIBC.renameat2(-100, old, -100, new, 4) == 0, "renameat2:", os.strerror(ctypes.get_errno()))
+    left = os.lstat(old)
+    check(stat.S_ISCHR(left.st_mode) and left.st_rdev == 0, "what is left is", left)
+    check((fs.path / "b").read_bytes() == b"x", "the file moved")
+    fs.close()
+
+
+@case(timeout_s=60)
+def acls(ctx):
+    """setfacl and getfacl: what an entry allows is allowed, mask and chmod, inheritance, umask; there after a restart."""
+    fs = ctx.fs()
+    user, other = 65534, 1
+    f = fs.path / "f"
+    f.write_bytes(b"secret")
+    f.chmod(0o600)
+    fs.path.chmod(0o755)
+    check(as_user(fs, user, "cat", f) != 0, "read without a right")
+    run(["setfacl", "-m", "u:%d:r" % user, f], timeout_s=30)
+    check(as_user(fs, user, "cat", f) == 0, "an entry allows it")
+    check(as_user(fs, other, "cat", f) != 0, "another user has no entry")
+    check(os.stat(f).st_mode & 0o777 == 0o640, "the mask is shown as the group's bits: %o" % os.stat(f).st_mode)
+    f.chmod(0o600)
+    check(as_user(fs, user, "cat", f) != 0, "chmod took the mask away")
+    f.chmod(0o640)
+    check(as_user(fs, user, "cat", f) == 0, "and gives it back")
+    d = fs.path / "d"
+    d.mkdir()
+    run(["setfacl", "-d", "-m", "u:%d:rwx" % user, d], timeout_s=30)
+    before = os.umask(0o077)
+    (d / "file").write_bytes(b"x")
+    (d / "sub").mkdir()
+    (fs.path / "plain").write_bytes(b"x")
+    os.umask(before)
+    check(os.stat(fs.path / "plain").st_mode & 0o777 == 0o600, "the umask counts without a default ACL")
+    shown = run(["getfacl", "-pcE", "-n", d / "file", d / "sub"], timeout_s=30).out
+    check("user:%d:rwx" % user in shown and "default:user:%d:rwx" % user in shown, "inherited:\n" + shown)
+    check(as_user(fs, user, "cat", d / "file") == 0, "an inherited entry allows it")
+    fs.unmount()
+    fs.stop()
+    fs.start()
+    fs.mount()
+    again = run(["getfacl", "-pcE", "-n", d / "file", d / "sub"], timeout_s=30).out
+    check(again == shown, "after a restart:\n" + again)
+    run(["setfacl", "-b", f], timeout_s=30)
+    check("system.posix_acl_access" not in os.listxattr(f), "setfacl -b leaves", os.listxattr(f))
+    run(["cp", "-a", d, fs.path / "copy"], timeout_s=30)
+    check(run(["getfacl", "-pcE", "-n", fs.path / "copy" / "file"], timeout_s=30).out in shown, "cp -a keeps ACLs")
     fs.close()

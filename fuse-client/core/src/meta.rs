@@ -6,7 +6,8 @@ use weft_wire::limits::{
     NAME_BYTES_MAX, SYMLINK_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX,
 };
 use weft_wire::meta::{
-    Attr, MakeHow, MetaReply, MetaRequest, RENAME_EXCHANGE, RENAME_NOREPLACE, push_dir_entry,
+    Attr, MakeHow, MetaReply, MetaRequest, RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT,
+    push_dir_entry,
 };
 use weft_wire::units::to_u32;
 use weft_wire::{Kind, LeaseBits, VolumeId};
@@ -34,13 +35,19 @@ impl ClientCore {
                 self.set_kind(id, OpKind::Open { flags, created: false });
                 self.ask_as(id, ino, &MetaRequest::Open { ino }, Purpose::Open(id))
             }
-            FsOp::Create { parent, name, mode, flags } => {
+            FsOp::Create { parent, name, mode, umask, flags } => {
                 self.set_kind(id, OpKind::Open { flags, created: true });
-                let how = MakeHow { mode, rdev: 0, exclusive: flags.exclusive, open: true };
+                let how = MakeHow { mode, umask, rdev: 0, exclusive: flags.exclusive, open: true };
                 check_name(&name).and_then(|()| {
                     let request = MetaRequest::Make { parent, name: &name, how, target: &[] };
                     self.ask_as(id, parent, &request, Purpose::Open(id))
                 })
+            }
+            FsOp::Tmpfile { parent, mode, umask, flags } => {
+                self.set_kind(id, OpKind::Open { flags, created: true });
+                let how = MakeHow { mode, umask, rdev: 0, exclusive: true, open: true };
+                let request = MetaRequest::Make { parent, name: &[], how, target: &[] };
+                self.ask_as(id, parent, &request, Purpose::Open(id))
             }
             FsOp::Read { handle, offset, bytes, into } => {
                 self.begin_read(id, ReadAsked { handle, offset, bytes }, into)
@@ -101,12 +108,12 @@ impl ClientCore {
             }
             FsOp::GetAttr { ino, .. } => self.ask(id, ino, &MetaRequest::GetAttr { ino }),
             FsOp::ReadLink { ino } => self.ask(id, ino, &MetaRequest::ReadLink { ino }),
-            FsOp::Make { parent, name, mode, rdev, target } => {
+            FsOp::Make { parent, name, mode, umask, rdev, target } => {
                 check_name(&name)?;
                 if target.len() > SYMLINK_BYTES_MAX {
                     return Err(errno::ENAMETOOLONG);
                 }
-                let how = MakeHow { mode, rdev, exclusive: true, open: false };
+                let how = MakeHow { mode, umask, rdev, exclusive: true, open: false };
                 let (name, target) = (&name[..], &target[..]);
                 self.ask(id, parent, &MetaRequest::Make { parent, name, how, target })
             }
@@ -121,7 +128,10 @@ impl ClientCore {
             FsOp::Rename { parent, name, new_parent, new_name, flags } => {
                 check_name(&name)?;
                 check_name(&new_name)?;
-                if ![0, RENAME_NOREPLACE, RENAME_EXCHANGE].contains(&flags) {
+                let known = [0, RENAME_NOREPLACE, RENAME_EXCHANGE];
+                if !known.contains(&(flags & !RENAME_WHITEOUT))
+                    || flags == RENAME_WHITEOUT | RENAME_EXCHANGE
+                {
                     return Err(errno::EINVAL);
                 }
                 let (name, new_name) = (&name[..], &new_name[..]);

@@ -75,11 +75,13 @@ pub enum FsOp {
     SetAttr { ino: Ino, set: SetAttr, handle: Option<Handle> },
     /// → `Bytes`.
     ReadLink { ino: Ino },
-    /// mknod, mkdir and symlink → `Entry`. `mode` has the type and permission bits with the umask applied; `target`
+    /// mknod, mkdir and symlink → `Entry`. `mode` has the type and permission bits, `umask` those that go; `target`
     /// is a symbolic link's, else empty. Fails with EEXIST when the name is there.
-    Make { parent: Ino, name: Vec<u8>, mode: u32, rdev: u32, target: Vec<u8> },
+    Make { parent: Ino, name: Vec<u8>, mode: u32, umask: u32, rdev: u32, target: Vec<u8> },
     /// Open, made when it is not there → `Created`. `mode` as for `Make`; the type is a regular file.
-    Create { parent: Ino, name: Vec<u8>, mode: u32, flags: OpenFlags },
+    Create { parent: Ino, name: Vec<u8>, mode: u32, umask: u32, flags: OpenFlags },
+    /// O_TMPFILE: a file without a name → `Created`.
+    Tmpfile { parent: Ino, mode: u32, umask: u32, flags: OpenFlags },
     /// → `Opened`.
     Open { ino: Ino, flags: OpenFlags },
     /// → `Data`, shorter than asked only at the end of the file. `into`: a lent slot where the bytes are wanted, from its start; those
@@ -109,7 +111,7 @@ pub enum FsOp {
     Unlink { parent: Ino, name: Vec<u8> },
     /// → `Done`.
     Rmdir { parent: Ino, name: Vec<u8> },
-    /// → `Done`. `flags` as for renameat2(2): 1 is NOREPLACE, 2 EXCHANGE; others get EINVAL.
+    /// → `Done`. `flags` as for renameat2(2): 1 is NOREPLACE, 2 EXCHANGE, 4 WHITEOUT; others get EINVAL.
     Rename { parent: Ino, name: Vec<u8>, new_parent: Ino, new_name: Vec<u8>, flags: u32 },
     /// Another name for `ino` → `Entry`.
     Link { ino: Ino, parent: Ino, name: Vec<u8> },

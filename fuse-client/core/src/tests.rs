@@ -49,7 +49,7 @@ fn flat(pieces: &[DataPiece]) -> Vec<u8> {
 impl World {
     fn create(&mut self, name: &[u8]) -> (Ino, Handle) {
         let (parent, name, flags) = (Ino::ROOT, name.to_vec(), OpenFlags::default());
-        match self.run(FsOp::Create { parent, name, mode: 0o100_644, flags }) {
+        match self.run(FsOp::Create { parent, name, mode: 0o100_644, umask: 0, flags }) {
             Ok(FsReply::Created(attr, _, opened)) => (attr.ino, opened.handle),
             other => panic!("{other:?}"),
         }
@@ -427,7 +427,7 @@ fn an_interrupted_open_is_given_back() {
     world.rest(ms(10));
     let open = world.ask(FsOp::Open { ino, flags: OpenFlags::default() });
     let (parent, name, flags) = (Ino::ROOT, b"b".to_vec(), OpenFlags::default());
-    let create = world.ask(FsOp::Create { parent, name, mode: 0o100_600, flags });
+    let create = world.ask(FsOp::Create { parent, name, mode: 0o100_600, umask: 0, flags });
     for id in [open, create] {
         world.core.interrupt(id, world.now);
     }
@@ -559,6 +559,7 @@ fn many_changes_share_few_slots() {
         parent: Ino::ROOT,
         name: format!("d{at}").into_bytes(),
         mode: 0o040_755,
+        umask: 0,
         rdev: 0,
         target: vec![],
     };

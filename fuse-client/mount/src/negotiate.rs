@@ -77,7 +77,7 @@ pub enum Negotiated {
 
 /// The bits we take whenever the kernel has them. Locks are not among them: without
 /// POSIX_LOCKS and FLOCK_LOCKS the kernel keeps locks among its own processes. Nor is
-/// NO_OPEN_SUPPORT: every open is seen. EXPORT_SUPPORT: "." and ".." are looked up, for NFS.
+/// NO_OPEN_SUPPORT: every open is seen. DONT_MASK: what a default ACL gives takes the umask's place. EXPORT_SUPPORT: "." and ".." are looked up, for NFS.
 const WANTED: u64 = flag::ASYNC_READ
     | flag::ATOMIC_O_TRUNC
     | flag::EXPORT_SUPPORT
@@ -89,6 +89,8 @@ const WANTED: u64 = flag::ASYNC_READ
     | flag::PARALLEL_DIROPS
     | flag::MAX_PAGES
     | flag::CACHE_SYMLINKS
+    | flag::POSIX_ACL
+    | flag::DONT_MASK
     | flag::INIT_EXT
     | flag::HAS_EXPIRE_ONLY
     | flag::DIRECT_IO_ALLOW_MMAP;

@@ -16,6 +16,9 @@ impl Change<'_> {
         if let Some(size) = set.size {
             check_size(&self.store.known_inode(ino)?, size)?;
         }
+        if let Some(mode) = set.mode {
+            self.chmod_acl(ino, mode)?;
+        }
         let inode = self.touch(ino, now)?;
         let attr = &mut inode.attr;
         attr.mode =

@@ -7,6 +7,7 @@ use weft_wire::units::to_u64;
 use weft_wire::{Ino, Status};
 
 use super::Done;
+use crate::acl::{self, Acl};
 use crate::change::{Change, DirDelta};
 use crate::name;
 use crate::record::{Inode, Tail};
@@ -29,18 +30,64 @@ impl Change<'_> {
         let kind = FileKind::from_mode(wanted.how.mode).ok_or(Status::Invalid)?;
         check_wanted(kind, wanted)?;
         let parent = self.live_directory(wanted.parent)?;
+        if wanted.name.is_empty() {
+            return self.make_tmpfile(&parent, wanted, now);
+        }
         if let Some(found) = self.find(wanted.parent, wanted.name)? {
             return self.make_existing(kind, wanted.how, found);
         }
         let ino = self.next_ino()?;
         let inode = self.new_inode(ino, kind, &parent, wanted, now)?;
         let is_directory = inode.is_directory();
-        let reply = MetaReply::Made(inode.attr, true, inode.layout().cloned());
+        let layout = inode.layout().cloned();
         self.add_inode(inode);
+        let attr = self.inherit(ino, &parent, wanted.how)?;
+        let reply = MetaReply::Made(attr, true, layout);
         self.add_entry(wanted.parent, wanted.name, ino, kind)?;
         let delta = DirDelta { entries: 1, links: i32::from(is_directory) };
         self.touch_directory(wanted.parent, now, delta)?;
         Ok(Done { opened: opened(wanted.how, ino), ..reply.into() })
+    }
+
+    fn make_tmpfile(
+        &mut self,
+        parent: &Inode,
+        wanted: &Wanted<'_>,
+        now: Time,
+    ) -> Result<Done, Status> {
+        let ino = self.next_ino()?;
+        let mut inode = self.new_inode(ino, FileKind::Regular, parent, wanted, now)?;
+        inode.attr.nlink = 0;
+        let layout = inode.layout().cloned();
+        self.add_tmpfile(inode);
+        let attr = self.inherit(ino, parent, wanted.how)?;
+        Ok(Done { opened: ino, ..MetaReply::Made(attr, true, layout).into() })
+    }
+
+    /// What a new inode has of its directory's default ACL, or of the umask.
+    fn inherit(&mut self, ino: Ino, parent: &Inode, how: &MakeHow) -> Result<Attr, Status> {
+        let attr = self.inode_mut(ino)?.attr;
+        if attr.kind() == FileKind::Symlink {
+            return Ok(attr);
+        }
+        let default = match parent.xattr_count {
+            0 => None,
+            _ => self.store.xattr(parent.attr.ino, acl::DEFAULT)?,
+        };
+        let Some(value) = default else {
+            let inode = self.inode_mut(ino)?;
+            inode.attr.mode &= !(how.umask & 0o777);
+            return Ok(inode.attr);
+        };
+        let mut acl = Acl::decode(&value)?.ok_or(Status::Damaged)?;
+        if attr.kind() == FileKind::Directory {
+            self.put_xattr(ino, acl::DEFAULT, &value)?;
+        }
+        self.inode_mut(ino)?.attr.mode = acl.inherit(attr.mode);
+        if !acl.is_mode() {
+            self.put_xattr(ino, acl::ACCESS, &acl.encode())?;
+        }
+        Ok(self.inode_mut(ino)?.attr)
     }
 
     fn make_existing(&self, kind: FileKind, how: &MakeHow, found: Found) -> Result<Done, Status> {
@@ -105,7 +152,13 @@ impl Change<'_> {
 }
 
 fn check_wanted(kind: FileKind, wanted: &Wanted<'_>) -> Result<(), Status> {
-    name::check(wanted.name)?;
+    let tmpfile = wanted.name.is_empty();
+    if tmpfile && !(wanted.how.open && kind == FileKind::Regular) {
+        return Err(Status::Invalid);
+    }
+    if !tmpfile {
+        name::check(wanted.name)?;
+    }
     match kind {
         FileKind::Symlink if wanted.target.is_empty() => return Err(Status::NotFound),
         FileKind::Symlink if wanted.target.len() > SYMLINK_BYTES_MAX => {
@@ -124,6 +177,26 @@ fn check_wanted(kind: FileKind, wanted: &Wanted<'_>) -> Result<(), Status> {
 
 fn opened(how: &MakeHow, ino: Ino) -> Ino {
     if how.open { ino } else { Ino(0) }
+}
+
+/// What a rename with WHITEOUT leaves.
+pub(super) fn whiteout_inode(ino: Ino, caller: &Caller, now: Time) -> Inode {
+    let attr = Attr {
+        ino,
+        mode: FileKind::CharDevice.mode_bits(),
+        nlink: 1,
+        uid: caller.uid,
+        gid: caller.gid,
+        rdev: 0,
+        size: 0,
+        blocks: 0,
+        version: 1,
+        atime: now,
+        mtime: now,
+        ctime: now,
+        btime: now,
+    };
+    Inode { attr, blocks: 0, xattr_count: 0, xattr_list_bytes: 0, tail: Tail::Special }
 }
 
 /// The root directory at format.

@@ -1,10 +1,12 @@
 //! Names: unlink, rmdir, link, rename.
 
 use weft_wire::limits::LINKS_MAX;
-use weft_wire::meta::{FileKind, MetaReply, RENAME_EXCHANGE, RENAME_NOREPLACE, Time};
+use weft_wire::meta::{
+    Caller, FileKind, MetaReply, RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, Time,
+};
 use weft_wire::{Ino, Status};
 
-use super::Done;
+use super::{Done, make};
 use crate::change::{Change, DirDelta};
 use crate::name;
 use crate::record::Tail;
@@ -58,7 +60,7 @@ impl Change<'_> {
             return Err(Status::Exists);
         }
         if inode.attr.nlink == 0 {
-            return Err(Status::NotFound);
+            self.revive(ino)?;
         }
         if inode.attr.nlink >= LINKS_MAX {
             return Err(Status::TooManyLinks);
@@ -72,13 +74,16 @@ impl Change<'_> {
 
     pub(super) fn rename(
         &mut self,
+        caller: &Caller,
         from: Place<'_>,
         to: Place<'_>,
         flags: u32,
         now: Time,
     ) -> Result<Done, Status> {
         let both = RENAME_NOREPLACE | RENAME_EXCHANGE;
-        if flags & !both != 0 || flags & both == both {
+        let whiteout = flags & RENAME_WHITEOUT != 0;
+        let flags = flags & !RENAME_WHITEOUT;
+        if flags & !both != 0 || flags & both == both || whiteout && flags & RENAME_EXCHANGE != 0 {
             return Err(Status::Invalid);
         }
         name::check(from.1)?;
@@ -104,6 +109,12 @@ impl Change<'_> {
                 self.exchange((from, moved), (to, other), now)?;
             }
             _ => self.move_name((from, moved), (to, replaced), now)?,
+        }
+        if whiteout {
+            let ino = self.next_ino()?;
+            self.add_inode(make::whiteout_inode(ino, caller, now));
+            self.set_entry(moved.key, from.1, ino, FileKind::CharDevice);
+            self.touch_directory(from.0, now, DirDelta { entries: 1, links: 0 })?;
         }
         Ok(MetaReply::Done.into())
     }

@@ -1,15 +1,17 @@
 //! Extended attributes.
 
 use weft_wire::limits::{XATTR_LIST_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX};
-use weft_wire::meta::{MetaReply, Time};
+use weft_wire::meta::{Caller, FileKind, MetaReply, Time};
 use weft_wire::units::{to_u32, to_usize};
 use weft_wire::{Ino, Status};
 
 use super::Done;
+use crate::acl::{self, Acl};
 use crate::change::Change;
 use crate::record::xattr_key;
 use crate::store::Name;
 
+const SET_GID: u32 = 0o2000;
 const CREATE: u32 = 1;
 const REPLACE: u32 = 2;
 const NAMESPACES: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"system."];
@@ -22,7 +24,7 @@ pub(crate) fn check_name(name: &[u8]) -> Result<(), Status> {
     let Some(space) = NAMESPACES.iter().find(|space| name.starts_with(space)) else {
         return Err(Status::NotSupported);
     };
-    if name.starts_with(b"system.posix_acl_") {
+    if name.starts_with(b"system.posix_acl_") && name != acl::ACCESS && name != acl::DEFAULT {
         return Err(Status::NotSupported);
     }
     if name.len() == space.len() || name.contains(&0) {
@@ -34,9 +36,9 @@ pub(crate) fn check_name(name: &[u8]) -> Result<(), Status> {
 impl Change<'_> {
     pub(super) fn set_xattr(
         &mut self,
+        caller: &Caller,
         ino: Ino,
-        name: &[u8],
-        value: &[u8],
+        (name, value): (&[u8], &[u8]),
         flags: u32,
         now: Time,
     ) -> Result<Done, Status> {
@@ -47,27 +49,90 @@ impl Change<'_> {
         if flags & !(CREATE | REPLACE) != 0 {
             return Err(Status::Invalid);
         }
-        let key = xattr_key(ino, name);
-        let exists = self.store.get(Name::Xattrs, &key)?.is_some();
-        let inode = self.touch(ino, now)?;
+        if name == acl::ACCESS || name == acl::DEFAULT {
+            return self.set_acl(caller, ino, name, value, now);
+        }
+        let exists = self.store.xattr(ino, name)?.is_some();
+        self.touch(ino, now)?;
         match exists {
             true if flags & CREATE != 0 => return Err(Status::Exists),
             false if flags & REPLACE != 0 => return Err(Status::NoData),
-            true => {}
-            false => {
-                let list_bytes = inode.xattr_list_bytes.saturating_add(to_u32(name.len() + 1));
-                if to_usize(u64::from(list_bytes)) > XATTR_LIST_BYTES_MAX {
-                    return Err(Status::NoSpace);
-                }
-                inode.xattr_list_bytes = list_bytes;
-                inode.xattr_count = inode.xattr_count.checked_add(1).ok_or(Status::Damaged)?;
+            _ => self.put_xattr(ino, name, value)?,
+        }
+        Ok(MetaReply::Done.into())
+    }
+
+    /// An ACL is not kept when it has no entries, or says no more than the mode.
+    fn set_acl(
+        &mut self,
+        caller: &Caller,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        now: Time,
+    ) -> Result<Done, Status> {
+        let new = Acl::decode(value)?;
+        let attr = &mut self.touch(ino, now)?.attr;
+        let kept = match new {
+            Some(_) if name == acl::DEFAULT && attr.kind() != FileKind::Directory => {
+                return Err(Status::Access);
             }
+            Some(mut acl) if name == acl::ACCESS => {
+                attr.mode = acl.mode(attr.mode);
+                // As chmod does it. Other groups of the caller are not known here.
+                if caller.uid != 0 && caller.gid != attr.gid {
+                    attr.mode &= !SET_GID;
+                }
+                Some(acl).filter(|acl| !acl.is_mode())
+            }
+            other => other,
+        };
+        match kept {
+            Some(acl) => self.put_xattr(ino, name, &acl.encode())?,
+            None if self.store.xattr(ino, name)?.is_some() => self.drop_xattr(ino, name)?,
+            None => {}
+        }
+        Ok(MetaReply::Done.into())
+    }
+
+    /// The access ACL follows a chmod.
+    pub(super) fn chmod_acl(&mut self, ino: Ino, mode: u32) -> Result<(), Status> {
+        if self.store.known_inode(ino)?.xattr_count == 0 {
+            return Ok(());
+        }
+        let Some(value) = self.store.xattr(ino, acl::ACCESS)? else { return Ok(()) };
+        let mut acl = Acl::decode(&value)?.ok_or(Status::Damaged)?;
+        acl.change_mode(mode);
+        self.put_xattr(ino, acl::ACCESS, &acl.encode())
+    }
+
+    /// Sets an attribute, new or not.
+    pub(super) fn put_xattr(&mut self, ino: Ino, name: &[u8], value: &[u8]) -> Result<(), Status> {
+        if self.store.xattr(ino, name)?.is_none() {
+            let inode = self.inode_mut(ino)?;
+            let list_bytes = inode.xattr_list_bytes.saturating_add(to_u32(name.len() + 1));
+            if to_usize(u64::from(list_bytes)) > XATTR_LIST_BYTES_MAX {
+                return Err(Status::NoSpace);
+            }
+            inode.xattr_list_bytes = list_bytes;
+            inode.xattr_count = inode.xattr_count.checked_add(1).ok_or(Status::Damaged)?;
         }
         // A first byte keeps the value from being empty and says how to read it.
         let mut stored = vec![1];
         stored.extend_from_slice(value);
-        self.put(Name::Xattrs, key, stored);
-        Ok(MetaReply::Done.into())
+        self.put(Name::Xattrs, xattr_key(ino, name), stored);
+        Ok(())
+    }
+
+    /// Removes an attribute that is there.
+    fn drop_xattr(&mut self, ino: Ino, name: &[u8]) -> Result<(), Status> {
+        let inode = self.inode_mut(ino)?;
+        let name_bytes = to_u32(name.len() + 1);
+        inode.xattr_count = inode.xattr_count.checked_sub(1).ok_or(Status::Damaged)?;
+        inode.xattr_list_bytes =
+            inode.xattr_list_bytes.checked_sub(name_bytes).ok_or(Status::Damaged)?;
+        self.remove(Name::Xattrs, xattr_key(ino, name));
+        Ok(())
     }
 
     pub(super) fn remove_xattr(
@@ -77,17 +142,12 @@ impl Change<'_> {
         now: Time,
     ) -> Result<Done, Status> {
         check_name(name)?;
-        let key = xattr_key(ino, name);
-        let exists = self.store.get(Name::Xattrs, &key)?.is_some();
-        let inode = self.touch(ino, now)?;
+        let exists = self.store.xattr(ino, name)?.is_some();
+        self.touch(ino, now)?;
         if !exists {
             return Err(Status::NoData);
         }
-        let name_bytes = to_u32(name.len() + 1);
-        inode.xattr_count = inode.xattr_count.checked_sub(1).ok_or(Status::Damaged)?;
-        inode.xattr_list_bytes =
-            inode.xattr_list_bytes.checked_sub(name_bytes).ok_or(Status::Damaged)?;
-        self.remove(Name::Xattrs, key);
+        self.drop_xattr(ino, name)?;
         Ok(MetaReply::Done.into())
     }
 }

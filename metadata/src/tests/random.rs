@@ -224,7 +224,7 @@ impl World {
     fn random_make<'a>(&mut self, parent: Ino, name: &'a [u8]) -> MetaRequest<'a> {
         let mode = *self.rng.pick(&[FILE, FILE, FILE, DIR, DIR, 0o120_777, 0o010_600]);
         let open = mode == FILE && self.rng.one_in(3);
-        let how = MakeHow { mode, rdev: 0, exclusive: self.rng.one_in(2), open };
+        let how = MakeHow { mode, umask: 0, rdev: 0, exclusive: self.rng.one_in(2), open };
         let target: &[u8] = if mode == 0o120_777 { b"over/there" } else { b"" };
         MetaRequest::Make { parent, name, how, target }
     }

@@ -121,6 +121,11 @@ impl Volume {
         for work in &applied.works {
             self.works.insert(work.id, WorkState { shrink: work.shrink, waiters: Vec::new() });
         }
+        for ino in &applied.named {
+            self.orphans.remove(ino);
+            self.dropping.remove(ino);
+            self.to_drop.remove(ino);
+        }
         for ino in &applied.dropped {
             self.orphans.remove(ino);
             self.dropping.remove(ino);

@@ -9,4 +9,6 @@ mod request;
 
 pub use attr::{Attr, FileKind, SetAttr, Time, TimeSet};
 pub use reply::{DirEntry, FoundName, MetaReply, StatFs, push_dir_entry};
-pub use request::{Caller, MakeHow, MetaRequest, NO_SLOT, RENAME_EXCHANGE, RENAME_NOREPLACE};
+pub use request::{
+    Caller, MakeHow, MetaRequest, NO_SLOT, RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT,
+};

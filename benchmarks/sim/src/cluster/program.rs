@@ -406,9 +406,9 @@ impl Program {
                 if *open {
                     let flags =
                         OpenFlags { write: true, exclusive: *exclusive, ..OpenFlags::default() };
-                    return FsOp::Create { parent, name, mode, flags };
+                    return FsOp::Create { parent, name, mode, umask: 0, flags };
                 }
-                FsOp::Make { parent, name, mode, rdev: 0, target: target.clone() }
+                FsOp::Make { parent, name, mode, umask: 0, rdev: 0, target: target.clone() }
             }
             Change::Unlink { at } => {
                 let (parent, name) = place(at);

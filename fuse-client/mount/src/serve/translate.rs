@@ -88,15 +88,16 @@ pub(super) fn operation(request: &Request<'_>) -> Result<(Translated, Option<Sha
         Operation::Readlink => FsOp::ReadLink { ino },
         Operation::Symlink { name, target } => {
             let mode = FileKind::Symlink.mode_bits() | 0o777;
-            make(ino, name, mode, 0, target)
+            make(ino, name, (mode, 0), 0, target)
         }
-        Operation::Mknod { name, mode, rdev, .. } => {
+        Operation::Mknod { name, mode, rdev, umask } => {
             // mknod(2) without a type makes a regular file.
             let kind = FileKind::from_mode(*mode).unwrap_or(FileKind::Regular).mode_bits();
-            make(ino, name, kind | mode & 0o7777, *rdev, &[])
+            make(ino, name, (kind | mode & 0o7777, *umask), *rdev, &[])
         }
-        Operation::Mkdir { name, mode, .. } => {
-            make(ino, name, FileKind::Directory.mode_bits() | mode & 0o7777, 0, &[])
+        Operation::Mkdir { name, mode, umask } => {
+            let mode = FileKind::Directory.mode_bits() | mode & 0o7777;
+            make(ino, name, (mode, *umask), 0, &[])
         }
         Operation::Unlink { name } => FsOp::Unlink { parent: ino, name: name.to_vec() },
         Operation::Rmdir { name } => FsOp::Rmdir { parent: ino, name: name.to_vec() },
@@ -111,10 +112,17 @@ pub(super) fn operation(request: &Request<'_>) -> Result<(Translated, Option<Sha
             FsOp::Link { ino: Ino(source.0), parent: ino, name: name.to_vec() }
         }
         Operation::Open { flags, .. } => FsOp::Open { ino, flags: open_flags(*flags) },
-        Operation::Create { name, flags, mode, .. } => FsOp::Create {
+        Operation::Create { name, flags, mode, umask, .. } => FsOp::Create {
             parent: ino,
             name: name.to_vec(),
             mode: FileKind::Regular.mode_bits() | mode & 0o7777,
+            umask: umask & 0o777,
+            flags: open_flags(*flags),
+        },
+        Operation::Tmpfile { flags, mode, umask } => FsOp::Tmpfile {
+            parent: ino,
+            mode: FileKind::Regular.mode_bits() | mode & 0o7777,
+            umask: umask & 0o777,
             flags: open_flags(*flags),
         },
         Operation::Read(read) => FsOp::Read {
@@ -165,14 +173,14 @@ pub(super) fn operation(request: &Request<'_>) -> Result<(Translated, Option<Sha
             FsOp::Lseek { handle: handle(*fh), offset: *offset, whence: seek_from(*whence)? }
         }
         Operation::Ioctl(_) => return Err(Errno::NOTTY),
-        Operation::Tmpfile { .. } => return Err(Errno::OPNOTSUPP),
         _ => return Err(Errno::NOSYS),
     };
     Ok((Translated::Op(op), shape))
 }
 
-fn make(parent: Ino, name: &[u8], mode: u32, rdev: u32, target: &[u8]) -> FsOp {
-    FsOp::Make { parent, name: name.to_vec(), mode, rdev, target: target.to_vec() }
+fn make(parent: Ino, name: &[u8], (mode, umask): (u32, u32), rdev: u32, target: &[u8]) -> FsOp {
+    let (name, umask) = (name.to_vec(), umask & 0o777);
+    FsOp::Make { parent, name, mode, umask, rdev, target: target.to_vec() }
 }
 
 fn handle(fh: FileHandle) -> Handle {

@@ -17,6 +17,8 @@ pub const NO_SLOT: u16 = u16::MAX;
 pub const RENAME_NOREPLACE: u32 = 1;
 /// `Rename::flags`: exchange the two names.
 pub const RENAME_EXCHANGE: u32 = 2;
+/// `Rename::flags`: leave a whiteout (character device 0, 0) at the old name.
+pub const RENAME_WHITEOUT: u32 = 4;
 
 /// Who asks, and in which slot: at the front of every metadata request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,8 +47,10 @@ impl Caller {
 /// What `Make` makes and what it does with an existing name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MakeHow {
-    /// Type and permission bits; the umask is already applied.
+    /// Type and permission bits, before the umask.
     pub mode: u32,
+    /// Permission bits that go, unless the directory has a default ACL.
+    pub umask: u32,
     /// Device number of a device file; else 0.
     pub rdev: u32,
     /// Fail with `Exists` when the name is there. Without it an existing regular file is the answer.
@@ -71,13 +75,14 @@ pub enum MetaRequest<'a> {
     SetAttr { ino: Ino, set: SetAttr },
     /// → `Bytes`.
     ReadLink { ino: Ino },
-    /// → `Made`. `target` is a symbolic link's target, else empty.
+    /// → `Made`. Without a name (empty): a regular file that has none yet and is opened, to be linked or to go with its
+    /// last close (O_TMPFILE). `target` is a symbolic link's target, else empty.
     Make { parent: Ino, name: &'a [u8], how: MakeHow, target: &'a [u8] },
     /// → `Done`.
     Unlink { parent: Ino, name: &'a [u8] },
     /// → `Done`.
     Rmdir { parent: Ino, name: &'a [u8] },
-    /// → `Done`. `flags`: [`RENAME_NOREPLACE`], [`RENAME_EXCHANGE`].
+    /// → `Done`. `flags`: [`RENAME_NOREPLACE`], [`RENAME_EXCHANGE`], [`RENAME_WHITEOUT`].
     Rename { parent: Ino, name: &'a [u8], new_parent: Ino, new_name: &'a [u8], flags: u32 },
     /// → `Entry`.
     Link { ino: Ino, parent: Ino, name: &'a [u8] },
@@ -183,7 +188,12 @@ impl<'a> MetaRequest<'a> {
             }
             MetaRequest::SetAttr { ino, set } => set.encode(out.u64(ino.0)),
             MetaRequest::Make { parent, name, how, target } => {
-                out.u64(parent.0).u32(how.mode).u32(how.rdev).bool(how.exclusive).bool(how.open);
+                out.u64(parent.0)
+                    .u32(how.mode)
+                    .u32(how.umask)
+                    .u32(how.rdev)
+                    .bool(how.exclusive)
+                    .bool(how.open);
                 out.bytes(name).bytes(target);
             }
             MetaRequest::Rename { parent, name, new_parent, new_name, flags } => {
@@ -300,6 +310,7 @@ impl<'a> MetaRequest<'a> {
     fn decode_make(parent: Ino, from: &mut Reader<'a>) -> Result<MetaRequest<'a>, WireError> {
         let how = MakeHow {
             mode: from.u32()?,
+            umask: from.u32()?,
             rdev: from.u32()?,
             exclusive: from.bool()?,
             open: from.bool()?,

@@ -42,7 +42,7 @@ fn layout() -> Layout {
 fn requests() -> Vec<MetaRequest<'static>> {
     let (ino, parent, name) = (Ino(9), Ino::ROOT, &b"n\xffme"[..]);
     let policy = LayoutPolicy { chunk_log2: 16, width: 2 };
-    let how = MakeHow { mode: 0o120_777, rdev: 5, exclusive: true, open: false };
+    let how = MakeHow { mode: 0o120_777, umask: 0, rdev: 5, exclusive: true, open: false };
     let set = SetAttr {
         mode: Some(0o4755),
         uid: Some(1),
