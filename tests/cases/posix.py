@@ -3,11 +3,14 @@
 import ctypes
 import errno
 import grp
+import mmap
 import os
 import pwd
 import re
 import stat
+import struct
 import tempfile
+import time
 from pathlib import Path
 
 from lib.base import ROOT, Failed, case, check
@@ -308,4 +311,128 @@ def acls(ctx):
     check("system.posix_acl_access" not in os.listxattr(f), "setfacl -b leaves", os.listxattr(f))
     run(["cp", "-a", d, fs.path / "copy"], timeout_s=30)
     check(run(["getfacl", "-pcE", "-n", fs.path / "copy" / "file"], timeout_s=30).out in shown, "cp -a keeps ACLs")
+    fs.close()
+
+
+@case(timeout_s=60, peer=True)
+def interface(ctx):
+    """Names, times, sizes, kinds, attributes, mappings: the corners of each; there after a restart of server and mount."""
+    fs = ctx.fs()
+    root = os.fsencode(fs.path)
+    names = [b"\xff" * 255] + [bytes([byte]) for byte in range(1, 256) if byte not in b"./"]
+    for name in names:
+        with open(root + b"/" + name, "wb") as out:
+            out.write(name)
+    refused(errno.ENAMETOOLONG, os.mkdir, root + b"/" + b"x" * 256)
+    os.symlink("s" * 4095, fs.path / "link")
+    kinds = {"fifo": stat.S_IFIFO, "socket": stat.S_IFSOCK, "char": stat.S_IFCHR, "block": stat.S_IFBLK, "file": stat.S_IFREG}
+    for name, kind in kinds.items():
+        os.mknod(fs.path / name, kind | 0o640, os.makedev(7, 300))
+    (fs.path / "times").write_bytes(b"x")
+    times = (-(10**18) - 1, 5 * 10**18 + 7)
+    os.utime(fs.path / "times", ns=times)
+    with open(fs.path / "large", "wb") as out:
+        os.ftruncate(out.fileno(), (1 << 63) - 1)
+        os.pwrite(out.fileno(), b"end", (1 << 63) - 4)
+    values = {"user.large": b"v" * 65536, "user.empty": b"", "trusted.a": b"t", "security.a": b"s"}
+    for name, value in values.items():
+        os.setxattr(fs.path / "times", name, value)
+    with open(fs.path / "mapped", "w+b") as out:
+        out.write(b"a" * 8192)
+        out.flush()
+        with mmap.mmap(out.fileno(), 8192) as shared, mmap.mmap(out.fileno(), 8192, flags=mmap.MAP_PRIVATE) as private:
+            shared[5000:5003], private[0:1] = b"xyz", b"p"
+            shared.flush()
+            check(os.pread(out.fileno(), 3, 5000) == b"xyz", "a shared mapping's change is read")
+            check(os.pread(out.fileno(), 1, 0) == b"a", "a private mapping's change stays private")
+            os.pwrite(out.fileno(), b"new", 100)
+            check(shared[100:103] == b"new", "a write is seen in the mapping")
+    if not fs.is_peer:
+        fs.unmount()
+        fs.stop()
+        fs.start()
+        fs.mount()
+    for name in names:
+        with open(root + b"/" + name, "rb") as found:
+            check(found.read() == name, "another file under", name)
+    check(os.readlink(fs.path / "link") == "s" * 4095, "the symbolic link's target")
+    for name, kind in kinds.items():
+        made = os.lstat(fs.path / name)
+        device = os.makedev(7, 300) if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0
+        check(stat.S_IFMT(made.st_mode) == kind and made.st_rdev == device, name, "is", made)
+    timed = os.stat(fs.path / "times")
+    check((timed.st_atime_ns, timed.st_mtime_ns) == times, "times are", timed)
+    born = int(run(["stat", "-c", "%W", fs.path / "times"], timeout_s=10).out)
+    check(abs(born - time.time()) < 600, "the birth time is", born)
+    with open(fs.path / "large", "rb") as found:
+        check(os.pread(found.fileno(), 3, (1 << 63) - 4) == b"end", "the end of a file of 8 EiB - 1")
+    for name, value in values.items():
+        check(os.getxattr(fs.path / "times", name) == value, name, "has another value")
+    check((fs.path / "mapped").read_bytes()[5000:5003] == b"xyz", "what was mapped")
+    fs.close()
+
+
+@case(timeout_s=60)
+def setuid_cleared(ctx):
+    """A write, a truncate and a chown by others take setuid and setgid away, a write takes capabilities away."""
+    fs = ctx.fs()
+    fs.path.chmod(0o777)
+    f = fs.path / "s"
+    for change in ("open(%r, 'a').write('y')" % str(f), "import os; os.truncate(%r, 0)" % str(f)):
+        f.write_bytes(b"x")
+        f.chmod(0o6777)
+        check(as_user(fs, 65534, "/usr/bin/env", "python3", "-c", change) == 0, change)
+        check(os.stat(f).st_mode & 0o7777 == 0o777, change, "leaves %o" % os.stat(f).st_mode)
+    f.chmod(0o6777)
+    os.chown(f, 1, 1)
+    check(os.stat(f).st_mode & 0o7777 == 0o777, "chown leaves %o" % os.stat(f).st_mode)
+    os.setxattr(f, "security.capability", bytes.fromhex("0100000200200000000000000000000000000000"))
+    with open(f, "a") as out:
+        out.write("z")
+    check("security.capability" not in os.listxattr(f), "a write leaves", os.listxattr(f))
+    fs.close()
+
+
+@case(timeout_s=60)
+def inotify_fires(ctx):
+    """inotify: a watcher hears of changes made through the same mount."""
+    fs = ctx.fs()
+    watch = LIBC.inotify_init1(os.O_NONBLOCK)
+    check(watch >= 0 and LIBC.inotify_add_watch(watch, os.fsencode(fs.path), 0xFFF) >= 0, "inotify")
+    (fs.path / "f").write_bytes(b"x")
+    os.rename(fs.path / "f", fs.path / "g")
+    os.chmod(fs.path / "g", 0o600)
+    os.unlink(fs.path / "g")
+    events, heard = os.read(watch, 65536), set()
+    while events:
+        mask, length = struct.unpack_from("=4xI4xI", events)
+        heard.add(mask & 0xFFF)
+        events = events[16 + length :]
+    wanted = {"IN_MODIFY": 2, "IN_ATTRIB": 4, "IN_CLOSE_WRITE": 8, "IN_MOVED_FROM": 0x40, "IN_MOVED_TO": 0x80}
+    wanted.update({"IN_CREATE": 0x100, "IN_DELETE": 0x200})
+    missing = [name for name, mask in wanted.items() if mask not in heard]
+    check(not missing, "not heard:", missing)
+    os.close(watch)
+    fs.close()
+
+
+@case(timeout_s=60, peer=True)
+def readdir_under_change(ctx):
+    """A listing shows each name that stays exactly once, whatever comes and goes meanwhile."""
+    fs = ctx.fs()
+    d = fs.path / "d"
+    d.mkdir()
+    for at in range(400):
+        (d / ("stay%d%s" % (at, "y" * 200))).touch()
+    seen, changed = [], 0
+    with os.scandir(d) as listing:
+        for entry in listing:
+            seen.append(entry.name)
+            if len(seen) % 4 == 0:
+                (d / ("new%d" % changed)).touch()
+                if changed > 0:
+                    (d / ("new%d" % (changed - 1))).unlink()
+                changed += 1
+    stayed = [name for name in seen if name.startswith("stay")]
+    check(len(stayed) == 400 and len(set(stayed)) == 400, len(stayed), "of 400 names,", len(set(stayed)), "different")
     fs.close()
