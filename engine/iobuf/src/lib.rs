@@ -1,4 +1,4 @@
-//! Page-aligned memory that is mapped once, registered once, and handed out in owned slots.
+//! Page-aligned memory that is mapped once, registered once, and handed out in owned slots; and parts of files as memory.
 //!
 //! # Problem
 //! A shard moves file data between sockets and O_DIRECT devices. Registered ("fixed") buffers on
@@ -10,7 +10,7 @@
 //! [`Pool`] owns one anonymous mapping and a buddy allocator over it; [`BufSlot`] is one block of
 //! it, owned by exactly one holder (our code, the ring, or the NIC); [`SharedSlot`] is a read-only
 //! share of a slot, for a payload that is sent and also kept for a replay; [`LentSlot`] is one whose memory others
-//! fill, part by part, and that comes back whole.
+//! fill, part by part, and that comes back whole. [`FileMap`] is a part of a file that is stored to without system calls.
 //!
 //! # Invariants
 //! - A block, or a part of a lent one, belongs to at most one [`BufSlot`]; dropping the slot is the only way back.
@@ -22,19 +22,24 @@
 //! It does no I/O, registers nothing (the ring does), and is not `Send`: one pool, one thread.
 #![allow(
     unsafe_code,
-    reason = "owns the arena's mapping: raw memory becomes slices here and nowhere else"
+    reason = "owns the arena's mapping: raw memory becomes slices here and nowhere else; and maps of files"
 )]
 
 mod arena;
 mod buddy;
 mod error;
+mod file_map;
 mod limits;
 mod mapped;
 mod pool;
+mod sigbus;
 mod slot;
 
 pub use error::{IobufError, Kind};
-pub use limits::{ARENA_BYTES_MAX, CLASS_BYTES_DEFAULT, CLASS_BYTES_MIN, REGION_BYTES_MAX};
+pub use file_map::FileMap;
+pub use limits::{
+    ARENA_BYTES_MAX, CLASS_BYTES_DEFAULT, CLASS_BYTES_MIN, FILE_MAPS_MAX, REGION_BYTES_MAX,
+};
 pub use mapped::Mapped;
 pub use pool::{Pool, Region};
 pub use slot::{BufSlot, LentSlot, SharedSlot};

@@ -20,6 +20,9 @@ pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
 pub(crate) const ORDER_COUNT_MAX: usize =
     (REGION_BYTES_MAX / CLASS_BYTES_MIN).trailing_zeros() as usize + 1;
 
+/// Maps of files in one process at a time: one for each target.
+pub const FILE_MAPS_MAX: usize = 512;
+
 const _: () = assert!(CLASS_BYTES_MIN.is_power_of_two());
 const _: () = assert!(CLASS_BYTES_DEFAULT.is_power_of_two());
 const _: () = assert!(CLASS_BYTES_DEFAULT <= REGION_BYTES_MAX);

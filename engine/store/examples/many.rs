@@ -90,7 +90,7 @@ impl World {
                 Action::WriteData { io, .. }
                 | Action::Flush { io }
                 | Action::Discard { io, .. } => (io, IoDone::default()),
-                Action::AppendJournal { io, offset, bytes } => {
+                Action::AppendJournal { io, offset, bytes, .. } => {
                     self.device.write(offset, &bytes);
                     (io, IoDone::default())
                 }

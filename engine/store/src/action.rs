@@ -44,6 +44,10 @@ pub enum Action {
         offset: u64,
         /// What to write.
         bytes: Vec<u8>,
+        /// So many bytes at their start an earlier append put there already.
+        settled_bytes: usize,
+        /// So many bytes behind them hold nothing: zeros may be written there ahead of need.
+        room_bytes: u64,
     },
     /// Make every write to the device that was completed before now durable (fdatasync).
     Flush {

@@ -20,6 +20,10 @@ pub(crate) struct Append {
     /// From the device's start.
     pub(crate) offset: u64,
     pub(crate) bytes: Vec<u8>,
+    /// So many of them an earlier append put there.
+    pub(crate) settled_bytes: usize,
+    /// From their end to that of the segment.
+    pub(crate) room_bytes: u64,
     /// The last record whose end it contains.
     pub(crate) last_sequence: u64,
 }
@@ -39,6 +43,8 @@ pub(crate) struct Journal {
     tail_offset: u64,
     /// What follows them: records handed out in part, and new ones.
     tail: Vec<u8>,
+    /// So many bytes of `tail` were handed out.
+    settled_bytes: usize,
     /// `tail` has records that were not handed out.
     fresh: bool,
     /// Ends of segments left behind that are still to be handed out.
@@ -67,6 +73,7 @@ impl Journal {
             started: false,
             tail_offset: 0,
             tail: Vec::new(),
+            settled_bytes: 0,
             fresh: false,
             sealed: VecDeque::new(),
             last_sequence: applied,
@@ -157,6 +164,7 @@ impl Journal {
         self.generation += 1;
         self.tail_offset = 0;
         self.tail.clear();
+        self.settled_bytes = 0;
         self.started = true;
         self.push_raw(&Record::Start { applied: self.applied });
     }
@@ -201,6 +209,10 @@ impl Journal {
         self.fresh = false;
         bytes.resize(bytes.len().next_multiple_of(BLOCK_LEN), 0);
         debug_assert!(offset.is_multiple_of(BLOCK) && to_usize(BLOCK) == BLOCK_LEN);
-        Append { offset, bytes, last_sequence: self.last_sequence }
+        let segment_end = self.segment_offsets[self.active] + self.segment_bytes;
+        let room_bytes = segment_end - offset - to_u64(bytes.len());
+        let settled_bytes = std::mem::replace(&mut self.settled_bytes, self.tail.len());
+        let last_sequence = self.last_sequence;
+        Append { offset, bytes, settled_bytes, room_bytes, last_sequence }
     }
 }

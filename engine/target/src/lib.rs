@@ -12,8 +12,8 @@
 //! [`BlockingDevice`] is for opening and inspecting, [`format()`] for making.
 //!
 //! # Invariants
-//! - Data goes past the page cache, the journal through it: one fdatasync of the buffered
-//!   descriptor makes both durable, whichever way the data went.
+//! - Data goes past the page cache, the journal through it, written or stored into a map (`tail`): one
+//!   fdatasync of the buffered descriptor makes all durable, whichever way the data went.
 //! - What the device does not offer is not used; asked for, it is a sentence in
 //!   [`Opened::notes`], not a failure.
 //!
@@ -27,6 +27,7 @@ mod nvme;
 mod open;
 mod polled;
 mod runner;
+mod tail;
 mod targets;
 
 pub use device::{BlockingDevice, can_discard, open_device};

@@ -1,7 +1,6 @@
 //! The targets of one thread: actions in, operations of its ring out, and back.
 
 use std::io;
-use std::os::fd::AsFd;
 
 use rustix::fs::{FallocateFlags, SeekFrom, seek};
 use weft_ring::{Completion, Errno, FileId, Op, Ring, RingError};
@@ -10,6 +9,7 @@ use weft_wire::units::{to_u64, to_usize};
 
 use crate::open::DataPath;
 use crate::polled::Polled;
+use crate::tail::Tail;
 
 /// The descriptors of one target.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +42,8 @@ pub(crate) type Done = (usize, IoId, Result<IoDone, IoError>);
 #[derive(Debug, Default)]
 pub struct Targets {
     files: Vec<TargetFiles>,
+    /// Where the targets' journals grow.
+    tails: Vec<Tail>,
     pub(crate) polled: Option<Polled>,
 }
 
@@ -54,6 +56,7 @@ impl Targets {
 
     pub(crate) fn add(&mut self, files: TargetFiles) -> usize {
         self.files.push(files);
+        self.tails.push(Tail::default());
         self.files.len() - 1
     }
 
@@ -79,9 +82,12 @@ impl Targets {
                 let range = start..start + to_usize(u64::from(bytes));
                 (io, Op::Write { file, offset, buf, range })
             }
-            Action::AppendJournal { io, offset, bytes } => {
+            Action::AppendJournal { io, offset, bytes, settled_bytes, room_bytes } => {
                 let device = ring.file(buffered).expect("a target's files stay registered");
-                return Step::Done(io, append(device, offset, &bytes));
+                let tail = &mut self.tails[index];
+                let done = tail.append(device, offset, &bytes, settled_bytes, room_bytes);
+                let failed = |errno: Errno| IoError { errno: errno.raw_os_error(), buf: None };
+                return Step::Done(io, done.map(|()| IoDone::default()).map_err(failed));
             }
             Action::Flush { io } => {
                 return Step::Ring(io, Op::Fsync { file: buffered, datasync: true });
@@ -158,24 +164,6 @@ impl Targets {
             op => Step::Done(io, finished(Completion { op, ..completion })),
         }
     }
-}
-
-/// Writes a journal record into the page cache. A copy of a few pages, which takes microseconds; the
-/// ring would hand it to a worker thread (ext4 does not write without blocking), two wake-ups of
-/// 35 us.
-fn append(device: impl AsFd, mut offset: u64, mut bytes: &[u8]) -> Result<IoDone, IoError> {
-    while !bytes.is_empty() {
-        match rustix::io::pwrite(&device, bytes, offset) {
-            Ok(0) => return Err(IoError { errno: Errno::IO.raw_os_error(), buf: None }),
-            Ok(written) => {
-                offset += to_u64(written);
-                bytes = &bytes[written..];
-            }
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(IoError { errno: errno.raw_os_error(), buf: None }),
-        }
-    }
-    Ok(IoDone::default())
 }
 
 fn finished(completion: Completion) -> Result<IoDone, IoError> {

@@ -307,7 +307,7 @@ pub(super) fn disk_work(action: weft_store::Action) -> (u64, Work) {
             let bytes = buf[start..start + bytes].to_vec();
             (io.0, Work::Write { offset, bytes, through: Through::Direct })
         }
-        A::AppendJournal { io, offset, bytes } => {
+        A::AppendJournal { io, offset, bytes, .. } => {
             (io.0, Work::Write { offset, bytes, through: Through::PageCache })
         }
         A::Flush { io } => (io.0, Work::Flush),

@@ -189,7 +189,7 @@ impl Rig {
                 let bytes = buf[length(start)..length(start) + length(bytes)].to_vec();
                 self.submit(io, offset, bytes, Through::Direct);
             }
-            Action::AppendJournal { io, offset, bytes } => {
+            Action::AppendJournal { io, offset, bytes, .. } => {
                 assert!(offset.is_multiple_of(4096) && bytes.len().is_multiple_of(4096));
                 self.telling.event(self.now, || format!("{io:?} appends {offset}+{}", bytes.len()));
                 self.submit(io, offset, bytes, Through::PageCache);

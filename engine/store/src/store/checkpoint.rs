@@ -20,6 +20,7 @@ use super::{Body, IoUse, Store, Waiter};
 use crate::action::{Action, Outcome};
 use crate::error::StoreError;
 use crate::index::Meta;
+use crate::journal::Append;
 use crate::planted::{self, Bug};
 use crate::record::Record;
 use crate::space_rows::{self, ROW_BLOCKS, Row, SpaceHead};
@@ -112,7 +113,8 @@ impl Store {
             self.counters.appends += 1;
             self.counters.append_bytes += to_u64(append.bytes.len());
             let io = self.new_io(IoUse::Append);
-            out.push(Action::AppendJournal { io, offset: append.offset, bytes: append.bytes });
+            let Append { offset, bytes, settled_bytes, room_bytes, .. } = append;
+            out.push(Action::AppendJournal { io, offset, bytes, settled_bytes, room_bytes });
         }
         if let FlushStage::Marking(mark) = self.flush
             && self.journal.appended() >= mark

@@ -70,7 +70,7 @@ impl Store {
     fn write_superblock(&mut self, offset: u64, out: &mut Vec<Action>) {
         let bytes = self.grow.as_ref().expect("under way").superblock.encode();
         let io = self.new_io(IoUse::Grow);
-        out.push(Action::AppendJournal { io, offset, bytes });
+        out.push(Action::AppendJournal { io, offset, bytes, settled_bytes: 0, room_bytes: 0 });
     }
 
     /// A copy is in the page cache: the next flush, with the mark that it will get, makes it durable.

@@ -186,7 +186,7 @@ impl Rig {
                 let bytes = buf[start..start + bytes].to_vec();
                 self.ios.push((io, Io::Write { offset, bytes }, fails(faults.data)));
             }
-            Action::AppendJournal { io, offset, bytes } => {
+            Action::AppendJournal { io, offset, bytes, .. } => {
                 assert!(offset.is_multiple_of(4096) && bytes.len().is_multiple_of(4096));
                 self.ios.push((io, Io::Write { offset, bytes }, fails(faults.journal)));
             }
