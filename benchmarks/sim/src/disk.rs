@@ -364,7 +364,7 @@ impl Disk {
             Work::Flush => {
                 self.counts.flushes += 1;
                 self.harden(covers);
-                Ok(IoDone { buf: None })
+                Ok(IoDone::default())
             }
             Work::Discard { .. } => unreachable!("became a write when it was submitted"),
         }
@@ -381,7 +381,7 @@ impl Disk {
             return Err(IoError { errno: EIO, buf: Some(buf) });
         }
         buf.as_mut_slice()[..bytes].copy_from_slice(&self.current[at..at + bytes]);
-        Ok(IoDone { buf: Some(buf) })
+        Ok(IoDone { buf: Some(buf), ..IoDone::default() })
     }
 
     fn write(
@@ -400,7 +400,7 @@ impl Disk {
             }
             if self.random.rarely(self.faults.dropped) {
                 self.counts.lies += 1;
-                return Ok(IoDone { buf: None });
+                return Ok(IoDone::default());
             }
             let span = (self.faults.area.end - self.faults.area.start)
                 .checked_sub(number(bytes.len()))
@@ -416,7 +416,7 @@ impl Disk {
         if through == Through::Durably {
             self.harden_last();
         }
-        Ok(IoDone { buf: None })
+        Ok(IoDone::default())
     }
 
     fn hits(&self, offset: u64) -> bool {

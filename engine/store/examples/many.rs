@@ -85,7 +85,7 @@ impl World {
             let (io, done) = match action {
                 Action::ReadData { io, mut buf, bytes, .. } => {
                     buf.as_mut_slice()[..usize::try_from(bytes).unwrap()].fill(FILL);
-                    (io, IoDone { buf: Some(buf) })
+                    (io, IoDone { buf: Some(buf), ..IoDone::default() })
                 }
                 Action::WriteData { io, .. }
                 | Action::Flush { io }

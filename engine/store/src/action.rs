@@ -80,6 +80,8 @@ pub enum Action {
 pub struct IoDone {
     /// The buffer of a read.
     pub buf: Option<BufSlot>,
+    /// What an append wrote, for its memory, if the caller still has it.
+    pub bytes: Option<Vec<u8>>,
 }
 
 /// A failed I/O. A short read or write counts as one.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use slab::Slab;
 use weft_wire::{ChunkId, ChunkIndex, Ino};
 
 use crate::chunk::Chunk;
@@ -10,25 +11,32 @@ use crate::chunk::Chunk;
 /// One chunk known in memory.
 #[derive(Debug)]
 struct Entry {
+    id: ChunkId,
     /// `None`: the chunk is gone, and the index does not know yet.
     chunk: Option<Chunk>,
     /// Changed since the last checkpoint began.
     dirty: bool,
     /// Part of the checkpoint under way.
     committing: bool,
-    /// Key in `lru`, for entries that may leave.
-    stamp: u64,
+    /// Neighbours in the list of entries that may leave; `NONE` for the others.
+    older: usize,
+    newer: usize,
     bytes: u64,
 }
 
-const ENTRY_BYTES: u64 = 2 * size_of::<(ChunkId, Entry)>() as u64;
+const ENTRY_BYTES: u64 = 2 * size_of::<(ChunkId, usize, Entry)>() as u64;
+
+/// No place in the table.
+const NONE: usize = usize::MAX;
 
 /// The chunk records in memory.
 #[derive(Debug)]
 pub(crate) struct Cache {
-    entries: BTreeMap<ChunkId, Entry>,
-    lru: BTreeMap<u64, ChunkId>,
-    clock: u64,
+    places: BTreeMap<ChunkId, usize>,
+    entries: Slab<Entry>,
+    /// Ends of the list of entries that may leave, least recently used first.
+    oldest: usize,
+    newest: usize,
     bytes: u64,
     bytes_max: u64,
     dirty_count: u64,
@@ -38,9 +46,10 @@ pub(crate) struct Cache {
 impl Cache {
     pub(crate) fn new(bytes_max: u64) -> Cache {
         Cache {
-            entries: BTreeMap::new(),
-            lru: BTreeMap::new(),
-            clock: 0,
+            places: BTreeMap::new(),
+            entries: Slab::new(),
+            oldest: NONE,
+            newest: NONE,
             bytes: 0,
             bytes_max,
             dirty_count: 0,
@@ -68,65 +77,77 @@ impl Cache {
 
     /// Whether anything is known of the chunk: a record, or that it is gone.
     pub(crate) fn knows(&self, id: ChunkId) -> bool {
-        self.entries.contains_key(&id)
+        self.places.contains_key(&id)
     }
 
-    /// The record in memory, which counts as a use.
-    pub(crate) fn get(&mut self, id: ChunkId) -> Option<&Chunk> {
-        let entry = self.entries.get_mut(&id)?;
-        if !entry.dirty && !entry.committing {
-            self.clock += 1;
-            self.lru.remove(&entry.stamp);
-            entry.stamp = self.clock;
-            self.lru.insert(entry.stamp, id);
+    /// Where anything that is known of the chunk is, which counts as a use.
+    pub(crate) fn find(&mut self, id: ChunkId) -> Option<usize> {
+        let place = *self.places.get(&id)?;
+        let entry = &self.entries[place];
+        if !entry.dirty && !entry.committing && place != self.newest {
+            self.unlink(place);
+            self.link_newest(place);
         }
-        entry.chunk.as_ref()
+        Some(place)
+    }
+
+    /// The record at a place that was just found.
+    pub(crate) fn at(&self, place: usize) -> Option<&Chunk> {
+        self.entries[place].chunk.as_ref()
     }
 
     /// The record in memory, which stays as likely to leave as it was.
     pub(crate) fn peek(&self, id: ChunkId) -> Option<&Chunk> {
-        self.entries.get(&id)?.chunk.as_ref()
+        self.at(*self.places.get(&id)?)
     }
 
-    /// Adds a record read from the index, and lets others leave for it.
-    pub(crate) fn insert_clean(&mut self, id: ChunkId, chunk: Chunk) {
-        self.clock += 1;
+    /// Adds a record read from the index, and lets others leave for it; gives its place.
+    pub(crate) fn insert_clean(&mut self, id: ChunkId, chunk: Chunk) -> usize {
         let bytes = ENTRY_BYTES + chunk.memory_bytes();
-        let entry =
-            Entry { chunk: Some(chunk), dirty: false, committing: false, stamp: self.clock, bytes };
-        let before = self.entries.insert(id, entry);
-        assert!(before.is_none(), "only what is not known is read from the index");
-        self.lru.insert(self.clock, id);
+        let place = self.insert(id, Some(chunk), bytes);
+        self.link_newest(place);
         self.bytes += bytes;
-        self.evict(id);
+        self.evict();
+        place
+    }
+
+    /// Only what is not known is added.
+    fn insert(&mut self, id: ChunkId, chunk: Option<Chunk>, bytes: u64) -> usize {
+        let (dirty, committing) = (false, false);
+        let entry = Entry { id, chunk, dirty, committing, older: NONE, newer: NONE, bytes };
+        let place = self.entries.insert(entry);
+        let before = self.places.insert(id, place);
+        assert!(before.is_none(), "only what is not known is read from the index");
+        place
     }
 
     /// Changes a record, which is made if nothing is known of the chunk, and removed when it ends
     /// up empty.
     pub(crate) fn edit<T>(&mut self, id: ChunkId, change: impl FnOnce(&mut Chunk) -> T) -> T {
-        let entry = self.entries.entry(id).or_insert_with(|| Entry {
-            chunk: None,
-            dirty: false,
-            committing: false,
-            stamp: 0,
-            bytes: 0,
-        });
-        self.lru.remove(&entry.stamp);
-        entry.stamp = 0;
+        let known = self.places.get(&id).copied();
+        let place = known.unwrap_or_else(|| self.insert(id, None, 0));
+        self.edit_at(place, change)
+    }
+
+    /// Changes the record at a place that was just found, and removes it when it ends up empty.
+    pub(crate) fn edit_at<T>(&mut self, place: usize, change: impl FnOnce(&mut Chunk) -> T) -> T {
+        self.unlink(place);
+        let entry = &mut self.entries[place];
         if entry.dirty {
             self.dirty_bytes -= entry.bytes;
         } else {
             self.dirty_count += 1;
         }
         self.bytes -= entry.bytes;
-        let mut chunk = entry.chunk.take().unwrap_or_default();
-        let result = change(&mut chunk);
+        let chunk = entry.chunk.get_or_insert_default();
+        let result = change(chunk);
         chunk.touch();
         entry.dirty = true;
         entry.bytes = ENTRY_BYTES;
-        if !chunk.is_empty() {
+        if chunk.is_empty() {
+            entry.chunk = None;
+        } else {
             entry.bytes += chunk.memory_bytes();
-            entry.chunk = Some(chunk);
         }
         self.bytes += entry.bytes;
         self.dirty_bytes += entry.bytes;
@@ -135,10 +156,13 @@ impl Cache {
 
     /// The changed records, which become part of a checkpoint.
     pub(crate) fn take_dirty(&mut self, mut f: impl FnMut(ChunkId, Option<&Chunk>)) {
-        for (id, entry) in self.entries.iter_mut().filter(|(_, entry)| entry.dirty) {
-            f(*id, entry.chunk.as_ref());
-            entry.dirty = false;
-            entry.committing = true;
+        for (id, place) in &self.places {
+            let entry = &mut self.entries[*place];
+            if entry.dirty {
+                f(*id, entry.chunk.as_ref());
+                entry.dirty = false;
+                entry.committing = true;
+            }
         }
         self.dirty_count = 0;
         self.dirty_bytes = 0;
@@ -146,25 +170,59 @@ impl Cache {
 
     /// The checkpoint is committed: what it held and was not changed since may leave.
     pub(crate) fn committed(&mut self) {
-        let mut newest = None;
-        let (clock, lru, bytes) = (&mut self.clock, &mut self.lru, &mut self.bytes);
-        self.entries.retain(|id, entry| {
+        let places: Vec<usize> = self.places.values().copied().collect();
+        for place in places {
+            let entry = &mut self.entries[place];
             if !std::mem::take(&mut entry.committing) || entry.dirty {
-                return true;
+                continue;
             }
-            if entry.chunk.is_none() {
-                *bytes -= entry.bytes;
-                return false;
+            if entry.chunk.is_some() {
+                self.link_newest(place);
+            } else {
+                self.remove(place);
             }
-            *clock += 1;
-            entry.stamp = *clock;
-            lru.insert(*clock, *id);
-            newest = Some(*id);
-            true
-        });
-        if let Some(id) = newest {
-            self.evict(id);
         }
+        self.evict();
+    }
+
+    fn remove(&mut self, place: usize) {
+        let entry = self.entries.remove(place);
+        self.places.remove(&entry.id);
+        self.bytes -= entry.bytes;
+    }
+
+    /// Lets records leave until the rest fits; the newest stays.
+    fn evict(&mut self) {
+        while self.bytes > self.bytes_max && self.oldest != self.newest {
+            let place = self.oldest;
+            self.unlink(place);
+            self.remove(place);
+        }
+    }
+
+    /// Takes an entry out of the list of those that may leave, if it is there.
+    fn unlink(&mut self, place: usize) {
+        let entry = &mut self.entries[place];
+        let (older, newer) = (entry.older, entry.newer);
+        (entry.older, entry.newer) = (NONE, NONE);
+        match older {
+            NONE if self.oldest == place => self.oldest = newer,
+            NONE => return, // it is not there
+            older => self.entries[older].newer = newer,
+        }
+        match newer {
+            NONE => self.newest = older,
+            newer => self.entries[newer].older = older,
+        }
+    }
+
+    fn link_newest(&mut self, place: usize) {
+        self.entries[place].older = self.newest;
+        match self.newest {
+            NONE => self.oldest = place,
+            newest => self.entries[newest].newer = place,
+        }
+        self.newest = place;
     }
 
     /// What is known of the chunks of `ino` from `from` on, ascending.
@@ -174,30 +232,17 @@ impl Cache {
         from: ChunkIndex,
     ) -> impl Iterator<Item = (ChunkId, Option<&Chunk>)> {
         let bounds = ChunkId { ino, index: from }..=ChunkId { ino, index: ChunkIndex(u64::MAX) };
-        self.entries.range(bounds).map(|(id, entry)| (*id, entry.chunk.as_ref()))
+        self.places.range(bounds).map(|(id, place)| (*id, self.at(*place)))
     }
 
     /// What is known from `first` on, ascending.
     pub(crate) fn from(&self, first: ChunkId) -> impl Iterator<Item = (ChunkId, Option<&Chunk>)> {
-        self.entries.range(first..).map(|(id, entry)| (*id, entry.chunk.as_ref()))
+        self.places.range(first..).map(|(id, place)| (*id, self.at(*place)))
     }
 
     /// Everything that is known, ascending.
     pub(crate) fn all(&self) -> impl Iterator<Item = (ChunkId, Option<&Chunk>)> {
-        self.entries.iter().map(|(id, entry)| (*id, entry.chunk.as_ref()))
-    }
-
-    /// Lets records leave, all but `keep`, until the rest fits.
-    fn evict(&mut self, keep: ChunkId) {
-        while self.bytes > self.bytes_max {
-            let Some((_, id)) = self.lru.first_key_value() else { return };
-            if *id == keep {
-                return;
-            }
-            let (_, id) = self.lru.pop_first().expect("seen above");
-            let entry = self.entries.remove(&id).expect("the list names entries only");
-            self.bytes -= entry.bytes;
-        }
+        self.places.iter().map(|(id, place)| (*id, self.at(*place)))
     }
 
     /// Entries in memory.
@@ -235,7 +280,7 @@ mod tests {
         cache.edit(id(3), |chunk| chunk.cut(0));
         cache.committed();
         assert!(cache.len() < 10 && cache.bytes() <= 10 * ENTRY_BYTES);
-        assert!(cache.knows(id(3)) && cache.get(id(3)).is_none(), "gone, and still to be told");
+        assert!(cache.knows(id(3)) && cache.peek(id(3)).is_none(), "gone, and still to be told");
         assert!(cache.knows(id(99)), "used last");
         cache.take_dirty(|gone, chunk| assert!(gone == id(3) && chunk.is_none()));
         cache.committed();

@@ -104,7 +104,7 @@ pub(crate) struct Chunk {
 
 /// What planning a write needs to know of a chunk: a copy of the few entries around the range
 /// instead of the whole record, which has one for each block.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Window {
     first: u32,
     placed: Vec<Option<Placed>>,
@@ -113,10 +113,12 @@ pub(crate) struct Window {
 
 impl Window {
     /// The blocks from the one before `first` on, `count` and that one.
-    pub(crate) fn of(chunk: Option<&Chunk>, first: u32, count: u32) -> Window {
-        let from = first.saturating_sub(1);
-        let placed = (from..first + count).map(|block| chunk.and_then(|chunk| chunk.get(block)));
-        Window { first: from, placed: placed.collect(), end: chunk.map_or(0, Chunk::end) }
+    pub(crate) fn show(&mut self, chunk: Option<&Chunk>, first: u32, count: u32) {
+        self.first = first.saturating_sub(1);
+        self.end = chunk.map_or(0, Chunk::end);
+        self.placed.clear();
+        let blocks = self.first..first + count;
+        self.placed.extend(blocks.map(|block| chunk.and_then(|chunk| chunk.get(block))));
     }
 
     /// As [`Chunk::get`], of a block of the window.

@@ -13,7 +13,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::limits::{CHUNK_BLOCKS_MAX, DAMAGES_MAX};
-use crate::record::{Placement, Punch, Truncate};
+use crate::record::{Places, Punch, Truncate};
 
 /// What is wrong.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -115,12 +115,12 @@ impl Damages {
     }
 
     /// Blocks were written.
-    pub(crate) fn written(&mut self, placement: &Placement) {
+    pub(crate) fn written(&mut self, places: Places<'_>) {
         if self.blocks.is_empty() {
             return;
         }
-        for (block, _) in placement.blocks() {
-            self.remove(placement.chunk, block);
+        for (block, _) in places.blocks() {
+            self.remove(places.chunk, block);
         }
     }
 
@@ -368,7 +368,7 @@ mod tests {
     fn what_is_written_or_removed_leaves_the_list() {
         let mut damages = some();
         let runs = vec![Run { first: 4, count: 1, device_block: 1 }];
-        damages.written(&Placement { chunk: chunk(1, 0), runs, sums: vec![0] });
+        damages.written(Places { chunk: chunk(1, 0), runs: &runs, sums: &[0] });
         assert_eq!(damages.block_count(), 5);
         let tail = Some(Placed { device_block: 1, sum: 0 });
         let cut = Some(Cut { index: ChunkIndex(0), keep_blocks: 10, tail });

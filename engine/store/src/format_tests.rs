@@ -126,7 +126,7 @@ fn the_bytes_are_those_of_version_1() {
     ] {
         let stamp = Stamp { nonce: superblock.nonce(), generation: 3, sequence: 42 };
         let mut bytes = Vec::new();
-        record::encode(stamp, &record, &mut bytes);
+        record::encode(stamp, record.as_entry(), &mut bytes);
         golden(&format!("record_{name}.v1.bin"), &bytes);
     }
     let mut record = Chunk::default();

@@ -11,7 +11,7 @@ use weft_wire::blocks::BLOCK_LEN;
 use weft_wire::units::{to_u64, to_usize};
 
 use crate::limits::{BLOCK, JOURNAL_HEADROOM_BYTES};
-use crate::record::{self, Record, Stamp};
+use crate::record::{self, Entry, Stamp};
 use crate::superblock::Superblock;
 
 /// One write to the journal area.
@@ -27,6 +27,9 @@ pub(crate) struct Append {
     /// The last record whose end it contains.
     pub(crate) last_sequence: u64,
 }
+
+/// Memory of an append that is kept for the next one.
+const SPARE_BYTES_MAX: usize = 64 << 10;
 
 /// The journal of one target.
 #[derive(Debug)]
@@ -47,6 +50,8 @@ pub(crate) struct Journal {
     settled_bytes: usize,
     /// `tail` has records that were not handed out.
     fresh: bool,
+    /// The bytes of an append that is done, for their memory.
+    spare: Vec<u8>,
     /// Ends of segments left behind that are still to be handed out.
     sealed: VecDeque<Append>,
     last_sequence: u64,
@@ -75,6 +80,7 @@ impl Journal {
             tail: Vec::new(),
             settled_bytes: 0,
             fresh: false,
+            spare: Vec::new(),
             sealed: VecDeque::new(),
             last_sequence: applied,
             last_change: applied,
@@ -130,24 +136,24 @@ impl Journal {
     }
 
     /// Adds a record; gives its sequence number.
-    pub(crate) fn push(&mut self, record: &Record) -> u64 {
+    pub(crate) fn push(&mut self, entry: Entry<'_>) -> u64 {
         if !self.started {
             self.started = true;
             let applied = self.applied;
-            self.push_raw(&Record::Start { applied });
+            self.push_raw(Entry::Start { applied });
         }
-        let sequence = self.push_raw(record);
-        if !matches!(record, Record::Mark { .. } | Record::Start { .. }) {
+        let sequence = self.push_raw(entry);
+        if !matches!(entry, Entry::Mark { .. } | Entry::Start { .. }) {
             self.last_change = sequence;
         }
         sequence
     }
 
-    fn push_raw(&mut self, record: &Record) -> u64 {
+    fn push_raw(&mut self, entry: Entry<'_>) -> u64 {
         self.last_sequence += 1;
         let stamp =
             Stamp { nonce: self.nonce, generation: self.generation, sequence: self.last_sequence };
-        record::encode(stamp, record, &mut self.tail);
+        record::encode(stamp, entry, &mut self.tail);
         self.fresh = true;
         assert!(self.used_bytes() <= self.segment_bytes, "reservations bound a segment");
         self.last_sequence
@@ -166,7 +172,7 @@ impl Journal {
         self.tail.clear();
         self.settled_bytes = 0;
         self.started = true;
-        self.push_raw(&Record::Start { applied: self.applied });
+        self.push_raw(Entry::Start { applied: self.applied });
     }
 
     /// Notes that a checkpoint is committed.
@@ -193,15 +199,20 @@ impl Journal {
         Some(append)
     }
 
-    /// The append under way is in the page cache.
-    pub(crate) fn append_done(&mut self) {
+    /// The append under way is in the page cache; `bytes` may be used again.
+    pub(crate) fn append_done(&mut self, bytes: Option<Vec<u8>>) {
+        if let Some(bytes) = bytes.filter(|bytes| bytes.capacity() <= SPARE_BYTES_MAX) {
+            self.spare = bytes;
+        }
         let last = self.in_flight.take().expect("one append is under way");
         debug_assert!(last > self.appended);
         self.appended = last;
     }
 
     fn take_tail(&mut self) -> Append {
-        let mut bytes = self.tail.clone();
+        let mut bytes = std::mem::take(&mut self.spare);
+        bytes.clear();
+        bytes.extend_from_slice(&self.tail);
         let offset = self.segment_offsets[self.active] + self.tail_offset;
         let kept_from = bytes.len() / BLOCK_LEN * BLOCK_LEN;
         self.tail.drain(..kept_from);

@@ -24,6 +24,11 @@ pub(crate) const JOURNAL_SHARE: u64 = 64;
 /// Smallest device: the fixed areas and some data.
 pub const CAPACITY_BYTES_MIN: u64 = 8 << 20;
 
+/// Writes that ended and are kept for their memory, and runs of the longest of these: 0.5 MiB in all.
+pub(crate) const SPARE_WRITES_MAX: usize = 128;
+/// See [`SPARE_WRITES_MAX`].
+pub(crate) const SPARE_RUNS_MAX: usize = 32;
+
 /// Longest record: its header, a body of single-block runs and their checksums.
 pub(crate) const RECORD_BYTES_MAX: u64 = 64 + 40 + (16 + 4) * CHUNK_BLOCKS_MAX as u64;
 

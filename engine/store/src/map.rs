@@ -16,7 +16,7 @@ use crate::damage::{Damages, ScrubStatus};
 use crate::error::StoreError;
 use crate::index::{Index, Meta};
 use crate::limits::CHUNK_DIRTY_BYTES;
-use crate::record::{Placement, Punch, Truncate};
+use crate::record::{Places, Punch, Truncate};
 use crate::space::{Extent, Space};
 use crate::space_rows::{ROW_DIRTY_BYTES, Row, SpaceHead, Touched};
 
@@ -102,13 +102,15 @@ impl Map {
 
     /// A chunk's record; `None` if nothing of it was written.
     pub(crate) fn get(&mut self, id: ChunkId) -> Result<Option<&Chunk>, StoreError> {
-        if !self.cache.knows(id) {
-            match self.index.get(id)? {
-                Some(chunk) => self.cache.insert_clean(id, chunk),
-                None => return Ok(None),
-            }
+        Ok(self.find(id)?.and_then(|place| self.cache.at(place)))
+    }
+
+    /// Where in memory the chunk's record is, read from the index if need be; `None` if there is none.
+    fn find(&mut self, id: ChunkId) -> Result<Option<usize>, StoreError> {
+        if let Some(place) = self.cache.find(id) {
+            return Ok(Some(place));
         }
-        Ok(self.cache.get(id))
+        Ok(self.index.get(id)?.map(|chunk| self.cache.insert_clean(id, chunk)))
     }
 
     /// As [`Map::get`], leaving the memory as it is.
@@ -170,14 +172,12 @@ impl Map {
 
     /// Blocks have new places; gives the extents that are free once this is durable, and how many blocks were never
     /// written before.
-    pub(crate) fn place(
-        &mut self,
-        placement: &Placement,
-    ) -> Result<(Vec<Extent>, u32), StoreError> {
-        let existed = self.get(placement.chunk)?.is_some();
+    pub(crate) fn place(&mut self, places: Places<'_>) -> Result<(Vec<Extent>, u32), StoreError> {
+        let known = self.find(places.chunk)?;
+        let existed = known.is_some_and(|place| self.cache.at(place).is_some());
         let (mut freed, mut added) = (Vec::new(), 0);
-        self.cache.edit(placement.chunk, |chunk| {
-            for (block, placed) in placement.blocks() {
+        let change = |chunk: &mut Chunk| {
+            for (block, placed) in places.blocks() {
                 match chunk.set(block, placed) {
                     Some(before) if before.device_block != placed.device_block => {
                         push_extent(&mut freed, before.device_block);
@@ -186,7 +186,11 @@ impl Map {
                     None => added += 1,
                 }
             }
-        });
+        };
+        match known {
+            Some(place) => self.cache.edit_at(place, change),
+            None => self.cache.edit(places.chunk, change),
+        }
         self.chunk_count += u64::from(!existed);
         Ok((freed, added))
     }

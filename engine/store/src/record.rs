@@ -91,12 +91,31 @@ pub(crate) struct Placement {
     pub(crate) sums: Vec<u32>,
 }
 
+/// A [`Placement`] that lies elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Places<'a> {
+    pub(crate) chunk: ChunkId,
+    pub(crate) runs: &'a [Run],
+    /// One for each block of the runs, in their order.
+    pub(crate) sums: &'a [u32],
+}
+
 impl Placement {
+    pub(crate) fn as_places(&self) -> Places<'_> {
+        Places { chunk: self.chunk, runs: &self.runs, sums: &self.sums }
+    }
+
     pub(crate) fn blocks(&self) -> impl Iterator<Item = (u32, Placed)> {
+        self.as_places().blocks()
+    }
+}
+
+impl<'a> Places<'a> {
+    pub(crate) fn blocks(self) -> impl Iterator<Item = (u32, Placed)> + use<'a> {
         self.runs
             .iter()
             .flat_map(Run::blocks)
-            .zip(&self.sums)
+            .zip(self.sums)
             .map(|((block, device_block), sum)| (block, Placed { device_block, sum: *sum }))
     }
 }
@@ -158,11 +177,22 @@ pub(crate) struct Stamp {
     pub(crate) sequence: u64,
 }
 
+/// A record to be made: as [`Record`], of what lies elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Entry<'a> {
+    Start { applied: u64 },
+    Mark { durable: u64 },
+    Write(Places<'a>),
+    Intent(Places<'a>),
+    Truncate(Truncate),
+    Punch(Punch),
+}
+
 /// Appends a record to `out`.
-pub(crate) fn encode(stamp: Stamp, record: &Record, out: &mut Vec<u8>) {
+pub(crate) fn encode(stamp: Stamp, entry: Entry<'_>, out: &mut Vec<u8>) {
     let at = out.len();
-    out.resize(at + HEADER_LEN, 0);
-    let kind = encode_body(record, out);
+    out.extend_from_slice(&[0; HEADER_LEN]);
+    let kind = encode_body(entry, out);
     let body_bytes = out.len() - at - HEADER_LEN;
     let align = to_usize(RECORD_ALIGN);
     out.resize(at + (out.len() - at).next_multiple_of(align), 0);
@@ -181,29 +211,29 @@ pub(crate) fn encode(stamp: Stamp, record: &Record, out: &mut Vec<u8>) {
     debug_assert!(to_u64(out.len() - at) <= RECORD_BYTES_MAX);
 }
 
-fn encode_body(record: &Record, out: &mut Vec<u8>) -> u8 {
-    match record {
-        Record::Start { applied } => {
+fn encode_body(entry: Entry<'_>, out: &mut Vec<u8>) -> u8 {
+    match entry {
+        Entry::Start { applied } => {
             out.extend_from_slice(&applied.to_le_bytes());
             KIND_START
         }
-        Record::Mark { durable } => {
+        Entry::Mark { durable } => {
             out.extend_from_slice(&durable.to_le_bytes());
             KIND_MARK
         }
-        Record::Write(placement) => {
-            encode_placement(placement, out);
+        Entry::Write(places) => {
+            encode_places(places, out);
             KIND_WRITE
         }
-        Record::Intent(placement) => {
-            encode_placement(placement, out);
+        Entry::Intent(places) => {
+            encode_places(places, out);
             KIND_INTENT
         }
-        Record::Truncate(truncate) => {
-            out.extend_from_slice(raw_truncate(truncate).as_bytes());
+        Entry::Truncate(truncate) => {
+            out.extend_from_slice(raw_truncate(&truncate).as_bytes());
             KIND_TRUNCATE
         }
-        Record::Punch(punch) => {
+        Entry::Punch(punch) => {
             let raw = RawPunch {
                 ino: punch.chunk.ino.0.into(),
                 chunk_index: punch.chunk.index.0.into(),
@@ -216,18 +246,18 @@ fn encode_body(record: &Record, out: &mut Vec<u8>) -> u8 {
     }
 }
 
-fn encode_placement(placement: &Placement, out: &mut Vec<u8>) {
+fn encode_places(places: Places<'_>, out: &mut Vec<u8>) {
     let raw = RawPlacement {
-        ino: placement.chunk.ino.0.into(),
-        chunk_index: placement.chunk.index.0.into(),
-        run_count: to_u32(placement.runs.len()).into(),
+        ino: places.chunk.ino.0.into(),
+        chunk_index: places.chunk.index.0.into(),
+        run_count: to_u32(places.runs.len()).into(),
         reserved: U32::ZERO,
     };
     out.extend_from_slice(raw.as_bytes());
-    for run in &placement.runs {
+    for run in places.runs {
         out.extend_from_slice(RawRun::of(run).as_bytes());
     }
-    for sum in &placement.sums {
+    for sum in places.sums {
         out.extend_from_slice(&sum.to_le_bytes());
     }
 }
@@ -328,6 +358,20 @@ fn decode_punch(body: &[u8]) -> Option<Punch> {
 }
 
 #[cfg(test)]
+impl Record {
+    pub(crate) fn as_entry(&self) -> Entry<'_> {
+        match self {
+            Record::Start { applied } => Entry::Start { applied: *applied },
+            Record::Mark { durable } => Entry::Mark { durable: *durable },
+            Record::Write(placement) => Entry::Write(placement.as_places()),
+            Record::Intent(placement) => Entry::Intent(placement.as_places()),
+            Record::Truncate(truncate) => Entry::Truncate(*truncate),
+            Record::Punch(punch) => Entry::Punch(*punch),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -359,7 +403,7 @@ mod tests {
     fn records_come_back() {
         for record in records() {
             let mut bytes = Vec::new();
-            encode(STAMP, &record, &mut bytes);
+            encode(STAMP, record.as_entry(), &mut bytes);
             assert!(bytes.len().is_multiple_of(8));
             let found = decode(&bytes, STAMP.nonce).unwrap();
             assert_eq!(found, Found { stamp: STAMP, record, len_bytes: bytes.len() });
@@ -371,7 +415,7 @@ mod tests {
     fn any_flipped_bit_or_cut_is_no_record() {
         for record in records() {
             let mut bytes = Vec::new();
-            encode(STAMP, &record, &mut bytes);
+            encode(STAMP, record.as_entry(), &mut bytes);
             for bit in 0..bytes.len() * 8 {
                 bytes[bit / 8] ^= 1 << (bit % 8);
                 assert_eq!(decode(&bytes, STAMP.nonce), None, "bit {bit} of {record:?}");

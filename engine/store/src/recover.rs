@@ -280,7 +280,7 @@ impl Work {
             }
         }
         self.use_blocks(new)?;
-        let (freed, _) = self.map.place(placement)?;
+        let (freed, _) = self.map.place(placement.as_places())?;
         self.free_blocks(freed)
     }
 

@@ -13,7 +13,7 @@ use weft_wire::units::{to_u64, to_usize};
 use weft_wire::{ChunkId, ChunkIndex, ClusterId, Ino, Status};
 
 use crate::action::{Action, IoDone, IoError, IoId, Outcome};
-use crate::chunk::Run;
+use crate::chunk::Window;
 use crate::counters::{Counters, Space as SpaceReport};
 use crate::damage::{DamageKind, Damages};
 use crate::discard::Discards;
@@ -22,7 +22,7 @@ use crate::index::{Index, Meta};
 use crate::journal::Journal;
 use crate::limits::{
     BLOCK, INDEX_BYTES_MIN, INDEX_HEADROOM_BYTES_MAX, INDEX_HEADROOM_BYTES_MIN,
-    INDEX_HEADROOM_SHARE,
+    INDEX_HEADROOM_SHARE, SPARE_WRITES_MAX,
 };
 use crate::locks::{Hold, Locks};
 use crate::map::Map;
@@ -34,6 +34,7 @@ use crate::superblock::{Device, Superblock, inspect_copies};
 
 mod checkpoint;
 mod grow;
+mod ios;
 mod punch;
 mod read;
 mod scrub;
@@ -42,6 +43,7 @@ mod write;
 
 use checkpoint::{Checkpoint, FlushStage};
 use grow::Grow;
+use ios::Ios;
 use punch::PunchOp;
 use read::ReadOp;
 use scrub::{Scrub, ScrubOp};
@@ -109,7 +111,8 @@ struct Op {
 #[derive(Debug)]
 enum Body {
     Read(ReadOp),
-    Write(WriteOp),
+    /// Boxed: an operation is moved about, and this is the largest.
+    Write(Box<WriteOp>),
     Truncate(TruncateOp),
     Punch(PunchOp),
     Scrub(ScrubOp),
@@ -188,8 +191,12 @@ pub struct Store {
     journal: Journal,
     locks: Locks,
     ops: Slab<Op>,
-    ios: BTreeMap<IoId, IoUse>,
-    next_io: u64,
+    /// Writes that ended, for their memory.
+    #[expect(clippy::vec_box, reason = "they go back into operations as they are")]
+    spare_writes: Vec<Box<WriteOp>>,
+    /// A plan's view of its chunk, kept for its memory.
+    window: Window,
+    ios: Ios,
     /// Operations whose turn has come.
     ready: VecDeque<usize>,
     /// Operations that wait for journal bytes or free blocks.
@@ -298,8 +305,9 @@ impl Store {
             journal: Journal::new(&superblock, done.last_sequence, done.generation),
             locks: Locks::default(),
             ops: Slab::new(),
-            ios: BTreeMap::new(),
-            next_io: 1,
+            spare_writes: Vec::new(),
+            window: Window::default(),
+            ios: Ios::default(),
             ready: VecDeque::new(),
             parked: VecDeque::new(),
             recorded: VecDeque::new(),
@@ -415,7 +423,14 @@ impl Store {
             return;
         }
         let hold = hold_of(&range, true);
-        self.queue(op, range.chunk.ino, hold, Body::Write(WriteOp::new(range, sums, payload)));
+        let write = match self.spare_writes.pop() {
+            Some(mut write) => {
+                write.renew(range, sums, payload);
+                write
+            }
+            None => Box::new(WriteOp::new(range, sums, payload)),
+        };
+        self.queue(op, range.chunk.ino, hold, Body::Write(write));
         self.run(pool, out);
     }
 
@@ -455,7 +470,7 @@ impl Store {
         pool: &Pool,
         out: &mut Vec<Action>,
     ) {
-        let Some(used) = self.ios.remove(&io) else {
+        let Some(used) = self.ios.end(io) else {
             self.counters.unknown_completions += 1;
             return;
         };
@@ -465,8 +480,10 @@ impl Store {
         }
         self.counters.io_errors += u64::from(result.is_err());
         match used {
+            IoUse::Append if result.is_ok() => {
+                self.append_done(result.ok().and_then(|done| done.bytes), out);
+            }
             IoUse::Part { op, part } => self.part_done(op, part, result, pool, out),
-            IoUse::Append if result.is_ok() => self.append_done(out),
             IoUse::Flush if result.is_ok() => self.flush_done(out),
             IoUse::Append | IoUse::Flush => self.fail(out),
             IoUse::ScrubSuperblock { copy, pass } => {
@@ -573,10 +590,7 @@ impl Store {
     }
 
     fn new_io(&mut self, used: IoUse) -> IoId {
-        let io = IoId(self.next_io);
-        self.next_io += 1;
-        self.ios.insert(io, used);
-        io
+        self.ios.begin(used)
     }
 
     fn part_io(&mut self, op: usize, part: usize) -> IoId {
@@ -597,6 +611,12 @@ impl Store {
             Err(Status::Busy) => self.counters.busy += 1,
             Err(Status::NoSpace) => self.counters.no_space += 1,
             _ => {}
+        }
+        if let Body::Write(mut write) = entry.body
+            && self.spare_writes.len() < SPARE_WRITES_MAX
+            && write.end()
+        {
+            self.spare_writes.push(write);
         }
         out.push(Action::Reply { op: entry.reply_to, result });
     }
@@ -675,13 +695,6 @@ impl Store {
         }
         self.space.give_back(extent);
         self.ready.extend(self.parked.drain(..));
-    }
-
-    /// Record `sequence` wrote these blocks.
-    fn wrote(&mut self, sequence: u64, runs: &[Run]) {
-        for run in runs {
-            self.recent.add(sequence, run.device_block, run.count);
-        }
     }
 
     fn data_byte(&self, device_block: u64) -> u64 {

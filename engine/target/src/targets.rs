@@ -87,7 +87,8 @@ impl Targets {
                 let tail = &mut self.tails[index];
                 let done = tail.append(device, offset, &bytes, settled_bytes, room_bytes);
                 let failed = |errno: Errno| IoError { errno: errno.raw_os_error(), buf: None };
-                return Step::Done(io, done.map(|()| IoDone::default()).map_err(failed));
+                let done = done.map(|()| IoDone { bytes: Some(bytes), ..IoDone::default() });
+                return Step::Done(io, done.map_err(failed));
             }
             Action::Flush { io } => {
                 return Step::Ring(io, Op::Fsync { file: buffered, datasync: true });
@@ -177,7 +178,7 @@ fn finished(completion: Completion) -> Result<IoDone, IoError> {
         _ => None,
     };
     match completion.result {
-        Ok(_) if !short => Ok(IoDone { buf }),
+        Ok(_) if !short => Ok(IoDone { buf, ..IoDone::default() }),
         Ok(_) => Err(IoError { errno: Errno::IO.raw_os_error(), buf }),
         Err(errno) => Err(IoError { errno: errno.raw_os_error(), buf }),
     }

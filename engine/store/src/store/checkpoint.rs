@@ -22,7 +22,7 @@ use crate::error::StoreError;
 use crate::index::Meta;
 use crate::journal::Append;
 use crate::planted::{self, Bug};
-use crate::record::Record;
+use crate::record::Entry;
 use crate::space_rows::{self, ROW_BLOCKS, Row, SpaceHead};
 
 /// How far a flush is.
@@ -106,7 +106,7 @@ impl Store {
         let wanted = self.flush == FlushStage::Idle && self.flush_wanted > self.durable;
         if wanted && (self.journal.is_tail_next() || planted::is(Bug::MarkEarly)) {
             self.marked = self.durable;
-            let mark = self.journal.push(&Record::Mark { durable: self.marked });
+            let mark = self.journal.push(Entry::Mark { durable: self.marked });
             self.flush = FlushStage::Marking(mark);
         }
         if let Some(append) = self.journal.next_append() {
@@ -173,17 +173,12 @@ impl Store {
         };
         self.journal.switch();
         self.intents.clear();
-        let under_way: Vec<Record> = self
-            .ops
-            .iter()
-            .filter(|_| !planted::is(Bug::ForgetIntents))
-            .filter_map(|(_, op)| match &op.body {
-                Body::Write(write) => write.intent.clone().map(Record::Intent),
-                _ => None,
-            })
-            .collect();
-        for intent in under_way {
-            self.journal.push(&intent);
+        for (_, op) in self.ops.iter().filter(|_| !planted::is(Bug::ForgetIntents)) {
+            if let Body::Write(write) = &op.body
+                && write.has_intent
+            {
+                self.journal.push(Entry::Intent(write.in_place()));
+            }
         }
         let needs = self.journal.last_sequence();
         self.want_durable(needs);
@@ -221,8 +216,8 @@ impl Store {
 
     /// Records are in the page cache: they survive the death of this process, and their
     /// operations are acknowledged.
-    pub(super) fn append_done(&mut self, out: &mut Vec<Action>) {
-        self.journal.append_done();
+    pub(super) fn append_done(&mut self, bytes: Option<Vec<u8>>, out: &mut Vec<Action>) {
+        self.journal.append_done(bytes);
         while let Some((sequence, op)) = self.recorded.front().copied() {
             if sequence > self.journal.appended() {
                 break;
@@ -234,7 +229,7 @@ impl Store {
 
     pub(super) fn record_appended(&mut self, op: usize, out: &mut Vec<Action>) {
         match &self.ops[op].body {
-            Body::Write(write) if write.intent.is_some() => self.write_data(op, out),
+            Body::Write(write) if write.has_intent => self.write_data(op, out),
             Body::Write(write) => {
                 self.counters.writes += 1;
                 self.counters.write_bytes += u64::from(write.range.bytes);

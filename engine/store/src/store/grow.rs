@@ -64,7 +64,7 @@ impl Store {
     /// A repair of a copy must not land where the target has grown to, or undo it.
     fn scrubs_superblock(&self) -> bool {
         let scrubs = |io: &IoUse| matches!(io, IoUse::ScrubSuperblock { .. } | IoUse::ScrubRepair);
-        self.ios.values().any(scrubs)
+        self.ios.uses().any(scrubs)
     }
 
     fn write_superblock(&mut self, offset: u64, out: &mut Vec<Action>) {

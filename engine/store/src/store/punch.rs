@@ -14,7 +14,7 @@ use super::{Body, Halt, Store, hold_of};
 use crate::action::{Action, Outcome};
 use crate::error::StoreError;
 use crate::limits::SEEK_CHUNKS_MAX;
-use crate::record::{Punch, Record};
+use crate::record::{Entry, Punch};
 
 /// Blocks that are being given back.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl Store {
             Err(error) => return Err(Halt::Fail(self.index_status(&error))),
         };
         self.damages.punched(&punch);
-        let sequence = self.journal.push(&Record::Punch(punch));
+        let sequence = self.journal.push(Entry::Punch(punch));
         let freed_count = freed.iter().map(|extent| extent.count).sum();
         self.ops[op].body = Body::Punch(PunchOp { punch, freed_count });
         self.free_later(sequence, freed);
@@ -124,5 +124,5 @@ fn zero_body(range: ChunkRange, how: ZeroHow, pool: &Pool) -> Result<Body, Statu
     let bytes = to_usize(u64::from(range.block_count())) * BLOCK_LEN;
     let mut zeros = pool.alloc(bytes).ok_or(Status::Busy)?;
     zeros.as_mut_slice()[..bytes].fill(0);
-    Ok(Body::Write(WriteOp::zeros(range, only, zeros)))
+    Ok(Body::Write(Box::new(WriteOp::zeros(range, only, zeros))))
 }

@@ -9,7 +9,7 @@ use super::{Body, Halt, Store, block_matches};
 use crate::action::{Action, Outcome};
 use crate::chunk::Placed;
 use crate::error::StoreError;
-use crate::record::{Cut, Record, Truncate};
+use crate::record::{Cut, Entry, Truncate};
 use crate::space::{Extent, Want};
 
 /// A truncation under way.
@@ -194,7 +194,7 @@ impl Store {
                     let chunk = ChunkId { ino: record.ino, index: cut.index };
                     self.damage_met(chunk, cut.keep_blocks - 1);
                 }
-                let sequence = self.journal.push(&Record::Truncate(record));
+                let sequence = self.journal.push(Entry::Truncate(record));
                 if let Some(tail) = tail {
                     self.truncate_mut(op).tail = None;
                     self.map.touch(Extent { start: tail.device_block, count: 1 });

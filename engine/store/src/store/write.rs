@@ -14,12 +14,14 @@ use weft_wire::blocks::{BLOCK_BYTES, BLOCK_LEN, BlockPiece, crc32c, pieces};
 use weft_wire::data::ChunkRange;
 use weft_wire::units::to_usize;
 
-use super::{Body, Halt, Store, Waiter, block_matches};
+use slab::Slab;
+
+use super::{Body, Halt, IoUse, Op, Store, Waiter, block_matches};
 use crate::action::{Action, Outcome};
 use crate::chunk::{Placed, Run, Window, push_block};
-use crate::limits::journal_bytes_of_op;
+use crate::limits::{SPARE_RUNS_MAX, journal_bytes_of_op};
 use crate::planted::{self, Bug};
-use crate::record::{Placement, Record};
+use crate::record::{Entry, Places};
 use crate::space::{Extent, Want};
 
 /// A write under way.
@@ -28,7 +30,8 @@ pub(super) struct WriteOp {
     pub(super) range: ChunkRange,
     /// First block.
     first: u32,
-    /// One checksum for each block; those of partly covered blocks are replaced when merged.
+    /// One checksum for each block of the range; those of partly covered blocks are replaced when
+    /// merged. From then on: one for each block of the runs.
     sums: Vec<u32>,
     /// The payload while it may still change.
     payload: Option<BufSlot>,
@@ -40,14 +43,15 @@ pub(super) struct WriteOp {
     runs: Vec<Run>,
     /// What was taken for it, until its record says so.
     pub(super) fresh: Vec<Extent>,
-    /// Blocks overwritten where they are, from planning on.
+    /// Blocks overwritten where they are, from planning on, and their checksums.
     in_place: Vec<Run>,
+    in_place_sums: Vec<u32>,
     /// Which of its blocks it is about.
     only: Only,
     /// Blocks that were never written before.
     pub(super) added_count: u32,
-    /// Its intent, from when that is recorded until the write itself is.
-    pub(super) intent: Option<Placement>,
+    /// Its intent is recorded, and the write itself is not yet.
+    pub(super) has_intent: bool,
 }
 
 /// Which blocks of its range a write is about.
@@ -72,9 +76,10 @@ impl WriteOp {
             runs: Vec::new(),
             fresh: Vec::new(),
             in_place: Vec::new(),
+            in_place_sums: Vec::new(),
             only: Only::All,
             added_count: 0,
-            intent: None,
+            has_intent: false,
         }
     }
 
@@ -87,6 +92,26 @@ impl WriteOp {
         WriteOp { only, ..WriteOp::new(range, sums.collect(), payload) }
     }
 
+    /// A new one of one that ended.
+    pub(super) fn renew(&mut self, range: ChunkRange, sums: Vec<u32>, payload: BufSlot) {
+        (self.range, self.first) = (range, range.offset / BLOCK_BYTES);
+        (self.sums, self.payload) = (sums, Some(payload));
+    }
+
+    /// Lets go of all but a little memory; whether the rest is worth to be kept for the next one.
+    pub(super) fn end(&mut self) -> bool {
+        self.sums = Vec::new();
+        (self.payload, self.merged, self.has_intent) = (None, None, false);
+        (self.only, self.added_count) = (Only::All, 0);
+        self.olds.clear();
+        self.runs.clear();
+        self.fresh.clear();
+        self.in_place.clear();
+        self.in_place_sums.clear();
+        let lengths = [self.olds.capacity(), self.runs.capacity(), self.in_place_sums.capacity()];
+        lengths.into_iter().max() <= Some(SPARE_RUNS_MAX)
+    }
+
     fn pieces(&self) -> impl Iterator<Item = BlockPiece> + use<> {
         pieces(self.range.offset, self.range.bytes)
     }
@@ -96,11 +121,14 @@ impl WriteOp {
         to_usize(u64::from(block - self.first)) * BLOCK_LEN
     }
 
-    fn placement_of(&self, runs: &[Run]) -> Placement {
-        let blocks = runs.iter().flat_map(Run::blocks);
-        let sums =
-            blocks.map(|(block, _)| self.sums[to_usize(u64::from(block - self.first))]).collect();
-        Placement { chunk: self.range.chunk, runs: runs.to_vec(), sums }
+    /// Where all its blocks are to lie.
+    fn places(&self) -> Places<'_> {
+        Places { chunk: self.range.chunk, runs: &self.runs, sums: &self.sums }
+    }
+
+    /// Those of them that are overwritten.
+    pub(super) fn in_place(&self) -> Places<'_> {
+        Places { chunk: self.range.chunk, runs: &self.in_place, sums: &self.in_place_sums }
     }
 }
 
@@ -118,7 +146,7 @@ impl Store {
         match planned {
             Err(halt) => self.halt(op, halt, out),
             // Zeros that are not wanted anywhere.
-            Ok(_) if self.write_mut(op).runs.is_empty() => {
+            Ok(_) if write_of(&mut self.ops, op).runs.is_empty() => {
                 self.finish(op, Ok(Outcome::Written { added_count: 0 }), out);
             }
             Ok(slots) if slots.is_empty() => self.merge(op, out),
@@ -141,10 +169,20 @@ impl Store {
         pool: &Pool,
     ) -> Result<Vec<BufSlot>, Halt> {
         self.reserve_journal(op, write.range.block_count())?;
-        let chunk = match self.map.get(write.range.chunk) {
-            Ok(chunk) => Window::of(chunk, write.first, write.range.block_count()),
+        let mut window = std::mem::take(&mut self.window);
+        let placed = self.place_blocks(write, &mut window);
+        self.window = window;
+        placed?;
+        let slots = write.olds.iter().map(|_| pool.alloc(BLOCK_LEN));
+        slots.collect::<Option<Vec<_>>>().ok_or(Halt::Fail(Status::Busy))
+    }
+
+    /// Where each block goes; takes the blocks that needs.
+    fn place_blocks(&mut self, write: &mut WriteOp, chunk: &mut Window) -> Result<(), Halt> {
+        match self.map.get(write.range.chunk) {
+            Ok(record) => chunk.show(record, write.first, write.range.block_count()),
             Err(error) => return Err(Halt::Fail(self.index_status(&error))),
-        };
+        }
         let mut need: Option<Stretch> = None;
         for piece in write.pieces() {
             let placed = chunk.get(piece.block);
@@ -154,7 +192,7 @@ impl Store {
                 Only::Written => placed.is_some(),
             };
             if !wanted {
-                self.place_stretch(write, &chunk, need.take())?;
+                self.place_stretch(write, chunk, need.take())?;
                 continue;
             }
             let stays = |placed: &Placed| {
@@ -169,19 +207,21 @@ impl Store {
             {
                 stretch.count += 1;
             } else {
-                self.place_stretch(write, &chunk, need.take())?;
+                self.place_stretch(write, chunk, need.take())?;
                 need = kept.is_none().then_some(Stretch { first: piece.block, count: 1, moves });
             }
             if let Some(placed) = kept {
                 push_block(&mut write.runs, piece.block, placed.device_block);
                 push_block(&mut write.in_place, piece.block, placed.device_block);
+                // Covered whole: its checksum is the payload's.
+                write
+                    .in_place_sums
+                    .push(write.sums[to_usize(u64::from(piece.block - write.first))]);
             } else if let Some(placed) = placed.filter(|_| !piece.is_full()) {
                 write.olds.push((piece, placed));
             }
         }
-        self.place_stretch(write, &chunk, need)?;
-        let slots = write.olds.iter().map(|_| pool.alloc(BLOCK_LEN));
-        slots.collect::<Option<Vec<_>>>().ok_or(Halt::Fail(Status::Busy))
+        self.place_stretch(write, chunk, need)
     }
 
     pub(super) fn reserve_journal(&mut self, op: usize, block_count: u32) -> Result<(), Halt> {
@@ -249,14 +289,8 @@ impl Store {
         }
         write.runs.clear();
         write.in_place.clear();
+        write.in_place_sums.clear();
         write.olds.clear();
-    }
-
-    fn write_mut(&mut self, op: usize) -> &mut WriteOp {
-        match &mut self.ops[op].body {
-            Body::Write(write) => write,
-            _ => unreachable!("the caller looked"),
-        }
     }
 
     pub(super) fn write_part_done(
@@ -267,7 +301,7 @@ impl Store {
         out: &mut Vec<Action>,
     ) {
         let failed = self.ops[op].error.is_some();
-        let write = self.write_mut(op);
+        let write = write_of(&mut self.ops, op);
         let merging = write.merged.is_none();
         if merging && !failed {
             let merged = merge_old(write, part, buf.as_ref());
@@ -297,7 +331,7 @@ impl Store {
 
     /// All old bytes are in place: the payload becomes whole blocks with a checksum each.
     fn merge(&mut self, op: usize, out: &mut Vec<Action>) {
-        let write = self.write_mut(op);
+        let write = write_of(&mut self.ops, op);
         let mut payload = write.payload.take().expect("kept until here");
         let moved: Vec<u32> = write.olds.iter().map(|(piece, _)| piece.block).collect();
         for (number, piece) in write.pieces().enumerate().filter(|(_, piece)| !piece.is_full()) {
@@ -311,6 +345,11 @@ impl Store {
             write.sums[number] = crc32c(block);
         }
         write.merged = Some(payload.share());
+        if write.only != Only::All {
+            let blocks = write.runs.iter().flat_map(Run::blocks);
+            let sum_of = |(block, _)| write.sums[to_usize(u64::from(block - write.first))];
+            write.sums = blocks.map(sum_of).collect();
+        }
         if write.in_place.is_empty() || planted::is(Bug::SkipIntent) {
             self.write_data(op, out);
         } else {
@@ -325,13 +364,11 @@ impl Store {
             self.abort_write(op, Status::Io, out);
             return;
         }
-        let write = self.write_mut(op);
-        let intent = write.placement_of(&write.in_place);
-        let chunk = intent.chunk;
-        write.intent = Some(intent.clone());
-        let sequence = self.journal.push(&Record::Intent(intent));
+        let write = write_of(&mut self.ops, op);
+        write.has_intent = true;
+        let sequence = self.journal.push(Entry::Intent(write.in_place()));
         self.counters.intents += 1;
-        if self.intents.contains(&chunk) {
+        if self.intents.contains(&write.range.chunk) {
             self.recorded.push_back((sequence, op));
         } else {
             self.counters.intent_flushes += 1;
@@ -340,33 +377,25 @@ impl Store {
     }
 
     pub(super) fn intent_durable(&mut self, op: usize, out: &mut Vec<Action>) {
-        let write = self.write_mut(op);
+        let write = write_of(&mut self.ops, op);
         let chunk = write.range.chunk;
         self.intents.insert(chunk);
         self.write_data(op, out);
     }
 
     pub(super) fn write_data(&mut self, op: usize, out: &mut Vec<Action>) {
-        let write = self.write_mut(op);
-        let merged = write.merged.clone().expect("merged before");
-        let first = write.first;
-        for (part, run) in write.runs.clone().iter().enumerate() {
-            let offset = self.data_byte(run.device_block);
-            let io = self.part_io(op, part);
+        let entry = &mut self.ops[op];
+        let Body::Write(write) = &entry.body else { unreachable!("the caller looked") };
+        let merged = write.merged.as_ref().expect("merged before");
+        for (part, run) in write.runs.iter().enumerate() {
+            entry.outstanding += 1;
             out.push(Action::WriteData {
-                io,
-                offset,
+                io: self.ios.begin(IoUse::Part { op, part }),
+                offset: self.superblock.areas.data_byte(run.device_block),
                 buf: merged.clone(),
-                start: (run.first - first) * BLOCK_BYTES,
+                start: (run.first - write.first) * BLOCK_BYTES,
                 bytes: run.count * BLOCK_BYTES,
             });
-        }
-    }
-
-    /// The places taken for a write are in its chunk's record now.
-    fn note_fresh(&mut self, op: usize) {
-        for extent in std::mem::take(&mut self.write_mut(op).fresh) {
-            self.map.touch(extent);
         }
     }
 
@@ -377,24 +406,26 @@ impl Store {
             self.abort_write(op, Status::Io, out);
             return;
         }
-        let write = self.write_mut(op);
-        let placement = write.placement_of(&write.runs);
-        match self.map.place(&placement) {
+        let write = write_of(&mut self.ops, op);
+        match self.map.place(write.places()) {
             Err(error) => {
                 let status = self.index_status(&error);
                 self.abort_write(op, status, out);
             }
             Ok((freed, added_count)) => {
-                self.damages.written(&placement);
-                let runs = placement.runs.clone();
-                let sequence = self.journal.push(&Record::Write(placement));
-                self.wrote(sequence, &runs);
-                self.note_fresh(op);
-                self.free_later(sequence, freed);
-                let write = self.write_mut(op);
+                self.damages.written(write.places());
+                let sequence = self.journal.push(Entry::Write(write.places()));
+                for run in &write.runs {
+                    self.recent.add(sequence, run.device_block, run.count);
+                }
                 write.added_count = added_count;
-                write.intent = None;
+                write.has_intent = false;
                 write.merged = None;
+                // The places taken for it are in its chunk's record now.
+                for extent in write.fresh.drain(..) {
+                    self.map.touch(extent);
+                }
+                self.free_later(sequence, freed);
                 if planted::is(Bug::AckEarly) {
                     self.record_appended(op, out);
                     return;
@@ -402,6 +433,13 @@ impl Store {
                 self.recorded.push_back((sequence, op));
             }
         }
+    }
+}
+
+fn write_of(ops: &mut Slab<Op>, op: usize) -> &mut WriteOp {
+    match &mut ops[op].body {
+        Body::Write(write) => write,
+        _ => unreachable!("the caller looked"),
     }
 }
 

@@ -271,7 +271,7 @@ impl Rig {
                 None
             }
         };
-        if fails { Err(IoError { errno: 5, buf }) } else { Ok(IoDone { buf }) }
+        if fails { Err(IoError { errno: 5, buf }) } else { Ok(IoDone { buf, ..IoDone::default() }) }
     }
 
     pub(crate) fn discarding(&self) -> bool {
