@@ -158,6 +158,15 @@ fn effect(change: &Change, id: ChunkId, block: u32, now: &Content) -> Option<(Co
     }
 }
 
+/// Whether a change finds nothing to do where a block holds `now`.
+fn leaves(change: &Change, now: &Content) -> bool {
+    match change {
+        Change::Zero { how: ZeroHow::Allocate, .. } => now.is_some(),
+        Change::Zero { how: ZeroHow::Erase, .. } => now.is_none(),
+        _ => false,
+    }
+}
+
 /// [`effect`] on each of several contents, without repetitions.
 fn effects(change: &Change, key: (ChunkId, u32), now: &[Content]) -> Option<(Vec<Content>, bool)> {
     let mut contents = Vec::new();
@@ -213,9 +222,12 @@ impl Model {
     pub fn done(&mut self, change: &Change) {
         self.clock += 1;
         for key in self.keys(change) {
-            if let Some((contents, fragile)) = effects(change, key, &self.now(key).contents) {
+            let now = self.now(key);
+            if let Some((contents, fragile)) = effects(change, key, &now.contents) {
                 let stamp = self.clock;
-                self.push(key, Version { contents, stamp, fragile, shaken: false });
+                // What a failed change left in doubt stays so where nothing was to be done.
+                let shaken = now.shaken && now.contents.iter().any(|now| leaves(change, now));
+                self.push(key, Version { contents, stamp, fragile, shaken });
             }
         }
     }
