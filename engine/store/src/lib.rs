@@ -59,6 +59,7 @@ mod recent;
 mod record;
 mod recover;
 mod replay;
+mod singles;
 mod space;
 mod space_rows;
 mod store;

@@ -24,6 +24,11 @@ pub(crate) const JOURNAL_SHARE: u64 = 64;
 /// Smallest device: the fixed areas and some data.
 pub const CAPACITY_BYTES_MIN: u64 = 8 << 20;
 
+/// A flush waits for writes up to this length (64 KiB) that were on the device when it was asked for.
+pub(crate) const GATHER_BYTES_MAX: u32 = 64 << 10;
+/// But no longer than this, and a tick.
+pub(crate) const HOLD_MAX: Duration = Duration::from_millis(2);
+
 /// Writes that ended and are kept for their memory, and runs of the longest of these: 0.5 MiB in all.
 pub(crate) const SPARE_WRITES_MAX: usize = 128;
 /// See [`SPARE_WRITES_MAX`].

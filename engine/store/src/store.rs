@@ -33,6 +33,7 @@ use crate::space::{Extent, Space};
 use crate::superblock::{Device, Superblock, inspect_copies};
 
 mod checkpoint;
+mod gather;
 mod grow;
 mod ios;
 mod punch;
@@ -42,6 +43,7 @@ mod truncate;
 mod write;
 
 use checkpoint::{Checkpoint, FlushStage};
+use gather::Gather;
 use grow::Grow;
 use ios::Ios;
 use punch::PunchOp;
@@ -219,6 +221,8 @@ pub struct Store {
     /// Blocks that are not overwritten where they are.
     recent: Recent,
     flush: FlushStage,
+    /// What the next flush waits for.
+    gather: Gather,
     /// What the mark of the newest flush says is durable: known to replay once that flush is done.
     marked: u64,
     /// Somebody waits for records up to here to be durable.
@@ -321,6 +325,7 @@ impl Store {
             intents: BTreeSet::new(),
             recent: Recent::default(),
             flush: FlushStage::Idle,
+            gather: Gather::default(),
             marked: done.last_sequence,
             flush_wanted: done.last_sequence,
             durable: done.last_sequence,

@@ -136,3 +136,33 @@ fn a_target_in_use_and_a_file_that_is_none_are_told_apart() {
     assert_eq!(error.kind, Kind::Store);
     assert_eq!(error.store().unwrap().kind, weft_store::Kind::Foreign);
 }
+
+#[test]
+fn a_sync_of_the_first_of_many_writes_covers_them_all() {
+    let place = Place::new();
+    let (mut runner, _) = place.open(Options::default());
+    let flushes = runner.store().counters().flushes;
+    let count = 8;
+    for index in 0..count {
+        let payload = runner.pool().alloc(4096).unwrap();
+        let sums = vec![crc32c(&payload.as_slice()[..4096])];
+        runner.with_store(|store, pool, out| {
+            store.write(index, range(index, 1), sums, payload, pool, out);
+        });
+    }
+    let mut ended = 0;
+    assert!(matches!(answer(&mut runner).result, Ok(Outcome::Written { .. })));
+    runner.with_store(|store, _, out| store.sync(100, Ino(5), out));
+    loop {
+        match answer(&mut runner).result {
+            Ok(Outcome::Written { .. }) => ended += 1,
+            Ok(Outcome::Synced) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(ended + 1, count, "the flush waited for those on the device");
+    runner.with_store(|store, _, out| store.sync(101, Ino(5), out));
+    assert!(matches!(answer(&mut runner).result, Ok(Outcome::Synced)));
+    assert_eq!(runner.store().counters().flushes - flushes, 1, "and no other was needed");
+    runner.shutdown().unwrap();
+}

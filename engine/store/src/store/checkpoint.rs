@@ -59,6 +59,7 @@ impl Store {
             return;
         }
         let _ = ino; // One flush serves the whole device: which file asks makes no difference.
+        self.gather.want();
         self.wait_durable(needs, Waiter::Sync { reply_to: op });
         self.pump(out);
     }
@@ -69,6 +70,7 @@ impl Store {
             self.last_checkpoint = now;
             self.checkpoint_due = true;
         }
+        self.gather.tick(now);
         self.discard(now, out);
         self.pump(out);
     }
@@ -103,11 +105,14 @@ impl Store {
             self.want_durable(self.journal.last_change());
         }
         // The mark is the last record of its append: whatever the flush covers comes before it.
-        let wanted = self.flush == FlushStage::Idle && self.flush_wanted > self.durable;
+        let wanted = self.flush == FlushStage::Idle
+            && self.flush_wanted > self.durable
+            && !self.gather.is_held();
         if wanted && (self.journal.is_tail_next() || planted::is(Bug::MarkEarly)) {
             self.marked = self.durable;
             let mark = self.journal.push(Entry::Mark { durable: self.marked });
             self.flush = FlushStage::Marking(mark);
+            self.gather.flushed();
         }
         if let Some(append) = self.journal.next_append() {
             self.counters.appends += 1;

@@ -50,6 +50,8 @@ pub(super) struct WriteOp {
     only: Only,
     /// Blocks that were never written before.
     pub(super) added_count: u32,
+    /// Which of the writes on the device it is.
+    data_number: u64,
     /// Its intent is recorded, and the write itself is not yet.
     pub(super) has_intent: bool,
 }
@@ -79,6 +81,7 @@ impl WriteOp {
             in_place_sums: Vec::new(),
             only: Only::All,
             added_count: 0,
+            data_number: 0,
             has_intent: false,
         }
     }
@@ -313,6 +316,12 @@ impl Store {
             self.ops[op].error = merged.err();
         }
         let entry = &self.ops[op];
+        if let Body::Write(write) = &entry.body
+            && entry.outstanding == 0
+            && !merging
+        {
+            self.gather.end(write.data_number);
+        }
         match (entry.outstanding, entry.error) {
             (0, Some(status)) => self.abort_write(op, status, out),
             (0, None) if merging => self.merge(op, out),
@@ -385,7 +394,8 @@ impl Store {
 
     pub(super) fn write_data(&mut self, op: usize, out: &mut Vec<Action>) {
         let entry = &mut self.ops[op];
-        let Body::Write(write) = &entry.body else { unreachable!("the caller looked") };
+        let Body::Write(write) = &mut entry.body else { unreachable!("the caller looked") };
+        write.data_number = self.gather.begin(write.range.bytes);
         let merged = write.merged.as_ref().expect("merged before");
         for (part, run) in write.runs.iter().enumerate() {
             entry.outstanding += 1;
