@@ -221,3 +221,156 @@ def takeover_killed(ctx):
         time.sleep(0.5)
 
     ctx.figure("takeover_killed.longest_pause", _under(ctx, kill), "s")
+
+
+@case(timeout_s=300)
+def takeover_both(ctx):
+    """The server killed, the client-core killed, both at once, under the same load: as before."""
+    moments = _random(ctx)
+    count = KILLS or 3
+
+    def kill(fs, mount):
+        for round_ in range(count):
+            time.sleep(moments.uniform(0.2, 1.0))
+            fs.kill()
+            if round_ % 3 != 1:
+                time.sleep(moments.uniform(0, 0.3))
+                _kill_core(mount)
+            fs.start()
+            if round_ % 3 == 1:
+                time.sleep(moments.uniform(0, 0.3))
+                _kill_core(mount)
+        time.sleep(1)
+
+    ctx.figure("takeover_both.longest_pause", _under(ctx, kill, names=8), "s")
+
+
+def _mount_json(fs, *args):
+    return json.loads(fs.weft("mount", *args, "--json").out)
+
+
+@case(timeout_s=240)
+def takeover_upgrade(ctx):
+    """`weft mount upgrade` under load: another program serves, no error; what is no client-core is refused and harms nothing."""
+    copy = ctx.work / "next" / "mount-weft"
+    copy.parent.mkdir()
+    copy.write_bytes(program("mount-weft").read_bytes())
+    copy.chmod(0o755)
+
+    def upgrade(fs, mount):
+        for path in (copy, program("mount-weft")):
+            time.sleep(0.5)
+            before = mount.core_pid()
+            told = _mount_json(fs, "upgrade", mount.path, "--program", path)
+            check(told["client_core_pid"] not in (None, before), "the same process:", told)
+            check(os.readlink("/proc/%d/exe" % told["client_core_pid"]) == str(path), "another program serves")
+        refused = fs.weft("mount", "upgrade", mount.path, "--program", "/bin/true", ok=None)
+        check(refused.code != 0 and "is it mount.weft" in refused.out, "an upgrade to /bin/true:", refused.out)
+        listed = [entry for entry in _mount_json(fs, "list")["mounts"] if entry["mount_point"] == str(mount.path)]
+        check(listed[0]["client_core_pid"] == mount.core_pid(), listed)
+        check(listed[0]["supervisor_pid"] == mount.child.pid and listed[0]["transport"] == "classic", listed)
+        time.sleep(0.5)
+
+    ctx.figure("takeover_upgrade.longest_pause", _under(ctx, upgrade, names=8, fio=False), "s")
+
+
+def _waiting(path):
+    return subprocess.Popen(["stat", str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@case(timeout_s=120)
+def takeover_interrupted(ctx):
+    """Server and client-core gone: a program that waits ends within a second of Ctrl-C and of kill -9; `weft mount ops` says why."""
+    fs = Cluster(ctx)
+    fs.create()
+    fs.start()
+    mount = fs.mount()
+    (fs.path / "file").write_bytes(b"x")
+    fs.kill()
+    slowest = 0.0
+    for end in (signal.SIGINT, signal.SIGKILL):
+        stuck = [_waiting(fs.path / ("none%d" % index)) for index in range(4)]
+        pids = {child.pid for child in stuck}
+        asked = lambda pids=pids: [op for op in _mount_json(fs, "ops", mount.path)["ops"] if op["pid"] in pids]  # noqa: E731
+        eventually("they wait", lambda: len(asked()) == 4, 20)
+        eventually("why they wait", lambda: any(str(fs.port) in op["waits_for"] for op in asked()), 20)
+        _kill_core(mount)
+        states = {"purged", "waiting"}
+        eventually("a successor has them", lambda states=states: {op["state"] for op in asked()} <= states, 20)
+        for child in stuck:
+            begin = time.monotonic()
+            child.send_signal(end)
+            child.wait(timeout=20)
+            slowest = max(slowest, time.monotonic() - begin)
+    ctx.figure("takeover_interrupted.time", slowest, "s")
+    check(slowest < 1, "a signal took", slowest, "s")
+    fs.start()
+    check((fs.path / "file").read_bytes() == b"x", "the file changed")
+    eventually("nothing waits", lambda: not _mount_json(fs, "ops", mount.path)["ops"], 20)
+    fs.close()
+
+
+@case(timeout_s=240)
+def takeover_many_open(ctx):
+    """600 open files (10,000 with WEFT_TAKEOVER_KILLS) are open in the successor, with what was written and not synced, without names too."""
+    fs = Cluster(ctx)
+    fs.create()
+    fs.start()
+    mount = fs.mount()
+    count = 10_000 if KILLS else 600
+    files = []
+    for index in range(count):
+        path = fs.path / ("file%d" % index)
+        files.append(os.open(path, os.O_RDWR | os.O_CREAT))
+        os.write(files[-1], b"before %d" % index)
+        if index % 3 == 0:
+            os.unlink(path)
+    before = mount.core_pid()
+    begin = time.monotonic()
+    send(before, signal.SIGKILL)
+    check(not os.path.lexists(fs.path / "not-there"), "a name that is not there")
+    ctx.figure("takeover_many_open.pause", time.monotonic() - begin, "s")
+    for index, file in enumerate(files):
+        want = b"before %d" % index
+        check(os.pread(file, 100, 0) == want, "file", index, "holds", os.pread(file, 100, 0))
+        check(os.write(file, b" after") == 6, "short write")
+        check(os.fstat(file).st_size == len(want) + 6, "length of", index)
+        os.close(file)
+    check(mount.core_pid() != before, "it was not killed")
+    for index in range(1, count, 997):
+        path = fs.path / ("file%d" % index)
+        if index % 3:
+            check(path.read_bytes() == b"before %d after" % index, path, "holds", path.read_bytes())
+    fs.close()
+
+
+@case(timeout_s=120)
+def takeover_supervisor_dies(ctx):
+    """The supervisor killed: the mount works on. Both killed: a new mount at the same place works at once, and says so."""
+    fs = Cluster(ctx)
+    fs.create()
+    fs.start()
+    mount = fs.mount()
+    file = open(fs.path / "file", "wb", buffering=0)
+    file.write(b"one ")
+    core = mount.core_pid()
+    remember(ctx.work, "pid", "%d %d" % (core, start_time(core)))
+    send(mount.child.pid, signal.SIGKILL)
+    mount.child.wait(timeout=20)
+    file.write(b"two")
+    os.fsync(file.fileno())
+    check((fs.path / "file").read_bytes() == b"one two", "the file is wrong without a supervisor")
+    send(core, signal.SIGKILL)
+    eventually("it is dead", lambda: not alive(core))
+    for what in (lambda: file.write(b"three"), file.close):
+        try:
+            what()
+            check(False, "a dead mount takes data")
+        except OSError:
+            pass
+    fs.mounts.clear()
+    again = fs.mount()
+    check((fs.path / "file").read_bytes() == b"one two", "the file is wrong in the new mount")
+    check("whose client is dead" in again.log.read_text(), "the log does not say that a dead mount was there")
+    check(not Path("/run/weft-mounts/%d" % mount.child.pid).exists(), "the dead supervisor's file is still there")
+    fs.close()

@@ -278,7 +278,11 @@ impl ClientCore {
         if self.ready || self.failed || self.legacy.is_none() {
             return Some(op);
         }
-        let record = self.keep_op(id, caller.pid, &op, crate::records::OpState::Waiting);
+        let waiting = crate::records::OpState::Waiting;
+        let record = self.keep_op(id, caller.pid, &op, waiting);
+        if let (Some(keep), Some(record)) = (&mut self.keep, record) {
+            keep.update_op(record, waiting, format!("takeover: server {}", self.address));
+        }
         let legacy = self.legacy.as_mut().expect("just seen");
         let before = record.and_then(|record| legacy.unanswered.insert(id, record));
         if let (Some(keep), Some(before)) = (&mut self.keep, before) {
@@ -293,7 +297,11 @@ impl ClientCore {
         let Some(legacy) = &mut self.legacy else { return false };
         let before = legacy.early.len();
         legacy.early.retain(|(early, ..)| *early != id);
-        legacy.early.len() < before
+        let taken = legacy.early.len() < before;
+        if taken {
+            self.finished_ops.extend(legacy.unanswered.remove(&id));
+        }
+        taken
     }
 
     /// This core is ready: the operations that came before that begin.

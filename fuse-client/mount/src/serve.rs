@@ -36,7 +36,7 @@ use crate::transport::{Event, Incoming, Reply, Transport, UringConfig};
 use device::TRANSPORT_TOKENS;
 pub(crate) use device::kept_bytes;
 use links::Links;
-pub(crate) use status::Status;
+pub(crate) use status::{Facts, Status};
 use supervisor::SupervisorLink;
 use translate::{Shape, Translated};
 

@@ -11,6 +11,7 @@
 pub mod channel;
 mod core_process;
 mod events;
+mod upgrade;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,7 +21,7 @@ use std::time::Duration;
 use crate::clock;
 use crate::kernel_mount::{self, KernelMount, MountConfig};
 use crate::options::Options;
-use crate::serve::{Status, kept_bytes};
+use crate::serve::{Facts, Status, kept_bytes};
 use channel::Message;
 pub use core_process::CoreCommand;
 use core_process::CoreProcess;
@@ -55,7 +56,7 @@ struct Supervisor<'a> {
     /// The mount: there from the first client-core's `connected` on.
     device: Option<OwnedFd>,
     mount_point: PathBuf,
-    status: Option<Status>,
+    status: Status,
     /// What a client-core that died had not answered can be asked for again.
     resumable: bool,
     deaths: u32,
@@ -95,16 +96,24 @@ pub fn run(
         core: None,
         device: None,
         mount_point,
-        status: None,
+        status: Status::new(),
         resumable: false,
         deaths: 0,
         restart_at: None,
         unmounted: false,
     };
+    if let Err(error) = supervisor.events.listen(&supervisor.status.socket()) {
+        tracing::info!(%error, "`weft mount upgrade` will not reach this mount");
+    }
     supervisor.start_core()?;
     supervisor.until_serving().inspect_err(|_| supervisor.undo())?;
     ready().map_err(|error| format!("leaving the foreground: {error}"))?;
     supervisor.watch()
+}
+
+/// What a client-core must say it speaks.
+fn our_protocol() -> String {
+    format!("{PROTOCOL} {KEEP_VERSION}")
 }
 
 impl Supervisor<'_> {
@@ -125,7 +134,7 @@ impl Supervisor<'_> {
                     let how = self.reap();
                     return Err(format!("the client-core ended before the mount was up ({how})"));
                 }
-                Event::Nothing => {}
+                Event::Asked(_) | Event::Nothing => {}
             }
         }
         Ok(())
@@ -164,6 +173,7 @@ impl Supervisor<'_> {
                     let how = self.reap();
                     self.died(&how).inspect_err(|reason| tracing::error!(reason, "given up"))?;
                 }
+                Event::Asked(stream) => self.asked(stream),
                 Event::Nothing => {}
             }
         }
@@ -199,12 +209,16 @@ impl Supervisor<'_> {
 
     /// A client-core is there: it is told where it stands.
     fn greeted(&mut self, protocol: &str) -> Result<(), String> {
-        let ours = format!("{PROTOCOL} {KEEP_VERSION}");
+        let ours = our_protocol();
         if protocol != ours {
             return Err(format!(
                 "the client-core speaks {protocol}, its supervisor {ours}: unmount, and mount again"
             ));
         }
+        self.greet()
+    }
+
+    fn greet(&self) -> Result<(), String> {
         let session = &self.session;
         let mut fds = vec![self.keep.as_fd()];
         let text = match (&self.device, self.max_write_bytes) {
@@ -248,7 +262,8 @@ impl Supervisor<'_> {
         self.max_write_bytes = words.next().and_then(|bytes| bytes.parse().ok());
         let Some(core) = &mut self.core else { return };
         core.served_at = Some(clock::mono());
-        self.status = Some(Status::write(transport, core.id(), self.resumable));
+        let (client_core, resumable) = (core.id(), self.resumable);
+        self.status.write(&Facts { transport, client_core, resumable, keep: &self.keep });
     }
 
     /// Takes the client-core that ended off the system's list; how it ended.

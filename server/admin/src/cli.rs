@@ -288,6 +288,19 @@ pub(crate) enum NodeCommand {
 pub(crate) enum MountCommand {
     /// Weft mounts of this machine
     List,
+    /// What programs ask of a mount now: state, for how long, and what it waits for
+    Ops {
+        /// The mount point; all mounts when it is left out
+        mount_point: Option<PathBuf>,
+    },
+    /// Another program takes over a mount that is in use; nobody sees an error
+    Upgrade {
+        /// The mount point
+        mount_point: PathBuf,
+        /// The new program; else the one that is now where the old one was started from
+        #[arg(long)]
+        program: Option<PathBuf>,
+    },
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -339,6 +352,8 @@ mod tests {
             "weft target check /dev/x --quick --json",
             "weft node status --config f",
             "weft mount list",
+            "weft mount ops --json",
+            "weft mount upgrade /mnt/weft --program /usr/local/sbin/mount.weft",
             "weft ping --json",
             "weft completions bash",
         ] {

@@ -6,6 +6,8 @@ mod generate;
 mod grow;
 mod layout;
 mod mount_list;
+mod mount_ops;
+mod mount_upgrade;
 mod names;
 mod node;
 mod ping;
@@ -50,6 +52,10 @@ pub(crate) fn run(cli: &Cli) -> Result<Report, AdminError> {
         Command::Target(TargetCommand::Scrub(args)) => scrub::run(args, timeout),
         Command::Node(NodeCommand::Status { server }) => node::status(server, timeout),
         Command::Mount(MountCommand::List) => mount_list::run(),
+        Command::Mount(MountCommand::Ops { mount_point }) => mount_ops::run(mount_point.as_deref()),
+        Command::Mount(MountCommand::Upgrade { mount_point, program }) => {
+            mount_upgrade::run(mount_point, program.as_deref())
+        }
         Command::Ping(server) => ping::run(server, timeout),
         Command::Completions { shell } => Ok(completions(*shell)),
     }

@@ -1,6 +1,7 @@
 //! Weft mounts of this machine, from /proc/self/mounts.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -104,7 +105,42 @@ pub(crate) fn client_transport(pid: u32) -> Option<String> {
 }
 
 fn transport_of(status: &str) -> Option<&str> {
-    status.lines().find_map(|line| line.strip_prefix("transport="))
+    fact_of(status, "transport")
+}
+
+fn fact_of<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// The memory that outlives the client-cores of a supervisor.
+pub(crate) fn kept_memory(supervisor: u32) -> Option<File> {
+    let path = Path::new(STATUS_FOLDER).join(supervisor.to_string());
+    let status = std::fs::read_to_string(path).ok()?;
+    let number: u32 = fact_of(&status, "keep_fd")?.parse().ok()?;
+    File::open(format!("/proc/{supervisor}/fd/{number}")).ok()
+}
+
+/// Where a supervisor is asked.
+pub(crate) fn supervisor_socket(supervisor: u32) -> PathBuf {
+    Path::new(STATUS_FOLDER).join(format!("{supervisor}.sock"))
+}
+
+/// The Weft mount at exactly this place.
+///
+/// # Errors
+/// There is none.
+pub(crate) fn at(mount_point: &Path) -> Result<Mount, AdminError> {
+    // Not resolved: a mount whose server is away would not answer.
+    let absolute = std::path::absolute(mount_point).unwrap_or_else(|_| mount_point.to_owned());
+    let found = all()?.into_iter().rev().find(|mount| mount.mount_point == absolute);
+    found.filter(|mount| mount.is_weft).ok_or_else(|| {
+        let next = "`weft mount list` shows the mounts there are";
+        AdminError::new(
+            absolute.display().to_string(),
+            "no Weft file system is mounted there",
+            next,
+        )
+    })
 }
 
 fn is_path(arg: &[u8], wanted: &[u8]) -> bool {

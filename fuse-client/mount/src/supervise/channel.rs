@@ -6,7 +6,9 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -93,6 +95,19 @@ impl Channel {
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
+        }
+    }
+
+    /// The same, for so long at most.
+    ///
+    /// # Errors
+    /// Nothing came, or the socket does not work.
+    pub fn recv_within(&self, patience: Duration) -> io::Result<Option<Message>> {
+        let patience = Timespec::try_from(patience).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, Some(&patience))? {
+            0 => Err(io::ErrorKind::TimedOut.into()),
+            _ => self.recv(),
         }
     }
 

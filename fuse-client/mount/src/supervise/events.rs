@@ -1,8 +1,11 @@
 //! What a supervisor waits for: signals, its client-core's words and end, and time.
 
+use std::fs;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -20,6 +23,8 @@ pub(super) enum Event {
     CoreGone,
     /// SIGINT or SIGTERM, by name.
     Signal(&'static str),
+    /// Somebody came by the socket.
+    Asked(UnixStream),
     /// Time passed.
     Nothing,
 }
@@ -28,11 +33,30 @@ pub(super) enum Event {
 #[derive(Debug)]
 pub(super) struct Events {
     signals: [(&'static str, UnixStream); 2],
+    /// Where people ask.
+    listener: Option<UnixListener>,
 }
 
 impl Events {
     pub(super) fn new() -> io::Result<Events> {
-        Ok(Events { signals: [("SIGINT", pipe_of(SIGINT)?), ("SIGTERM", pipe_of(SIGTERM)?)] })
+        let signals = [("SIGINT", pipe_of(SIGINT)?), ("SIGTERM", pipe_of(SIGTERM)?)];
+        Ok(Events { signals, listener: None })
+    }
+
+    /// Hears who comes by a socket at `path`, for the owner of this process alone.
+    pub(super) fn listen(&mut self, path: &Path) -> io::Result<()> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        self.listener = Some(listener);
+        Ok(())
     }
 
     /// Waits until something happens, or `until`.
@@ -46,6 +70,7 @@ impl Events {
         let patience = patience.map_err(|_| io::ErrorKind::InvalidInput)?;
         let mut fds: Vec<PollFd<'_>> =
             self.signals.iter().map(|(_, pipe)| PollFd::new(pipe, PollFlags::IN)).collect();
+        fds.extend(self.listener.iter().map(|listener| PollFd::new(listener, PollFlags::IN)));
         fds.extend(channel.map(|channel| PollFd::from_borrowed_fd(channel.as_fd(), PollFlags::IN)));
         match rustix::event::poll(&mut fds, patience.as_ref()) {
             Ok(_) => {}
@@ -58,6 +83,12 @@ impl Events {
             if ready[at] {
                 pipe.read_exact(&mut [0])?;
                 return Ok(Event::Signal(name));
+            }
+        }
+        if let Some(listener) = self.listener.as_ref().filter(|_| ready[self.signals.len()]) {
+            match listener.accept() {
+                Ok((stream, _)) => return Ok(Event::Asked(stream)),
+                Err(error) => tracing::debug!(%error, "somebody came and went"),
             }
         }
         match channel.filter(|_| ready.last() == Some(&true)) {
