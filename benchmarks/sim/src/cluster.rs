@@ -430,6 +430,7 @@ impl World {
             // There are far fewer flushes than writes.
             disk.faults.flush_errors = 5 * plan.disk_errors;
             disk.faults.read_errors = plan.disk_errors;
+            disk.faults.read_errors_for_good = plan.disk_errors / 2;
         }
         if self.calm {
             log.faults = Default::default();

@@ -12,6 +12,9 @@ use crate::error::StoreError;
 use crate::record::{Cut, Entry, Truncate};
 use crate::space::{Extent, Want};
 
+/// Reads of the block that a cut goes through, before it is given up.
+const TAIL_READS_MAX: u32 = 3;
+
 /// A truncation under way.
 #[derive(Debug)]
 pub(super) struct TruncateOp {
@@ -31,8 +34,10 @@ struct Tail {
     new_place: u64,
     /// Set when the block is zeroed behind the cut.
     new_sum: Option<u32>,
-    /// What it held was damaged, and stays so.
+    /// What it held was damaged or cannot be read, and stays so.
     lost: bool,
+    /// Reads of it that failed.
+    failed_reads: u32,
 }
 
 /// What a truncation has to do.
@@ -70,12 +75,14 @@ impl Store {
                 self.finish(op, Ok(Outcome::Truncated { freed_count: 0 }), out);
             }
             Ok(Plan::Record) => self.record_truncate(op, out),
-            Ok(Plan::Tail { buf, place }) => {
-                let offset = self.data_byte(place);
-                let io = self.part_io(op, 0);
-                out.push(Action::ReadData { io, offset, buf, bytes: BLOCK_BYTES });
-            }
+            Ok(Plan::Tail { buf, place }) => self.read_tail(op, place, buf, out),
         }
+    }
+
+    fn read_tail(&mut self, op: usize, place: u64, buf: BufSlot, out: &mut Vec<Action>) {
+        let offset = self.data_byte(place);
+        let io = self.part_io(op, 0);
+        out.push(Action::ReadData { io, offset, buf, bytes: BLOCK_BYTES });
     }
 
     fn truncate_mut(&mut self, op: usize) -> &mut TruncateOp {
@@ -96,7 +103,8 @@ impl Store {
             let hint = Some(old.device_block + 1).filter(|block| self.space.is_free(*block));
             let want = Want { count: 1, hint, chunk_blocks: 0, may_use_reserve: true };
             let new_place = self.alloc(want)?[0].start;
-            self.truncate_mut(op).tail = Some(Tail { old, new_place, new_sum: None, lost: false });
+            let tail = Tail { old, new_place, new_sum: None, lost: false, failed_reads: 0 };
+            self.truncate_mut(op).tail = Some(tail);
             return Ok(Plan::Tail { buf, place: old.device_block });
         }
         let removes = self.map.has_any(ino, remove_from);
@@ -129,16 +137,23 @@ impl Store {
         let kept = truncate.cut.map_or(0, |(_, bytes)| bytes % BLOCK_BYTES);
         let tail = truncate.tail.as_mut().expect("it is what the I/O was for");
         let writing = tail.new_sum.is_some();
-        if let Some(status) = error {
+        if let Some(status) = error.filter(|_| writing) {
             self.abort_truncate(op, status, out);
         } else if writing {
             self.record_truncate(op, out);
         } else if let Some(mut slot) = buf {
-            let whole = block_matches(slot.as_slice(), 0, tail.old.sum);
+            tail.failed_reads += u32::from(error.is_some());
+            if error.is_some() && tail.failed_reads < TAIL_READS_MAX {
+                let place = tail.old.device_block;
+                self.ops[op].error = None;
+                return self.read_tail(op, place, slot, out);
+            }
+            let whole = error.is_none() && block_matches(slot.as_slice(), 0, tail.old.sum);
             let block = &mut slot.as_mut_slice()[..BLOCK_LEN];
             block[if whole { to_usize(u64::from(kept)) } else { 0 }..].fill(0);
-            // What a damaged block held is lost already, and must not keep the file from being cut: a server that
-            // has a cut to finish does not serve. It goes on as a block that cannot be read, by a checksum that is
+            // What a damaged block held, or one that the device does not give, is lost already, and must not keep the
+            // file from being cut: a server that has a cut to finish does not serve. Where the whole device fails, so
+            // does the write, and the block stays what it was. It goes on as a block that cannot be read, by a checksum that is
             // wrong on purpose, until it is written again.
             tail.lost = !whole;
             tail.new_sum = Some(if whole { crc32c(block) } else { !crc32c(block) });
@@ -147,6 +162,7 @@ impl Store {
             let io = self.part_io(op, 0);
             let buf = slot.share();
             out.push(Action::WriteData { io, offset, buf, start: 0, bytes: BLOCK_BYTES });
+            self.ops[op].error = None;
             if !whole {
                 self.counters.damaged_blocks += 1;
             }

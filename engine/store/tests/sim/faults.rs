@@ -105,6 +105,45 @@ fn flipped_data_is_damaged_until_rewritten() {
 }
 
 #[test]
+fn a_cut_through_a_block_that_cannot_be_read_ends_and_names_it() {
+    let mut rig = rig(6);
+    let bytes = pattern(10, 3 * 4096);
+    assert_eq!(rig.write(CHUNK, 0, &bytes), Answer::Done);
+    let at = rig.disk.find(5 << 20, &bytes[..64]).unwrap();
+    rig.unreadable.push(u64::try_from(at + 4096).unwrap());
+    // Where nothing can be written either, nothing is given up.
+    rig.faults.data = true;
+    let failed = (0..200).find(|_| {
+        let answer = rig.truncate(Ino(1), 1, Some((0, 5000)));
+        let whole = rig.read(CHUNK, 0, 4096);
+        assert_eq!(whole, Answer::Read(0, bytes[..4096].to_vec()));
+        answer == Answer::Failed(Status::Io) || answer == Answer::Done
+    });
+    assert!(failed.is_some());
+    rig.faults.data = false;
+    assert_eq!(rig.truncate(Ino(1), 1, Some((0, 5000))), Answer::Done, "it is not tried for ever");
+    rig.unreadable.clear();
+    assert_eq!(rig.read(CHUNK, 4096, 4096), Answer::Failed(Status::Damaged), "never other bytes");
+    let named = rig.store().damages(None);
+    assert_eq!((named[0].chunk, named[0].first, named[0].count), (CHUNK, 1, 1));
+    assert_eq!(rig.read(CHUNK, 0, 4096), Answer::Read(0, bytes[..4096].to_vec()), "the others are");
+    // A device that stumbles once loses nothing.
+    assert_eq!(rig.write(CHUNK, 4096, &bytes[4096..]), Answer::Done);
+    rig.unreadable.push(u64::try_from(rig.disk.find(5 << 20, &bytes[8192..]).unwrap()).unwrap());
+    let cut = rig.begin_truncate(Ino(1), 1, Some((0, 9000)));
+    rig.unreadable.clear();
+    assert_eq!(rig.finish(cut), Answer::Done);
+    assert_eq!(rig.read(CHUNK, 8192, 808), Answer::Read(2, kept(&bytes[8192..9000])));
+}
+
+/// A block of which so much was kept.
+fn kept(bytes: &[u8]) -> Vec<u8> {
+    let mut block = bytes.to_vec();
+    block.resize(4096, 0);
+    block
+}
+
+#[test]
 fn a_damaged_superblock_is_told_and_the_other_used() {
     let mut rig = rig(6);
     rig.shutdown();
