@@ -323,12 +323,13 @@ def damaged_data(ctx):
 
 @case(timeout_s=300)
 def wrong_cluster(ctx):
-    """A target of another cluster, and two targets exchanged: refused by name, or recognised and right."""
+    """A target of another cluster is offline by name; two targets exchanged are recognised."""
     node, other = Node(ctx, "a"), Node(ctx, "b")
     node.fill()
     other.fill()
     foreign = lambda path: shutil.copyfile(other.fs.targets[1], path)  # noqa: E731
-    check(node.attempt("targets/target1", "of another cluster", foreign) == "refused", "another cluster's target was taken")
+    check(node.attempt("targets/target1", "of another cluster", foreign) == "eio", "another cluster's target was taken")
+    check("target OFFLINE" in node.fs.log_since(0) and "belongs to cluster" in node.fs.log_since(0), "not told")
 
     def exchange(path):
         spare = path.with_name("spare")

@@ -280,6 +280,52 @@ def scrub_schedule(ctx):
 
 
 @case(timeout_s=300)
+def target_dead(ctx):
+    """A node whose disk is gone, emptied or swapped comes up: that target is offline by name; one never known is refused."""
+    node = Node(ctx)
+    node.fill()
+    fs = node.fs
+    target = fs.targets[1]
+    spare = target.with_name("spare")
+    target.rename(spare)
+
+    def blank():
+        with open(target, "wb") as empty:
+            os.truncate(empty.fileno(), 64 * MIB)
+
+    for what, damage, told in (
+        ("gone", lambda: None, "No such file"),
+        ("blank", blank, "not a weft target"),
+    ):
+        damage()
+        fs.start()
+        out = fs.weft("target", "list", "--config", fs.config, ok=(0, 1)).out
+        check("target 1 (%s) is OFFLINE" % target in out and told in out, what, "not told:\n" + out)
+        right, broken = node.answers("target 1 is %s:" % what)
+        check(right >= 2 and broken >= 1, what, right, "right,", broken, "EIO")
+        fs.remount()
+        (fs.path / what).write_bytes(b"new")
+        run(["sync", fs.path / what])
+        node.want[what] = b"new"
+        fs.close()
+    text = fs.config.read_text()
+    nowhere = target.with_name("nowhere")
+    fs.config.write_text(text.replace(str(fs.targets[0]), str(nowhere)).replace(str(fs.targets[2]), str(fs.targets[0])))
+    spare.replace(target)
+    fs.start()
+    out = fs.weft("target", "list", "--config", fs.config, ok=(0, 1)).out
+    check("target 2 (%s) is OFFLINE" % nowhere in out, "names moved, and the missing one is not told:\n" + out)
+    fs.stop()
+    fs.config.write_text(text.replace(str(fs.targets[0]), "%s\", \"%s" % (fs.targets[0], nowhere)))
+    check(not node.start("targets/nowhere"), "a path that never was a target was taken")
+    fs.config.write_text(text)
+    fs.start()
+    right, broken = node.answers("all are back:")
+    check(broken == 0 and right == len(node.want), "not whole again")
+    fs.close()
+
+
+@case(timeout_s=300)
 def target_offline(ctx):
     """A target whose index is damaged is offline by name: its files give EIO, the others serve; it comes back whole."""
     node = Node(ctx)

@@ -308,6 +308,16 @@ impl Config {
         warnings.extend(self.check_paths(MissingTargets::Refused)?);
         Ok(warnings)
     }
+
+    /// The same for a start, which a target that is gone does not stop.
+    ///
+    /// # Errors
+    /// As [`Config::check`].
+    pub fn check_for_start(&self) -> Result<Vec<String>, ConfigError> {
+        let mut warnings = self.check_machine()?;
+        warnings.extend(self.check_paths(MissingTargets::Passed)?);
+        Ok(warnings)
+    }
 }
 
 fn quoted(text: &str) -> String {

@@ -6,6 +6,7 @@
 
 mod advice;
 mod clock;
+mod known;
 mod open;
 mod shard;
 mod start;
@@ -55,7 +56,8 @@ fn main() -> ExitCode {
 /// Everything a person sees of a failure is the sentence returned here.
 fn run(args: &Args) -> Result<(), String> {
     let config = read_config(&args.config)?;
-    let warnings = config.check().map_err(|error| format!("{}: {error}", args.config.display()))?;
+    let checked = if args.check_config { config.check() } else { config.check_for_start() };
+    let warnings = checked.map_err(|error| format!("{}: {error}", args.config.display()))?;
     check_kernel()?;
     if args.check_config {
         for warning in warnings {

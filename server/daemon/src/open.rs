@@ -1,5 +1,6 @@
 //! Opening what a node keeps: its state folder, its targets and its volume, each with an error that says what to do.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,6 +19,7 @@ use weft_target::{BlockingDevice, Opened, Options, Targets, Wish, open_device};
 use weft_wire::{ShardId, TargetId};
 
 use crate::advice;
+use crate::known::KnownTargets;
 use crate::shard::LogFiles;
 
 /// Tries to get the lock of a state folder whose last owner is gone: 30 seconds in all.
@@ -31,13 +33,14 @@ pub(crate) struct TargetPlace {
     pub(crate) id: TargetId,
     pub(crate) path: PathBuf,
     pub(crate) shard: ShardId,
-    superblock: Superblock,
+    /// What it says of itself, or a sentence why it says nothing that could be used.
+    superblock: Result<Superblock, String>,
 }
 
 impl TargetPlace {
     /// Memory of its map of free blocks.
     pub(crate) fn free_map_bytes(&self) -> u64 {
-        weft_store::free_map_bytes(&self.superblock)
+        self.superblock.as_ref().map_or(0, weft_store::free_map_bytes)
     }
 }
 
@@ -81,29 +84,31 @@ pub(crate) fn lock_state(dir: &Path) -> Result<File, String> {
     ))
 }
 
-/// Reads every target's superblock and deals the targets out to the shards, in order of their ids.
+/// Reads every target's superblock and deals the targets out to the shards, in order of their ids. One that cannot be
+/// read keeps its place, if it was there at an earlier start.
 pub(crate) fn locate_targets(config: &Config) -> Result<Vec<TargetPlace>, String> {
-    let mut places = Vec::new();
+    let (mut places, mut dead) = (Vec::new(), Vec::new());
     for path in &config.targets {
-        let mut device = BlockingDevice::open(path).map_err(|error| error.to_string())?;
-        let superblock = weft_store::inspect(&mut device).map_err(|error| {
-            advice::sentence(
-                &format!("target {}", path.display()),
-                &error,
-                advice::target(error.kind),
-            )
-        })?;
-        if superblock.cluster != config.cluster {
-            return Err(format!(
-                "target {} belongs to cluster {}, not to {}: take it out of `targets`, or start \
-                 it with its own cluster's configuration",
-                path.display(),
-                superblock.cluster,
-                config.cluster
-            ));
+        match read_superblock(config, path) {
+            Ok(superblock) => {
+                let (id, path, shard) = (superblock.target_id, path.clone(), ShardId(0));
+                places.push(TargetPlace { id, path, shard, superblock: Ok(superblock) });
+            }
+            Err(Unopened::Offline(reason)) => dead.push((path.clone(), reason)),
+            Err(Unopened::Refused(sentence)) => return Err(sentence),
         }
-        let (id, path, shard) = (superblock.target_id, path.clone(), ShardId(0));
-        places.push(TargetPlace { id, path, shard, superblock });
+    }
+    let before = KnownTargets::load(&config.state_dir);
+    let there: BTreeSet<TargetId> = places.iter().map(|place| place.id).collect();
+    let mut missing = before.clone();
+    for (path, reason) in dead {
+        let Some(id) = missing.take(&path, &there) else {
+            return Err(format!(
+                "{reason} (this node knows of no target that is missing: is the path in `targets` right? `weft fs create` and \
+                 `weft target format` make targets)"
+            ));
+        };
+        places.push(TargetPlace { id, path, shard: ShardId(0), superblock: Err(reason) });
     }
     places.sort_by_key(|place| place.id);
     if let Some(pair) = places.windows(2).find(|pair| pair[0].id == pair[1].id) {
@@ -120,7 +125,39 @@ pub(crate) fn locate_targets(config: &Config) -> Result<Vec<TargetPlace>, String
         let shard = shards - 1 - index % shards;
         place.shard = ShardId(u16::try_from(shard).expect("the configuration bounds the cores"));
     }
+    let now = places.iter().map(|place| (place.id, place.path.clone()));
+    if let Err(error) = before.save(&config.state_dir, now) {
+        let dir = config.state_dir.display();
+        tracing::warn!(%dir, %error, "cannot keep which targets there are: a dead one would stop the next start");
+    }
     Ok(places)
+}
+
+fn read_superblock(config: &Config, path: &Path) -> Result<Superblock, Unopened> {
+    let what = format!("target {}", path.display());
+    let mut device = BlockingDevice::open(path).map_err(|error| match error.kind {
+        weft_target::Kind::Device => Unopened::Offline(advice::sentence(
+            &what,
+            &error,
+            advice::target(weft_store::Kind::Device),
+        )),
+        _ => Unopened::Refused(error.to_string()),
+    })?;
+    let superblock = weft_store::inspect(&mut device).map_err(|error| {
+        let sentence = advice::sentence(&what, &error, advice::target(error.kind));
+        match is_its_own(error.kind) {
+            true => Unopened::Offline(sentence),
+            false => Unopened::Refused(sentence),
+        }
+    })?;
+    if superblock.cluster != config.cluster {
+        return Err(Unopened::Offline(format!(
+            "{what} belongs to cluster {}, not to {}: take it out of `targets`, or start it with its own cluster's \
+             configuration",
+            superblock.cluster, config.cluster
+        )));
+    }
+    Ok(superblock)
 }
 
 /// Recovers a target and finds the best way to its device.
@@ -133,7 +170,8 @@ pub(crate) fn open_target(
     pool: &Pool,
 ) -> Result<TargetParams, Unopened> {
     let path = place.path.display();
-    let uuid = place.superblock.target_uuid;
+    let superblock = place.superblock.as_ref().map_err(|why| Unopened::Offline(why.clone()))?;
+    let uuid = superblock.target_uuid;
     let index = config.index_dir(uuid.0);
     let params = OpenParams {
         boot_id: boot_id(),
@@ -156,6 +194,9 @@ pub(crate) fn open_target(
             Some(error) => {
                 Unopened::Refused(advice::sentence(&what, error, advice::target(error.kind)))
             }
+            None if error.kind == weft_target::Kind::Device => {
+                Unopened::Offline(format!("{what}: {error}"))
+            }
             None => Unopened::Refused(format!("{what}: {error}")),
         }
     })?;
@@ -177,7 +218,7 @@ pub(crate) fn open_target(
 
 /// Why a target is not open; a sentence for people.
 pub(crate) enum Unopened {
-    /// It is damaged or its parts do not fit together: the others can serve without it.
+    /// It is gone, damaged or somebody else's, or its parts do not fit together: the others can serve without it.
     Offline(String),
     /// The node as a whole is not as it should be.
     Refused(String),
@@ -188,7 +229,8 @@ fn is_its_own(kind: weft_store::Kind) -> bool {
     use weft_store::Kind;
     matches!(
         kind,
-        Kind::Damaged
+        Kind::Foreign
+            | Kind::Damaged
             | Kind::Missing
             | Kind::Mismatch
             | Kind::TooSmall

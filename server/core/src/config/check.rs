@@ -16,6 +16,8 @@ pub enum MissingTargets {
     Refused,
     /// It need not: it is about to be made.
     Allowed,
+    /// It should, but its device may have died: the others are to serve.
+    Passed,
 }
 
 /// One physical thing: (device, inode) of a file, (device number, 0) of a block device.
@@ -151,8 +153,14 @@ fn check_state_dir(path: &Path) -> Result<(), ConfigError> {
 fn target_metadata(path: &Path, missing: MissingTargets) -> Result<Option<Metadata>, ConfigError> {
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) => {
+            let gone = error.kind() == std::io::ErrorKind::NotFound;
             return match missing {
+                MissingTargets::Passed => Ok(None),
+                _ if !gone => {
+                    let advice = error.to_string();
+                    Err(failure(ConfigErrorKind::Unusable, "targets", path, advice))
+                }
                 MissingTargets::Allowed => check_parent(path).map(|()| None),
                 MissingTargets::Refused => {
                     let advice =
@@ -160,9 +168,6 @@ fn target_metadata(path: &Path, missing: MissingTargets) -> Result<Option<Metada
                     Err(failure(ConfigErrorKind::Missing, "targets", path, advice))
                 }
             };
-        }
-        Err(error) => {
-            return Err(failure(ConfigErrorKind::Unusable, "targets", path, error.to_string()));
         }
     };
     if !metadata.is_file() && !metadata.file_type().is_block_device() {

@@ -224,6 +224,7 @@ fn the_check_names_what_is_wrong_on_this_machine() {
     bad.targets.push(dir.path().join("t2"));
     expect(&bad, ConfigErrorKind::Missing, "targets");
     assert_eq!(bad.check_paths(MissingTargets::Allowed), Ok(vec![]));
+    assert_eq!(bad.check_for_start(), Ok(vec![]), "its disk may have died");
     bad.targets[2] = dir.path().join("state");
     expect(&bad, ConfigErrorKind::Unusable, "targets");
     bad.targets[2] = dir.path().join("t0/under-a-file");
