@@ -8,12 +8,17 @@
 //! Whether a block may be discarded is not decided here: the bitmap of free blocks says so. A free
 //! block is one that no recovery can want back, since it may be given out and overwritten at any
 //! time. The checkpoint is waited for so that what is freed piece by piece leaves in large ranges.
+//!
+//! None of this is kept over a restart. Instead everything that is free at an open is discarded once, slowly: what was
+//! due when the last process ended, and what a crash left written and free.
 
 use std::time::Duration;
 
 use weft_wire::units::{to_u64, to_usize};
 
-use crate::limits::{DISCARD_ALIGN_BLOCKS, DISCARD_BLOCKS_MAX, DISCARD_GROUPS_MAX, DISCARD_PAUSE};
+use crate::limits::{
+    DISCARD_ALIGN_BLOCKS, DISCARD_BLOCKS_MAX, DISCARD_GROUPS_MAX, DISCARD_PAUSE, DISCARD_PAUSE_OLD,
+};
 use crate::space::{Extent, GROUP_BLOCKS, Space};
 
 /// What is to be discarded, and what is being.
@@ -26,6 +31,8 @@ pub(crate) struct Discards {
     fresh: Vec<u64>,
     /// Groups with blocks freed before it.
     due: Vec<u64>,
+    /// Groups not looked at since the target was opened.
+    old: Vec<u64>,
     /// Blocks `at..end` are still to be looked at.
     at: u64,
     end: u64,
@@ -41,11 +48,23 @@ impl Discards {
             refused: None,
             fresh: Vec::new(),
             due: Vec::new(),
+            old: Vec::new(),
             at: 0,
             end: 0,
             in_flight: None,
             last: Duration::ZERO,
         }
+    }
+
+    /// As [`Discards::new`], for a target of so many blocks that was just opened.
+    pub(crate) fn opened(enabled: bool, block_count: u64) -> Discards {
+        let mut discards = Discards::new(enabled);
+        if enabled {
+            let groups = block_count.div_ceil(GROUP_BLOCKS);
+            discards.old = vec![u64::MAX; to_usize(groups / 64)];
+            discards.old.push((1 << (groups % 64)) - 1);
+        }
+        discards
     }
 
     /// What the device said when it refused, which ended it.
@@ -90,7 +109,7 @@ impl Discards {
         if !self.enabled || self.in_flight.is_some() || now < self.last + DISCARD_PAUSE {
             return None;
         }
-        let extent = self.find(space)?;
+        let extent = self.find(space, now >= self.last + DISCARD_PAUSE_OLD)?;
         let claimed = space.claim(extent);
         assert!(claimed, "found among the free blocks");
         self.last = now;
@@ -107,10 +126,11 @@ impl Discards {
         self.in_flight.take().expect("one discard is under way")
     }
 
-    fn find(&mut self, space: &Space) -> Option<Extent> {
+    /// `old_too`: also what was free at the open, when nothing else is to be discarded.
+    fn find(&mut self, space: &Space, old_too: bool) -> Option<Extent> {
         for _ in 0..DISCARD_GROUPS_MAX {
             if self.at >= self.end {
-                let group = self.take_next_due()?;
+                let group = self.take_next_due(old_too)?;
                 self.at = group * GROUP_BLOCKS;
                 self.end = (self.at + GROUP_BLOCKS).min(space.total());
             }
@@ -141,15 +161,20 @@ impl Discards {
 
     /// Takes the bit of a group, which is set again when more of it is freed.
     fn take_due(&mut self, group: u64) -> bool {
-        let Some(word) = self.due.get_mut(to_usize(group / 64)) else { return false };
         let bit = 1 << (group % 64);
-        let was = *word & bit != 0;
-        *word &= !bit;
+        let mut was = false;
+        for words in [&mut self.due, &mut self.old] {
+            if let Some(word) = words.get_mut(to_usize(group / 64)) {
+                was |= *word & bit != 0;
+                *word &= !bit;
+            }
+        }
         was
     }
 
-    fn take_next_due(&mut self) -> Option<u64> {
-        let (at, word) = self.due.iter().enumerate().find(|(_, word)| **word != 0)?;
+    fn take_next_due(&mut self, old_too: bool) -> Option<u64> {
+        let old = self.old.iter().enumerate().filter(|_| old_too);
+        let (at, word) = self.due.iter().enumerate().chain(old).find(|(_, word)| **word != 0)?;
         let group = to_u64(at) * 64 + u64::from(word.trailing_zeros());
         self.take_due(group);
         Some(group)
@@ -202,6 +227,32 @@ mod tests {
         discards.checkpointed();
         assert_eq!(drain(&mut discards, &mut space, 50), [(16, 64), (1_008, 16)]);
         assert_eq!(drain(&mut discards, &mut space, 90), []);
+    }
+
+    #[test]
+    fn what_was_free_at_the_open_goes_once_and_slowly() {
+        let total = 70 * GROUP_BLOCKS + 100;
+        let mut space = Space::new(total);
+        assert!(space.claim(Extent { start: 65 * GROUP_BLOCKS, count: 5_000 }));
+        let mut discards = Discards::opened(true, total);
+        let first = discards.next(second(1), &mut space).unwrap();
+        assert_eq!((first.start, first.count), (0, 8192));
+        space.give_back(discards.done(None));
+        let soon = second(1) + DISCARD_PAUSE;
+        assert_eq!(discards.next(soon, &mut space), None, "not at once");
+        let freed = Extent { start: 65 * GROUP_BLOCKS, count: 1_000 };
+        space.give_back(freed);
+        discards.freed(freed);
+        discards.checkpointed();
+        let found = discards.next(soon, &mut space).unwrap();
+        assert_eq!(found.start, freed.start, "what is freed now does not wait behind it");
+        space.give_back(discards.done(None));
+        let rest = drain(&mut discards, &mut space, 10);
+        let all = rest.iter().map(|(_, count)| u64::from(*count)).sum::<u64>();
+        let known = 8_192 + u64::from(found.count);
+        assert!(space.free() - all - known < 100 + 2 * DISCARD_ALIGN_BLOCKS, "{all} of {total}");
+        assert_eq!(drain(&mut discards, &mut space, 200), [], "once");
+        assert_eq!(Discards::opened(false, total).next(second(1), &mut space), None);
     }
 
     #[test]

@@ -75,6 +75,8 @@ pub(crate) const DISCARD_ALIGN_BLOCKS: u64 = 16;
 pub(crate) const DISCARD_BLOCKS_MAX: u64 = 8192;
 /// One discard at a time, and so long between two: at most 1.6 GiB/s.
 pub(crate) const DISCARD_PAUSE: Duration = Duration::from_millis(20);
+/// The same for what was free when the target was opened: at most 160 MiB/s, behind what is freed.
+pub(crate) const DISCARD_PAUSE_OLD: Duration = Duration::from_millis(200);
 /// Groups looked at for one discard.
 pub(crate) const DISCARD_GROUPS_MAX: u32 = 4096;
 

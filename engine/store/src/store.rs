@@ -302,6 +302,7 @@ impl Store {
         for (chunk, block) in &done.report.damaged {
             damages.add(*chunk, *block, DamageKind::Mismatch);
         }
+        let discards = Discards::opened(params.discard, done.space.total());
         let store = Store {
             superblock,
             map: done.map,
@@ -319,7 +320,7 @@ impl Store {
             next_waiter: 0,
             freed: VecDeque::new(),
             freed_block_count: 0,
-            discards: Discards::new(params.discard),
+            discards,
             grow: None,
             index_bytes_max: index_bytes_max(&superblock),
             intents: BTreeSet::new(),
