@@ -135,7 +135,11 @@ pub fn check(
     if superblock.cluster != params.cluster {
         return mismatch("check: the target belongs to another cluster");
     }
-    let rehearsed = open_index(params, &superblock)
+    let opened = open_index(params, &superblock);
+    if let Ok((map, meta)) = &opened {
+        compare_space(map, meta, &superblock, &mut report);
+    }
+    let rehearsed = opened
         .and_then(|(map, meta)| Rehearsal::new(device, &superblock, map, &meta, params.boot_id));
     let mut rehearsal = match rehearsed {
         Ok(rehearsal) => rehearsal,
@@ -172,6 +176,30 @@ fn open_index(
     }
     // No headroom: nothing is going to be written.
     Ok((Map::new(index, params.cache_bytes_max, 0)?, meta))
+}
+
+/// The map of used blocks, as the last checkpoint left it, is what its chunk records say: open trusts it.
+fn compare_space(
+    map: &Map,
+    meta: &crate::index::Meta,
+    superblock: &Superblock,
+    report: &mut CheckReport,
+) {
+    let block_count = superblock.areas.data_block_count;
+    // Where there is none, open makes it from the records.
+    let Ok(Some(stored)) = map.read_space(meta.applied, block_count) else { return };
+    let mut space = Space::new(block_count);
+    let mut good = true;
+    let walked = map.for_each(&mut |chunk| {
+        for run in chunk.runs() {
+            good &= space.claim(Extent { start: run.device_block, count: run.count });
+        }
+    });
+    // What is wrong with the records themselves is named below.
+    if walked.is_ok() && good && space != stored {
+        let op = "check: the map of used blocks is not what the chunk records say";
+        report.add(Problem::Whole(StoreError::new(Kind::Damaged, op, 0)));
+    }
 }
 
 /// Calls `f` with the runs of each chunk; gives the places where the index cannot be read.
@@ -299,4 +327,77 @@ fn add_block(report: &mut CheckReport, id: ChunkId, block: u32, wrong: DamageKin
         return;
     }
     report.add(Problem::Blocks { chunk: id, first: block, count: 1, kind: wrong });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunk::{Chunk, Placed};
+    use crate::index::Meta;
+    use crate::space_rows::SpaceHead;
+    use crate::store::Store;
+    use crate::superblock::{FormatParams, TargetUuid, format_plan};
+    use weft_wire::{ClusterId, TargetId};
+
+    struct Memory(Vec<u8>);
+
+    impl Device for Memory {
+        fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
+            buf.copy_from_slice(&self.0[to_usize(offset)..][..buf.len()]);
+            Ok(())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+
+        fn len_bytes(&self) -> u64 {
+            to_u64(self.0.len())
+        }
+    }
+
+    /// A formatted target with a chunk on block 5, and an index whose map says that `used` is used.
+    fn checked(used: u64) -> CheckReport {
+        let dir = tempfile::tempdir().unwrap();
+        let params = FormatParams {
+            cluster: ClusterId([7; 16]),
+            target_uuid: TargetUuid([3; 16]),
+            target_id: TargetId(0),
+            capacity_bytes: 16 << 20,
+        };
+        let plan = format_plan(&params).unwrap();
+        let mut device = Memory(vec![0; 16 << 20]);
+        for (offset, bytes) in &plan.writes {
+            device.0[to_usize(*offset)..][..bytes.len()].copy_from_slice(bytes);
+        }
+        let index_dir = dir.path().join("index");
+        Store::create_index(&index_dir, &plan.superblock).unwrap();
+        let block_count = plan.superblock.areas.data_block_count;
+        {
+            let (index, meta) = Index::open(&index_dir, index_bytes_max(&plan.superblock)).unwrap();
+            let mut txn = index.begin().unwrap();
+            let mut chunk = Chunk::default();
+            chunk.set(0, Placed { device_block: 5, sum: crc32c(&[0; BLOCK_LEN]) });
+            let id = ChunkId { ino: Ino(9), index: ChunkIndex(0) };
+            index.put_chunk(&mut txn, id, Some(&chunk)).unwrap();
+            let mut space = Space::new(block_count);
+            assert!(space.claim(Extent { start: used, count: 1 }));
+            let head = SpaceHead { applied: meta.applied, block_count, used_count: 1 };
+            index.put_space(&mut txn, &head, std::iter::once((0, space.row(0)))).unwrap();
+            index.put_meta(&mut txn, &Meta { ..meta }).unwrap();
+            txn.commit().unwrap();
+        }
+        let params = OpenParams::new(index_dir, params.cluster);
+        check(&params, &mut device, false, &mut |_| ()).unwrap()
+    }
+
+    #[test]
+    fn a_map_of_used_blocks_that_is_not_the_records_is_found() {
+        let good = checked(5);
+        assert!(good.is_sound() && good.chunks == 1, "{good:?}");
+        let bad = checked(6);
+        let [Problem::Whole(error)] = &bad.problems[..] else { panic!("{bad:?}") };
+        assert_eq!(error.kind, Kind::Damaged);
+        assert!(error.op.contains("used blocks"), "{error}");
+    }
 }
