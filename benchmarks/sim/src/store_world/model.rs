@@ -167,6 +167,16 @@ fn leaves(change: &Change, now: &Content) -> bool {
     }
 }
 
+/// Whether a part of the block is cut off.
+fn cuts_through(change: &Change, (id, block): (ChunkId, u32)) -> bool {
+    match change {
+        Change::Truncate { cut: Some((index, bytes)), .. } => {
+            *index == id.index.0 && *bytes > block * 4096 && *bytes < (block + 1) * 4096
+        }
+        _ => false,
+    }
+}
+
 /// [`effect`] on each of several contents, without repetitions.
 fn effects(change: &Change, key: (ChunkId, u32), now: &[Content]) -> Option<(Vec<Content>, bool)> {
     let mut contents = Vec::new();
@@ -225,8 +235,10 @@ impl Model {
             let now = self.now(key);
             if let Some((contents, fragile)) = effects(change, key, &now.contents) {
                 let stamp = self.clock;
-                // What a failed change left in doubt stays so where nothing was to be done.
-                let shaken = now.shaken && now.contents.iter().any(|now| leaves(change, now));
+                // What a failed change left in doubt stays so where nothing was to be done; a block that the device
+                // would not give is cut all the same, and stays unreadable.
+                let left = now.shaken && now.contents.iter().any(|now| leaves(change, now));
+                let shaken = left || (self.told && cuts_through(change, key));
                 self.push(key, Version { contents, stamp, fragile, shaken });
             }
         }
