@@ -35,6 +35,7 @@ MODULES = [
     "verify_fio",
     "verify_fsx",
     "posix",
+    "locks",
     "many",
     "hostile",
     "memory",

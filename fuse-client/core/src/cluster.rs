@@ -161,19 +161,26 @@ impl ClientCore {
         // After what may have to be written again was marked so.
         self.keep_welcome(link);
         // Also for the same server: it may have ended the session, or counted what will be replayed.
-        let reopening: Vec<bool> = volumes.into_iter().map(|id| self.reopen(id)).collect();
-        if !reopening.contains(&true) {
+        for id in &volumes {
+            self.reopen(*id);
+            self.ask_for_locks_again(*id);
+        }
+        if volumes.is_empty() {
             self.links[at(link)].resume(self.now);
         }
     }
 
-    /// Tells a volume what is open here, before what is unanswered is replayed; false when nothing is.
-    fn reopen(&mut self, id: VolumeId) -> bool {
+    /// Tells a volume what is open and locked here, before what is unanswered is replayed.
+    fn reopen(&mut self, id: VolumeId) {
+        self.volumes.get_mut(&id).expect("known").has_changed = false;
         let link = self.volumes[&id].link;
         for tag in std::mem::take(&mut self.volumes.get_mut(&id).expect("known").reopening) {
             self.links[at(link)].cancel(tag);
             self.calls.remove(&tag);
+            self.forget_claim(tag);
         }
+        let claims = self.claim_locks(id);
+        self.volumes.get_mut(&id).expect("known").reopening.extend(claims);
         let mut opens = self.volumes[&id].releasing.clone();
         for (ino, file) in self.files.iter().filter(|(ino, _)| ino.volume() == id) {
             if file.server_opens > 0 {
@@ -196,7 +203,6 @@ impl ClientCore {
             );
             self.volumes.get_mut(&id).expect("known").reopening.insert(tag);
         }
-        !opens.is_empty()
     }
 
     /// An answer to a `Reopen`. Inodes that are gone answer `Stale` from here on by themselves.

@@ -8,12 +8,13 @@ use weft_net::Frame;
 use weft_net::link::{Link, LinkOutput, Request};
 use weft_wire::meta::Time;
 use weft_wire::session::Welcome;
-use weft_wire::{Ino, ShardId, Status, TargetId, VolumeId};
+use weft_wire::{Ino, Kind, ShardId, Status, TargetId, VolumeId};
 
 use crate::config::{ClientConfig, OnTimeout};
 use crate::file::Files;
 use crate::keep::{Keep, Kept};
 use crate::limits::{INTERRUPT_PATIENCE, OPS_MAX};
+use crate::locks::Locks;
 use crate::op::{Caller, FsOp, FsReply, Handle, LinkId, OpId, Output};
 use crate::records::OpState;
 use crate::state::{Answer, Call, HandleState, Op, Purpose, errno};
@@ -41,13 +42,14 @@ pub struct ClientCore {
     next_tag: u64,
     pub(crate) ops: BTreeMap<OpId, Op>,
     /// When an operation ends with this errno.
-    op_timers: BTreeSet<(Duration, OpId, i32)>,
+    pub(crate) op_timers: BTreeSet<(Duration, OpId, i32)>,
     pub(crate) files: Files,
     pub(crate) touched: BTreeSet<Ino>,
     pub(crate) file_timers: BTreeSet<(Duration, Ino)>,
     pub(crate) handles: BTreeMap<Handle, HandleState>,
     pub(crate) next_handle: u64,
     pub(crate) versions: Versions,
+    pub(crate) locks: Locks,
     pub(crate) dirty_bytes: usize,
     pub(crate) unsynced_bytes: usize,
     /// Writes that wait until there is room.
@@ -105,6 +107,7 @@ impl ClientCore {
             handles: BTreeMap::new(),
             next_handle: 1,
             versions: Versions::default(),
+            locks: Locks::default(),
             dirty_bytes: 0,
             unsynced_bytes: 0,
             room_waiters: VecDeque::new(),
@@ -168,17 +171,20 @@ impl ClientCore {
     }
 
     /// The program that waits for this operation got a signal. While the servers answer, the operation is given a
-    /// little time to end as it should; it ends with EINTR when it does not, or at once when a server is away.
-    pub fn interrupt(&mut self, id: OpId, now: Duration) {
+    /// little time to end as it should; it ends with EINTR when it does not, or at once when a server is away. False
+    /// when there is no such operation (any more).
+    pub fn interrupt(&mut self, id: OpId, now: Duration) -> bool {
         self.now = now;
         if self.take_early(id) {
-            return self.push(Output::Reply { op: id, result: Err(errno::EINTR) });
+            self.push(Output::Reply { op: id, result: Err(errno::EINTR) });
+            return true;
         }
-        if !self.ops.contains_key(&id) {
-            return;
+        if self.interrupt_lock(id) {
+            self.settle();
+            return true;
         }
         let answering = self.is_answering(id);
-        let Some(op) = self.ops.get_mut(&id) else { return };
+        let Some(op) = self.ops.get_mut(&id) else { return false };
         if !answering {
             self.abandon(id, errno::EINTR);
         } else if op.patience_ends.is_none() {
@@ -186,6 +192,7 @@ impl ClientCore {
             self.op_timers.insert((now + INTERRUPT_PATIENCE, id, errno::EINTR));
         }
         self.settle();
+        true
     }
 
     /// A connection asked for with [`Output::Connect`] is there.
@@ -406,6 +413,7 @@ impl ClientCore {
             Purpose::Map => self.map_came(&answer),
             Purpose::RootStat => self.root_came(&answer),
             Purpose::Reopen(volume) => self.reopened(volume, tag),
+            Purpose::Op(op) if call.kind == Kind::LockTest => self.lock_tested(op, &answer),
             Purpose::Op(op) => self.op_answered(op, call.kind, &answer),
             Purpose::Open(op) => self.open_answered(op, answer.meta(call.kind)),
             Purpose::SetAttr { op, ino, held } => {
@@ -421,6 +429,14 @@ impl ClientCore {
             Purpose::Wrote { ino } => self.wrote_answered(ino, &answer),
             Purpose::Release { ino, count } => self.release_answered(ino, count),
             Purpose::Unheard => {}
+            Purpose::Register { ticket } => self.registered(ticket),
+            Purpose::Lock { ticket } => self.lock_answered(ticket, &answer),
+            Purpose::LockCancel { ticket } => self.lock_cancelled(ticket, &answer),
+            Purpose::LockEvents { volume } => self.lock_events_came(volume, &answer),
+            Purpose::LockClaim { volume } => {
+                self.locks_claimed(tag, &answer);
+                self.reopened(volume, tag);
+            }
         }
     }
 
@@ -457,6 +473,7 @@ impl ClientCore {
 
     /// Ends an operation early. What was not sent will not happen; what was is left to end unheard.
     pub(crate) fn abandon(&mut self, id: OpId, code: i32) {
+        self.leave_lock(id);
         let Some(op) = self.ops.get_mut(&id) else { return };
         let tags = std::mem::take(&mut op.tags);
         let mut sent = false;

@@ -25,11 +25,13 @@ use weft_wire::limits::SLOTS_MAX;
 use weft_wire::units::{to_u64, to_usize};
 
 use records::OpState;
-pub(crate) use records::{Change, FileRecord, HandleRecord, LinkRecord, OpRecord, WriteRecord};
+pub(crate) use records::{
+    Change, FileRecord, HandleRecord, LinkRecord, LockRecord, OpRecord, WriteRecord,
+};
 use table::{Shape, Table};
 
 /// Version of the layout: a successor that has another one cannot take over.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 const MAGIC: [u8; 8] = *b"WEFTKEEP";
 const HEADER_BYTES: usize = 4096;
 /// In the header: set once the client-core was ready.
@@ -51,9 +53,10 @@ const FILES: Shape = shape(HANDLES.end(), 2, 1 << 19, 2, 472);
 const WRITES: Shape = shape(FILES.end(), 3, 1 << 18, 2, 104);
 const LINKS: Shape = shape(WRITES.end(), 4, 4096, 2, 512);
 const CHANGES: Shape = shape(LINKS.end(), 5, 1024, 1, 72 << 10);
+const LOCKS: Shape = shape(CHANGES.end(), 6, 64 << 10, 1, 48);
 const _: () = assert!(crate::limits::OPS_MAX <= 64 << 10);
 /// Bytes of all tables, a whole number of huge pages. Pages that were never written take no memory.
-pub const KEEP_BYTES: usize = CHANGES.end().next_multiple_of(2 << 20);
+pub const KEEP_BYTES: usize = LOCKS.end().next_multiple_of(2 << 20);
 
 /// Which table a record is in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,6 +67,7 @@ pub(crate) enum Which {
     Writes,
     Links,
     Changes,
+    Locks,
 }
 
 /// The memory: a file's, or of the process alone for tests.
@@ -110,7 +114,7 @@ pub struct WrongVersion;
 #[derive(Debug)]
 pub struct Keep {
     memory: KeepMemory,
-    tables: [Table; 6],
+    tables: [Table; 7],
     /// Where each volume's sequences are.
     sequences: BTreeMap<VolumeId, usize>,
     freed: Freed,
@@ -143,6 +147,7 @@ pub(crate) struct Found {
     pub(crate) writes: Vec<(u32, u64, WriteRecord)>,
     pub(crate) links: Vec<(u32, LinkRecord)>,
     pub(crate) changes: Vec<(u32, Change)>,
+    pub(crate) locks: Vec<(u32, LockRecord)>,
 }
 
 impl Keep {
@@ -159,7 +164,7 @@ impl Keep {
         } else if bytes[..header.len()] != header {
             return Err(WrongVersion);
         }
-        let tables = [OPS, HANDLES, FILES, WRITES, LINKS, CHANGES]
+        let tables = [OPS, HANDLES, FILES, WRITES, LINKS, CHANGES, LOCKS]
             .map(|shape| Table::open(shape, memory.bytes_mut()));
         let mut keep = Keep { memory, tables, sequences: BTreeMap::new(), freed: Freed::default() };
         for index in 0..VOLUMES_MAX {
@@ -189,7 +194,7 @@ impl Keep {
     pub(crate) fn find(&mut self) -> Found {
         let mut found = Found { next_handle: self.number(NEXT_HANDLE_AT), ..Found::default() };
         let bytes = self.memory.bytes();
-        let [ops, handles, files, writes, links, changes] = &self.tables;
+        let [ops, handles, files, writes, links, changes, locks] = &self.tables;
         let each = |table: &Table, what: &mut dyn FnMut(u32, u64, &[u8])| {
             table.for_each(bytes, what);
         };
@@ -210,6 +215,9 @@ impl Keep {
         });
         each(changes, &mut |at, _, content| {
             found.changes.extend(Change::decode(content).map(|change| (at, change)));
+        });
+        each(locks, &mut |at, _, content| {
+            found.locks.extend(LockRecord::decode(content).map(|lock| (at, lock)));
         });
         found
     }
@@ -270,6 +278,11 @@ impl Keep {
     /// Whether one more change can be recorded.
     pub(crate) fn has_room_for_change(&self) -> bool {
         self.tables[Which::Changes as usize].has_room()
+    }
+
+    /// Whether one more lock can be recorded.
+    pub(crate) fn has_room_for_lock(&self) -> bool {
+        self.tables[Which::Locks as usize].has_room()
     }
 
     /// The last sequence used in each slot of a volume.

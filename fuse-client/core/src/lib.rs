@@ -22,6 +22,7 @@ mod core;
 mod file;
 pub mod keep;
 pub mod limits;
+mod locks;
 mod meta;
 pub mod op;
 mod open;
@@ -42,6 +43,7 @@ pub use crate::core::ClientCore;
 pub use config::{ClientConfig, OnTimeout};
 pub use keep::records;
 pub use keep::{Keep, KeepMemory};
+pub use locks::LockAsked;
 pub use op::{
     Caller, DataPiece, FsOp, FsReply, Handle, LinkId, OpId, OpenFlags, Opened, Output, Ttl, Whence,
 };

@@ -58,6 +58,8 @@ impl ClientCore {
             FsOp::Flush { handle } => self.begin_settle(id, handle, false),
             FsOp::Fsync { handle, .. } => self.begin_settle(id, handle, true),
             FsOp::Release { handle } => self.release(id, handle),
+            FsOp::Lock(asked) => self.begin_lock(id, asked),
+            FsOp::TestLock(test) => self.begin_lock_test(id, test),
             FsOp::SetAttr { ino, set, .. } => self.begin_set_attr(id, ino, set),
             other => self.begin_simple(id, other),
         };

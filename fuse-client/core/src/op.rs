@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use weft_iobuf::{BufSlot, SharedSlot};
 use weft_wire::Ino;
+use weft_wire::locks::{LockConflict, LockTest};
 use weft_wire::meta::{Attr, SetAttr, StatFs};
+
+use crate::locks::LockAsked;
 
 /// The mount's name for one operation; never used again (the kernel's `unique` is such a number).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -130,6 +133,11 @@ pub enum FsOp {
     Fallocate { handle: Handle, offset: u64, bytes: u64, mode: u32 },
     /// → `Offset`. ENXIO beyond the file's end, and when no data follows.
     Lseek { handle: Handle, offset: u64, whence: Whence },
+    /// → `Done`, when the lock is granted or given up. EAGAIN, EDEADLK, ENOLCK; EIO once when locks of this owner were
+    /// lost while the server was away.
+    Lock(LockAsked),
+    /// → `Lock`: what is in the way.
+    TestLock(LockTest),
 }
 
 /// A stretch of what a read found, in file order.
@@ -206,6 +214,8 @@ pub enum FsReply {
     StatFs(StatFs),
     /// To `Lseek`.
     Offset(u64),
+    /// To `TestLock`; `None` when it would be granted.
+    Lock(Option<LockConflict>),
     /// To what only succeeds or fails.
     Done,
 }

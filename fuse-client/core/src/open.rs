@@ -186,6 +186,7 @@ impl ClientCore {
         if let Err(code) = self.take_error(handle) {
             tracing::warn!(ino = %state.ino, errno = code, "a file was closed before its writes failed");
         }
+        self.release_locks(state.ino, handle);
         self.drop_handle(handle);
         let file = self.files.get_mut(&state.ino).expect("a handle keeps its file");
         file.open_count -= 1;

@@ -27,6 +27,7 @@ const TELL_AFTER: Duration = Duration::from_millis(100);
 impl ClientCore {
     /// Writes down what changed. Without memory to keep it in, nothing.
     pub(crate) fn save(&mut self) {
+        self.save_locks();
         let Some(keep) = &mut self.keep else { return };
         for ino in std::mem::take(&mut self.unsaved) {
             let Some(file) = self.files.get_mut(&ino) else { continue };
@@ -273,6 +274,7 @@ impl ClientCore {
             OpKind::Settle { durable: true, .. } => "targets to make data durable",
             OpKind::Settle { .. } => "targets to take data",
             OpKind::SetAttr { .. } => "writes before it",
+            OpKind::Lock { .. } => "a lock",
             _ => "",
         };
         (OpState::Waiting, what.to_owned())
@@ -316,6 +318,8 @@ fn describe(op: &FsOp) -> (&'static str, Ino) {
         FsOp::Write { .. } => ("write", none),
         FsOp::Flush { .. } => ("flush", none),
         FsOp::Fsync { .. } => ("fsync", none),
+        FsOp::Lock(asked) => ("lock", asked.ino),
+        FsOp::TestLock(test) => ("getlk", test.ino),
         FsOp::Release { .. } => ("release", none),
         FsOp::OpenDir { ino } => ("opendir", *ino),
         FsOp::ReadDir { .. } => ("readdir", none),

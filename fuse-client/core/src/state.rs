@@ -22,6 +22,7 @@ pub(crate) mod errno {
     pub(crate) const EFBIG: i32 = 27;
     pub(crate) const ENOSPC: i32 = 28;
     pub(crate) const ERANGE: i32 = 34;
+    pub(crate) const ENOLCK: i32 = 37;
     pub(crate) const ENAMETOOLONG: i32 = 36;
     pub(crate) const EOPNOTSUPP: i32 = 95;
 }
@@ -98,6 +99,22 @@ pub(crate) enum Purpose {
     },
     /// A replay of what nobody waits for.
     Unheard,
+    /// The server shall know the session before this ticket is asked for.
+    Register {
+        ticket: u64,
+    },
+    Lock {
+        ticket: u64,
+    },
+    LockCancel {
+        ticket: u64,
+    },
+    LockEvents {
+        volume: VolumeId,
+    },
+    LockClaim {
+        volume: VolumeId,
+    },
 }
 
 impl Purpose {
@@ -164,6 +181,8 @@ pub(crate) struct ReadPiece {
 pub(crate) enum OpKind {
     /// One metadata request; its kind says what to make of the answer.
     Meta { bytes_max: Option<u32> },
+    /// Waits for a lock, or for one to be given up.
+    Lock { ticket: u64 },
     /// `Open` or `Make` is asked. `created` says which reply is due.
     Open { flags: OpenFlags, created: bool },
     /// A buffered write that waits for room or for the file's length to be settled.

@@ -77,6 +77,7 @@ impl ClientCore {
         for (record, handle) in found.handles {
             core.take_handle(&mut legacy, record, handle);
         }
+        core.take_locks(found.locks);
         found.writes.sort_by_key(|(_, _, write)| write.order);
         found.changes.sort_by_key(|(_, change)| change.order);
         let orders = found.writes.iter().map(|(_, _, write)| write.order);

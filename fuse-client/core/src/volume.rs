@@ -31,7 +31,9 @@ pub(crate) struct Volume {
     pub(crate) queue: VecDeque<Queued>,
     /// Opens that are being given back, not answered.
     pub(crate) releasing: BTreeMap<Ino, u32>,
-    /// `Reopen`s in flight.
+    /// It keeps the outcome of a change of ours, and so knows the session after a restart.
+    pub(crate) has_changed: bool,
+    /// `Reopen`s and claims of locks in flight.
     pub(crate) reopening: BTreeSet<u64>,
 }
 
@@ -69,6 +71,7 @@ impl Volume {
             free: BTreeSet::new(),
             queue: VecDeque::new(),
             releasing: BTreeMap::new(),
+            has_changed: false,
             reopening: BTreeSet::new(),
         }
     }
@@ -110,6 +113,7 @@ impl Volume {
 
     /// The change is answered: its slot is free, unless a later change of the one before is in it.
     pub(crate) fn answered(&mut self, tag: u64) {
+        self.has_changed = true;
         if let Some(slot) = self.busy.remove(&tag)
             && self.busy.values().all(|busy| *busy != slot)
         {

@@ -30,6 +30,8 @@ pub struct Limits {
     pub handle_killpriv: bool,
     /// Ask for the ring transport.
     pub over_io_uring: bool,
+    /// Take locks over; else the kernel keeps them, among its own processes.
+    pub locks: bool,
 }
 
 impl Default for Limits {
@@ -41,6 +43,7 @@ impl Default for Limits {
             congestion_threshold: 48,
             handle_killpriv: false,
             over_io_uring: false,
+            locks: false,
         }
     }
 }
@@ -75,9 +78,8 @@ pub enum Negotiated {
     TooOld,
 }
 
-/// The bits we take whenever the kernel has them. Locks are not among them: without
-/// POSIX_LOCKS and FLOCK_LOCKS the kernel keeps locks among its own processes. Nor is
-/// NO_OPEN_SUPPORT: every open is seen. DONT_MASK: what a default ACL gives takes the umask's place. EXPORT_SUPPORT: "." and ".." are looked up, for NFS.
+/// The bits we take whenever the kernel has them. NO_OPEN_SUPPORT is not among them: every open is seen. DONT_MASK: what
+/// a default ACL gives takes the umask's place. EXPORT_SUPPORT: "." and ".." are looked up, for NFS.
 const WANTED: u64 = flag::ASYNC_READ
     | flag::ATOMIC_O_TRUNC
     | flag::EXPORT_SUPPORT
@@ -110,6 +112,9 @@ pub fn negotiate(init_in: &Init, limits: &Limits) -> Negotiated {
     let mut wanted = WANTED;
     if limits.handle_killpriv {
         wanted |= flag::HANDLE_KILLPRIV_V2;
+    }
+    if limits.locks {
+        wanted |= flag::POSIX_LOCKS | flag::FLOCK_LOCKS;
     }
     if limits.over_io_uring {
         wanted |= flag::OVER_IO_URING;
@@ -187,9 +192,11 @@ mod tests {
     }
 
     #[test]
-    fn killpriv_and_the_ring_are_taken_only_when_asked_and_offered() {
-        let limits = Limits { handle_killpriv: true, over_io_uring: true, ..Limits::default() };
+    fn killpriv_locks_and_the_ring_are_taken_only_when_asked_and_offered() {
+        let limits =
+            Limits { handle_killpriv: true, over_io_uring: true, locks: true, ..Limits::default() };
         let (_, features) = agreed(kernel(45, u64::MAX), limits);
+        assert!(features.has(flag::POSIX_LOCKS) && features.has(flag::FLOCK_LOCKS));
         assert!(features.has(flag::HANDLE_KILLPRIV_V2) && features.has(flag::OVER_IO_URING));
         let (out, features) = agreed(kernel(45, flag::INIT_EXT), limits);
         assert_eq!((features.flags, out.flags2), (flag::INIT_EXT, 0));

@@ -62,6 +62,7 @@ Options (default):
   transport=auto|uring|classic  how requests come from the kernel: by reading /dev/fuse (auto, classic), or over
                          io_uring (Linux 6.14). Over io_uring the death of the client-core is the death of the
                          mount; else, from Linux 6.9 on, another one takes over and programs see a pause
+  locks=cluster|local    flock and fcntl locks hold for all mounts of the file system, or for this one (cluster)
   queue_depth=N          over io_uring: requests of each CPU at once, 1 to 64 (64)
   foreground             as --foreground
 
@@ -163,6 +164,8 @@ pub struct Options {
     pub transport: TransportKind,
     /// Entries of each CPU's queue, over io_uring.
     pub queue_depth: u32,
+    /// Locks are the kernel's own business.
+    pub local_locks: bool,
 }
 
 impl Options {
@@ -186,6 +189,7 @@ impl Options {
             log_file: None,
             transport: TransportKind::Auto,
             queue_depth: 64,
+            local_locks: false,
         }
     }
 

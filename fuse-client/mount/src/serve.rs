@@ -7,6 +7,7 @@
 //! What an operation means is the core's; what the kernel's bytes mean is `translate`'s.
 
 mod device;
+mod kick;
 mod links;
 mod status;
 mod supervisor;
@@ -32,9 +33,10 @@ use crate::options::{self, Options};
 use crate::reply::ReplyHead;
 use crate::request::{Operation, RESENT, Unique};
 use crate::supervise::channel::Channel;
-use crate::transport::{Event, Incoming, Reply, Transport, UringConfig};
+use crate::transport::{Event, Hold, Incoming, Reply, Transport, UringConfig};
 use device::TRANSPORT_TOKENS;
 pub(crate) use device::kept_bytes;
+use kick::Kicker;
 use links::Links;
 pub(crate) use status::{Facts, Status};
 use supervisor::SupervisorLink;
@@ -44,6 +46,8 @@ use translate::{Shape, Translated};
 const REQUESTS_PER_TURN: usize = 64;
 /// Memory for requests, write-behind and replies.
 const POOL_BYTES: usize = 256 << 20;
+/// Interrupts kept for requests that have not come.
+const EARLY_INTERRUPTS_MAX: usize = 1024;
 /// Longest turn without a look at the clock.
 const TICK: Duration = Duration::from_millis(50);
 /// How often the core is told the time of day, which others may set.
@@ -74,6 +78,10 @@ pub(crate) struct Mount {
     limits: Limits,
     /// What the reply of an operation needs to be shaped, where its kind does not say it.
     shapes: BTreeMap<u64, Shape>,
+    /// Interrupts that came before their requests: they take different ways.
+    early_interrupts: BTreeSet<u64>,
+    /// Has requests come on a CPU, when those that wait there in the kernel might not.
+    kicker: Option<Kicker>,
     /// Operations the ring had no room for.
     backlog: VecDeque<(u64, Op)>,
     /// When the core is told the time of day again.
@@ -122,6 +130,9 @@ fn live(options: &Options, link: &SupervisorLink) -> Result<(), String> {
             mount.open_device(options, link.mounted()?)?
         }
     };
+    if mount.queues.is_some() && !options.local_locks {
+        mount.kicker = Some(Kicker::start(options.mount_point.clone())?);
+    }
     link.serving(transport, mount.resumable, mount.limits.max_write_bytes)?;
     let orphaned = link.listen(Arc::clone(&mount.retiring))?;
     watch_signals(options.mount_point.clone(), orphaned)?;
@@ -148,6 +159,7 @@ impl Mount {
             max_write_bytes,
             max_readahead_bytes: options.read_ahead_kib.saturating_mul(1024),
             over_io_uring: queues.is_some(),
+            locks: !options.local_locks,
             ..Limits::default()
         };
         let config = ClientConfig {
@@ -170,6 +182,8 @@ impl Mount {
             queues,
             limits,
             shapes: BTreeMap::new(),
+            early_interrupts: BTreeSet::new(),
+            kicker: None,
             backlog: VecDeque::new(),
             clock_due: Duration::ZERO,
             ready: false,
@@ -351,8 +365,9 @@ impl Mount {
                 self.answer_init(unique, init.flags, &answer);
             }
             Operation::Destroy => self.send(&ReplyHead::empty(unique), |_| {}),
-            Operation::Interrupt { target } => {
-                self.core.interrupt(OpId(target.0 & !RESENT), clock::mono());
+            Operation::Interrupt { target } => self.interrupt(Unique(target.0 & !RESENT)),
+            Operation::Statfs if self.kicker.as_ref().is_some_and(|k| k.is_me(request.pid)) => {
+                self.send(&ReplyHead::statfs(unique, &Default::default()), |_| {});
             }
             Operation::BatchForget(list) => {
                 for (node, count) in list.iter() {
@@ -363,6 +378,10 @@ impl Mount {
             _ => {
                 let (caller, translated) =
                     (translate::caller(&request), translate::operation(&request));
+                let may_wait = matches!(request.op, Operation::Setlkw(_));
+                if may_wait && !self.hold(unique) {
+                    return self.send(&ReplyHead::error(unique, Errno::NOLCK), |_| {});
+                }
                 self.start(unique, caller, translated, incoming);
             }
         }
@@ -385,8 +404,37 @@ impl Mount {
                     *into = transport.lend(unique);
                 }
                 self.core.op(OpId(unique.0), caller, op, clock::mono());
+                if self.early_interrupts.remove(&unique.0) {
+                    self.core.interrupt(OpId(unique.0), clock::mono());
+                }
             }
             Err(errno) => self.send(&ReplyHead::error(unique, errno), |_| {}),
+        }
+    }
+
+    /// A program that waits got a signal. Over io_uring that may be told before the request itself.
+    fn interrupt(&mut self, target: Unique) {
+        if self.core.interrupt(OpId(target.0), clock::mono()) {
+            return;
+        }
+        self.early_interrupts.insert(target.0);
+        if self.early_interrupts.len() > EARLY_INTERRUPTS_MAX {
+            self.early_interrupts.pop_first(); // answered long ago: the kernel's numbers grow
+        }
+    }
+
+    /// A request may take for ever to answer: other requests must come all the same. False when no more can be held.
+    fn hold(&mut self, unique: Unique) -> bool {
+        let Some(transport) = &mut self.transport else { return true };
+        match transport.hold(&mut self.ring, unique) {
+            Hold::Held => true,
+            Hold::HeldKick { cpu } => {
+                if let Some(kicker) = &self.kicker {
+                    kicker.kick(cpu);
+                }
+                true
+            }
+            Hold::Full => false,
         }
     }
 
@@ -400,6 +448,16 @@ impl Mount {
     fn reply(&mut self, op: OpId, result: Result<FsReply, i32>) {
         let unique = Unique(op.0);
         let shape = self.shapes.remove(&op.0);
+        let result = match shape {
+            Some(Shape::UnlockAfter { ino, handle, owner }) if self.core.has_locks(ino, owner) => {
+                let flushed = result.map(drop);
+                self.shapes.insert(op.0, Shape::Unlocked { flushed });
+                let unlock = translate::unlock(ino, handle, owner);
+                return self.core.op(op, Caller::default(), unlock, clock::mono());
+            }
+            Some(Shape::Unlocked { flushed: Err(errno) }) => Err(errno),
+            _ => result,
+        };
         let reply = match result {
             Ok(reply) => reply,
             Err(errno) => {

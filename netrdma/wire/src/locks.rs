@@ -320,7 +320,28 @@ pub struct ClaimedLock {
     pub held: HeldLock,
 }
 
-/// After a reconnect: what the session holds.
+impl ClaimedLock {
+    /// Appends its fields.
+    pub fn encode(&self, out: &mut Writer<'_>) {
+        out.u64(self.ino.0);
+        self.owner.encode(out);
+        encode_range(self.held.range, out.u32(self.held.pid));
+        out.u8(LockKind::code(Some(self.held.kind)));
+    }
+
+    /// Reads its fields.
+    ///
+    /// # Errors
+    /// Any [`WireErrorKind`].
+    pub fn decode(from: &mut Reader<'_>) -> Result<ClaimedLock, WireError> {
+        let (ino, owner) = (Ino(from.u64()?), LockOwner::decode(from)?);
+        let (pid, range) = (from.u32()?, decode_range(from)?);
+        let held = HeldLock { range, kind: LockKind::decode(from)?, pid };
+        Ok(ClaimedLock { ino, owner, held })
+    }
+}
+
+/// After a reconnect: what the session holds. When the last part has come, it holds nothing else, and waits for nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LockClaim {
     /// The locks, at most [`LIST_COUNT_MAX`].
@@ -335,10 +356,7 @@ impl LockClaim {
         let out = &mut Writer::new(body);
         out.bool(self.last).u32(to_u32(self.locks.len()));
         for lock in &self.locks {
-            out.u64(lock.ino.0);
-            lock.owner.encode(out);
-            encode_range(lock.held.range, out.u32(lock.held.pid));
-            out.u8(LockKind::code(Some(lock.held.kind)));
+            lock.encode(out);
         }
     }
 
@@ -350,13 +368,7 @@ impl LockClaim {
         let mut from = Reader::new(body, "lock claim");
         let last = from.bool()?;
         let count = from.count(LIST_COUNT_MAX)?;
-        let mut locks = Vec::new();
-        for _ in 0..count {
-            let (ino, owner) = (Ino(from.u64()?), LockOwner::decode(&mut from)?);
-            let (pid, range) = (from.u32()?, decode_range(&mut from)?);
-            let held = HeldLock { range, kind: LockKind::decode(&mut from)?, pid };
-            locks.push(ClaimedLock { ino, owner, held });
-        }
+        let locks = (0..count).map(|_| ClaimedLock::decode(&mut from)).collect::<Result<_, _>>()?;
         from.end()?;
         Ok(LockClaim { locks, last })
     }

@@ -17,6 +17,7 @@
 
 mod action;
 pub mod config;
+mod locks;
 pub mod memory;
 mod shard;
 

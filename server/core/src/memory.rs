@@ -20,6 +20,8 @@ pub const CONN_BYTES: u64 = 10 << 10;
 pub const REQUEST_BYTES: u64 = 1 << 10;
 /// Checksum and place, on their way in and out.
 pub const REQUEST_BLOCK_BYTES: u64 = 8;
+/// What a lock, or a third of a request that waits for one, takes at most in the tables.
+pub const LOCK_BYTES: u64 = 512;
 /// Buffers are cut from pieces of this length, which is also the longest: a 4 MiB chunk that begins within a block
 /// needs the next power of two.
 pub const SLOT_BYTES_MAX: u64 = 8 << 20;
@@ -31,17 +33,24 @@ const INBOX_DIVISOR: u64 = 4;
 /// Shares of what is left after the ring's tables and the map of free blocks, in percent.
 mod percent {
     pub(super) const BUFFERS: u64 = 48;
-    pub(super) const INDEX_CACHE: u64 = 12;
+    pub(super) const INDEX_CACHE: u64 = 11;
     pub(super) const STORE_TABLES: u64 = 8;
     pub(super) const VOLUME: u64 = 18;
     pub(super) const REQUESTS: u64 = 4;
     pub(super) const BODIES: u64 = 3;
     pub(super) const REPLIES: u64 = 3;
     pub(super) const CONNECTIONS: u64 = 4;
-    const _: () = assert!(
-        BUFFERS + INDEX_CACHE + STORE_TABLES + VOLUME + REQUESTS + BODIES + REPLIES + CONNECTIONS
-            == 100
-    );
+    pub(super) const LOCKS: u64 = 1;
+    const SHARES: [u64; 9] =
+        [BUFFERS, INDEX_CACHE, STORE_TABLES, VOLUME, REQUESTS, BODIES, REPLIES, CONNECTIONS, LOCKS];
+    const _: () = {
+        let (mut sum, mut at) = (0, 0);
+        while at < SHARES.len() {
+            sum += SHARES[at];
+            at += 1;
+        }
+        assert!(sum == 100);
+    };
 }
 
 const _: () = assert!(
@@ -79,6 +88,8 @@ pub struct MemoryPlan {
     pub replies_bytes: u64,
     /// Connections, without inboxes. At the bound a new one is told `Busy`.
     pub connections_bytes: u64,
+    /// Locks of the volume's files, and requests that wait for one. At the bound a lock is refused with ENOLCK.
+    pub locks_bytes: u64,
     /// How many connections that is.
     pub conns_max: u32,
 }
@@ -109,14 +120,16 @@ impl MemoryPlan {
         let one_percent = (shard_bytes - free_map_bytes - RING_TABLES_BYTES) / 100;
         let buffers_bytes = one_percent * percent::BUFFERS / SLOT_BYTES_MAX * SLOT_BYTES_MAX;
         let volume_bytes = one_percent * percent::VOLUME;
+        let locks_bytes = one_percent * percent::LOCKS;
         let index_cache_bytes = one_percent * percent::INDEX_CACHE;
+        let without_volume = if has_volume { 0 } else { volume_bytes + locks_bytes };
         let connections_bytes = one_percent * percent::CONNECTIONS;
         let conns_max = (connections_bytes / CONN_BYTES)
             .min(buffers_bytes / INBOX_DIVISOR / to_u64(INBOX_BYTES))
             - CONNS_REFUSED_MAX;
         Ok(MemoryPlan {
             buffers_bytes,
-            index_cache_bytes: index_cache_bytes + if has_volume { 0 } else { volume_bytes },
+            index_cache_bytes: index_cache_bytes + without_volume,
             store_tables_bytes: one_percent * percent::STORE_TABLES,
             free_map_bytes,
             volume_bytes: if has_volume { volume_bytes } else { 0 },
@@ -124,8 +137,14 @@ impl MemoryPlan {
             bodies_bytes: one_percent * percent::BODIES,
             replies_bytes: one_percent * percent::REPLIES,
             connections_bytes,
+            locks_bytes: if has_volume { locks_bytes } else { 0 },
             conns_max: u32::try_from(conns_max).unwrap_or(u32::MAX),
         })
+    }
+
+    /// How many locks there may be, a request that waits counted as three.
+    pub fn locks_max(&self) -> usize {
+        usize::try_from(self.locks_bytes / LOCK_BYTES).unwrap_or(usize::MAX)
     }
 
     /// All parts together: at most what was given.
@@ -140,6 +159,7 @@ impl MemoryPlan {
             + self.bodies_bytes
             + self.replies_bytes
             + self.connections_bytes
+            + self.locks_bytes
     }
 }
 
@@ -192,6 +212,7 @@ mod tests {
             ("Bodies", percent::BODIES),
             ("Replies", percent::REPLIES),
             ("Connections", percent::CONNECTIONS),
+            ("Locks", percent::LOCKS),
         ];
         for (name, share) in parts {
             let row = format!("| {name} | {share} % |");
@@ -201,5 +222,6 @@ mod tests {
             assert!(page.contains(&format!("{} MiB", bytes >> 20)), "{name}");
         }
         assert!(page.contains(&format!("{} KiB", CONN_BYTES >> 10)));
+        assert!(page.contains(&format!("{LOCK_BYTES} bytes each")));
     }
 }

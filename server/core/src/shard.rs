@@ -2,6 +2,7 @@
 
 mod conns;
 mod data;
+mod locks;
 mod meta;
 mod scrub;
 mod works;
@@ -19,6 +20,7 @@ use weft_wire::session::{ClusterMap, TargetInfo, TargetListReply};
 use weft_wire::{ClusterId, Header, Ino, Kind, SessionId, ShardId, Status, TargetId};
 
 use crate::action::{Action, ConnId, Message, Now};
+use crate::locks::LockTable;
 use crate::memory::MemoryPlan;
 use conns::Conn;
 use works::Works;
@@ -141,6 +143,10 @@ pub struct Shard {
     /// The connection of each session, and since when it has none.
     sessions: BTreeMap<SessionId, Result<ConnId, Duration>>,
     pending: Slab<Pending>,
+    /// Locks of the volume's files.
+    locks: LockTable,
+    /// Who wants to be told how locks that waited have ended.
+    lock_listeners: BTreeMap<SessionId, (ConnId, Header)>,
     works: Works,
     /// Volume's shard: (total, free) bytes of every target heard of.
     space: BTreeMap<TargetId, (u64, u64)>,
@@ -187,6 +193,8 @@ impl Shard {
             conns: BTreeMap::new(),
             sessions: BTreeMap::new(),
             pending: Slab::new(),
+            locks: LockTable::new(params.memory.locks_max(), BTreeSet::new()),
+            lock_listeners: BTreeMap::new(),
             works: Works::default(),
             space: BTreeMap::new(),
             space_told: Duration::ZERO,
@@ -203,6 +211,8 @@ impl Shard {
     pub fn start(&mut self, now: Now) -> Result<(), StartError> {
         self.now = now;
         let sessions = self.volume.as_ref().map(Volume::sessions).unwrap_or_default();
+        let awaited = sessions.iter().copied().collect();
+        self.locks = LockTable::new(self.memory.locks_max(), awaited);
         self.sessions.extend(sessions.into_iter().map(|session| (session, Err(now.mono))));
         self.grace_end = Some(now.mono + self.grace);
         self.tell_space();
@@ -259,6 +269,7 @@ impl Shard {
             Kind::Scrub => self.scrub_order(conn, &header, &frame.body),
             Kind::DamageList => self.damage_list(conn, &header, &frame.body),
             kind if kind.is_metadata() => self.metadata_request(conn, session, &frame),
+            kind if kind.is_lock() => self.lock_request(conn, session, &frame),
             _ => self.data_request(conn, frame),
         }
     }
@@ -305,6 +316,7 @@ impl Shard {
         self.tick_scrubs();
         self.tick_volume();
         self.expire_sessions();
+        self.tick_locks();
         if now.mono.saturating_sub(self.space_told) >= SPACE_INTERVAL {
             self.tell_space();
         }

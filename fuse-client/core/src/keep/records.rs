@@ -4,6 +4,7 @@
 
 use weft_wire::codec::{Reader, WireError, Writer};
 use weft_wire::limits::TEXT_BYTES_MAX;
+use weft_wire::locks::ClaimedLock;
 use weft_wire::meta::{Attr, Time};
 use weft_wire::session::Welcome;
 use weft_wire::{Ino, Kind, Layout, ShardId, VolumeId};
@@ -252,6 +253,30 @@ impl WriteRecord {
             })
         }
         read(&mut Reader::new(content, "write's record")).ok()
+    }
+}
+
+/// Bytes that an owner has locked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct LockRecord {
+    pub(crate) lock: ClaimedLock,
+    /// Through which it was taken.
+    pub(crate) handle: u64,
+}
+
+impl LockRecord {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut body = Vec::with_capacity(48);
+        let out = &mut Writer::new(&mut body);
+        out.u64(self.handle);
+        self.lock.encode(out);
+        body
+    }
+
+    pub(crate) fn decode(content: &[u8]) -> Option<LockRecord> {
+        let mut from = Reader::new(content, "lock's record");
+        let handle = from.u64().ok()?;
+        Some(LockRecord { lock: ClaimedLock::decode(&mut from).ok()?, handle })
     }
 }
 

@@ -8,6 +8,7 @@ use weft_net::Frame;
 use weft_wire::blocks::{BLOCK_BYTES, BLOCK_LEN, checksums, first_mismatch};
 use weft_wire::data::{BlocksReply, DataRequest, ReadReply, SeekReply, ZeroHow};
 use weft_wire::header::{HEADER_BYTES, Header};
+use weft_wire::locks::{LockClaim, LockClaimReply, LockRequest};
 use weft_wire::meta::{
     Attr, DirEntry, FileKind, MetaReply, MetaRequest, NO_SLOT, SetAttr, StatFs, Time, TimeSet,
     push_dir_entry,
@@ -52,6 +53,12 @@ pub(super) struct Fake {
     pub(super) damaged_reads: u32,
     /// The node's address in the map.
     pub(super) node_address: String,
+    /// Locks are not held any more after a reconnect.
+    pub(super) refuse_claims: bool,
+    /// Locks are queued, and never granted.
+    pub(super) queue_locks: bool,
+    /// All that were asked for.
+    pub(super) locks: Vec<LockRequest>,
 }
 
 /// One request as it came over the wire.
@@ -115,6 +122,9 @@ impl Fake {
             write_status: BTreeMap::new(),
             damaged_reads: 0,
             node_address: String::new(),
+            refuse_claims: false,
+            queue_locks: false,
+            locks: Vec::new(),
         }
     }
 
@@ -194,6 +204,18 @@ impl Fake {
                 }
                 (Status::Ok, body)
             }
+            Kind::LockClaim => {
+                let claim = LockClaim::decode(&asked.body).unwrap();
+                let refused = (0..to_u32(claim.locks.len())).filter(|_| self.refuse_claims);
+                let mut body = vec![];
+                LockClaimReply { refused: refused.collect() }.encode(&mut body);
+                (Status::Ok, body)
+            }
+            Kind::Lock => {
+                self.locks.push(LockRequest::decode(&asked.body).unwrap());
+                (Status::Ok, vec![u8::from(self.queue_locks)])
+            }
+            Kind::LockCancel | Kind::LockEvents => (Status::Ok, vec![0]),
             kind => {
                 let status = self.data(shard, asked);
                 let mut body = vec![];

@@ -66,6 +66,7 @@ const VALUED: &[&str] = &[
     "log_file",
     "transport",
     "queue_depth",
+    "locks",
 ];
 
 const MILLISECONDS_MAX: u64 = 24 * 3600 * 1000;
@@ -151,6 +152,9 @@ fn apply_value(options: &mut Options, name: &str, value: &str) -> Result<(), Usa
                 ("classic", TransportKind::Classic),
             ];
             options.transport = one_of(name, value, &known)?;
+        }
+        "locks" => {
+            options.local_locks = one_of(name, value, &[("cluster", false), ("local", true)])?;
         }
         "queue_depth" => {
             options.queue_depth = small(number(name, value, 1, DEPTH_MAX.into())?);

@@ -46,7 +46,7 @@ fn wide_ring(options: &Options) -> Result<(Ring, UringConfig), NoOffer> {
     };
     let queues = queues.fitted();
     let config = RingConfig::default();
-    let ops_max = config.ops_max + queues.entry_count();
+    let ops_max = config.ops_max + queues.entry_count() + queues.held_max();
     let ring = Ring::new(RingConfig { sqe128: true, ops_max, ..config })
         .map_err(|error| NoOffer::Ring(error.to_string()))?;
     Ok((ring, queues))

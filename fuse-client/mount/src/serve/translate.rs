@@ -6,16 +6,20 @@ use std::ops::Range;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use weft_client_core::{Caller, DataPiece, FsOp, FsReply, Handle, OpenFlags, Opened, Ttl, Whence};
+use weft_client_core::{
+    Caller, DataPiece, FsOp, FsReply, Handle, LockAsked, OpenFlags, Opened, Ttl, Whence,
+};
 use weft_wire::Ino;
+use weft_wire::locks::{LockConflict, LockKind, LockOwner, LockRange, LockSpace, LockTest};
 use weft_wire::meta::{Attr, FileKind, MetaReply, SetAttr, Time, TimeSet};
 use weft_wire::units::{to_u32, to_usize};
 
 use crate::abi::flags::fopen;
+use crate::abi::input::FileLock;
 use crate::abi::output;
 use crate::reply::{DirBuffer, DirEntry, Entry, ReplyHead};
 use crate::request::{
-    FileHandle, KernelTime, NodeId, Operation, Request, SetTime, Setattr, Unique,
+    FileHandle, KernelTime, Lock, NodeId, Operation, Request, SetTime, Setattr, Unique,
 };
 use crate::transport::{Incoming, Reply};
 
@@ -43,6 +47,10 @@ pub(super) enum Shape {
     SyncAfter { handle: Handle },
     /// The sync of such a write.
     WrittenAndSynced { bytes: u32 },
+    /// A flush: the process that closed a descriptor gives its byte-range locks of the file up.
+    UnlockAfter { ino: Ino, handle: Handle, owner: LockOwner },
+    /// That unlock, and how the flush ended.
+    Unlocked { flushed: Result<(), i32> },
 }
 
 /// An operation for the core, complete but for a write's data, which stays in the request's slot.
@@ -153,7 +161,19 @@ pub(super) fn operation(request: &Request<'_>) -> Result<(Translated, Option<Sha
         }
         Operation::Listxattr { len_bytes } => FsOp::ListXattr { ino, bytes_max: *len_bytes },
         Operation::Removexattr { name } => FsOp::RemoveXattr { ino, name: name.to_vec() },
-        Operation::Flush { fh, .. } => FsOp::Flush { handle: handle(*fh) },
+        Operation::Flush { fh, lock_owner } => {
+            let (handle, owner) =
+                (handle(*fh), LockOwner { space: LockSpace::Range, id: lock_owner.0 });
+            shape = Some(Shape::UnlockAfter { ino, handle, owner });
+            FsOp::Flush { handle }
+        }
+        Operation::Getlk(lock) => {
+            let kind = lock_kind(lock.kind)?.ok_or(Errno::INVAL)?;
+            let LockAsked { owner, range, .. } = lock_asked(ino, lock, false)?;
+            FsOp::TestLock(LockTest { ino, owner, range, kind })
+        }
+        Operation::Setlk(lock) => FsOp::Lock(lock_asked(ino, lock, false)?),
+        Operation::Setlkw(lock) => FsOp::Lock(lock_asked(ino, lock, true)?),
         Operation::Opendir { .. } => FsOp::OpenDir { ino },
         Operation::Readdir(read) | Operation::Readdirplus(read) => {
             let plus = matches!(request.op, Operation::Readdirplus(_));
@@ -181,6 +201,50 @@ pub(super) fn operation(request: &Request<'_>) -> Result<(Translated, Option<Sha
 fn make(parent: Ino, name: &[u8], (mode, umask): (u32, u32), rdev: u32, target: &[u8]) -> FsOp {
     let (name, umask) = (name.to_vec(), umask & 0o777);
     FsOp::Make { parent, name, mode, umask, rdev, target: target.to_vec() }
+}
+
+/// What F_RDLCK, F_WRLCK and F_UNLCK are, generic ABI.
+fn lock_kind(kind: u32) -> Result<Option<LockKind>, Errno> {
+    match kind {
+        0 => Ok(Some(LockKind::Shared)),
+        1 => Ok(Some(LockKind::Exclusive)),
+        2 => Ok(None),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+fn lock_asked(ino: Ino, lock: &Lock, wait: bool) -> Result<LockAsked, Errno> {
+    let (space, range) = match lock.flock {
+        true => (LockSpace::Flock, Some(LockRange::ALL)),
+        false => (LockSpace::Range, LockRange::new(lock.start, lock.end)),
+    };
+    Ok(LockAsked {
+        ino,
+        handle: handle(lock.fh),
+        owner: LockOwner { space, id: lock.owner.0 },
+        pid: lock.pid,
+        range: range.ok_or(Errno::INVAL)?,
+        kind: lock_kind(lock.kind)?,
+        wait,
+    })
+}
+
+/// The unlock that follows a flush.
+pub(super) fn unlock(ino: Ino, handle: Handle, owner: LockOwner) -> FsOp {
+    let (pid, range, kind, wait) = (0, LockRange::ALL, None, false);
+    FsOp::Lock(LockAsked { ino, handle, owner, pid, range, kind, wait })
+}
+
+/// The lock in the way, as the kernel wants it told.
+fn file_lock(conflict: Option<LockConflict>) -> FileLock {
+    let Some(LockConflict { range, kind, pid }) = conflict else {
+        return FileLock { start: 0, end: 0, kind: 2, pid: 0 };
+    };
+    let kind = match kind {
+        LockKind::Shared => 0,
+        LockKind::Exclusive => 1,
+    };
+    FileLock { start: range.start, end: range.end.min(i64::MAX.cast_unsigned()), kind, pid }
 }
 
 fn handle(fh: FileHandle) -> Handle {
@@ -297,6 +361,7 @@ pub(super) fn answer(unique: Unique, reply: FsReply, shape: Option<Shape>) -> An
         FsReply::Length(bytes) => ReplyHead::xattr_len(unique, bytes),
         FsReply::StatFs(fs) => ReplyHead::statfs(unique, &kernel_statfs(&fs)),
         FsReply::Offset(offset) => ReplyHead::lseek(unique, offset),
+        FsReply::Lock(conflict) => ReplyHead::lock(unique, file_lock(conflict)),
         FsReply::Done => match shape {
             Some(Shape::WrittenAndSynced { bytes }) => ReplyHead::write(unique, bytes),
             _ => ReplyHead::empty(unique),

@@ -18,7 +18,7 @@ use weft_iobuf::{BufSlot, Pool};
 use weft_ring::{Completion, FileId, Op, PollFlags, Ring, RingError, SendData};
 use weft_wire::units::to_usize;
 
-use super::{Event, Incoming, Reply, Transport};
+use super::{Event, Hold, Incoming, Reply, Transport};
 use crate::abi::input::{InHeader, WriteIn};
 use crate::negotiate::{MAX_PAGES_MIN, PAGE_BYTES};
 use crate::request::Unique;
@@ -208,6 +208,10 @@ impl Transport for Classic {
 
     fn spare(&mut self) -> SendData {
         self.spares.pop().unwrap_or_default()
+    }
+
+    fn hold(&mut self, _ring: &mut Ring, _unique: Unique) -> Hold {
+        Hold::Held // a request that was read occupies nothing of the device
     }
 
     fn lend(&mut self, _unique: Unique) -> Option<BufSlot> {

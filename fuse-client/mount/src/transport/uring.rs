@@ -21,7 +21,7 @@ use weft_iobuf::{BufSlot, IobufError, Pool};
 use weft_ring::{Command, Completion, FileId, Op, Ring, SendData};
 use weft_wire::units::to_usize;
 
-use super::{Classic, Event, Incoming, Reply, Transport};
+use super::{Classic, Event, Hold, Incoming, Reply, Transport};
 use crate::abi::opcode;
 use crate::abi::uring::ReqHeader;
 use crate::negotiate::{MAX_PAGES_MIN, PAGE_BYTES};
@@ -36,6 +36,8 @@ const PAYLOAD_BYTES_MAX: usize = 4 << 30;
 pub const DEPTH_MAX: u32 = 64;
 /// Most entries of all queues, unless there are more queues.
 const ENTRIES_MAX: u32 = 4096;
+/// Most entries that are added for requests that are held.
+const HELD_MAX: u32 = 1024;
 /// The least the kernel accepts, as `negotiate` tells it.
 const PAYLOAD_BYTES_MIN: u32 = MAX_PAGES_MIN * PAGE_BYTES;
 
@@ -71,6 +73,13 @@ impl UringConfig {
         u32::from(self.queue_count) * self.depth
     }
 
+    /// Entries that may be added for requests that are held: fewer where each takes much address space.
+    #[must_use]
+    pub fn held_max(&self) -> u32 {
+        let most = PAYLOAD_BYTES_MAX / self.slot_bytes();
+        u32::try_from(most).unwrap_or(HELD_MAX).min(HELD_MAX)
+    }
+
     /// What the kernel wants to have room for: its `max_pages`, which `negotiate` gives it.
     fn payload_bytes(&self) -> usize {
         to_usize(u64::from(self.max_write_bytes.max(PAYLOAD_BYTES_MIN)))
@@ -88,6 +97,19 @@ pub struct Uring {
     device: FileId,
     first_token: u64,
     entries: Vec<Entry>,
+    queues: Vec<Queue>,
+    /// Memory of entries that are added while requests are held.
+    headers: Pool,
+    payloads: Pool,
+    payload_bytes: usize,
+    depth: u32,
+    /// Entries added.
+    added: u32,
+    added_max: u32,
+    /// Entries that asked for a request before the last wait, and between it and now, in queues where it matters
+    /// whether they got one: with how many each had got.
+    probes: Vec<(usize, u64)>,
+    new_probes: Vec<(usize, u64)>,
     /// Entries with a request that was not looked at yet, in the order they came.
     arrived: VecDeque<usize>,
     /// Entries that are answered and wait for their payload.
@@ -105,10 +127,27 @@ pub struct Uring {
     refused: Option<Errno>,
 }
 
+/// What is known of one CPU's queue.
+#[derive(Clone, Copy, Debug, Default)]
+struct Queue {
+    entries: u32,
+    /// Entries the kernel has, as far as we know.
+    waiting: u32,
+    /// Entries with a request that is held.
+    held: u32,
+    /// The kernel had no entry at some time, so requests may wait in it. It hands them out only when an entry asks for
+    /// its next request: not to one that is new.
+    dry: bool,
+}
+
 #[derive(Debug)]
 struct Entry {
     queue: u16,
     state: State,
+    /// Its request is held.
+    held: bool,
+    /// Requests it got.
+    received: u64,
 }
 
 #[derive(Debug)]
@@ -131,26 +170,24 @@ impl Uring {
     /// # Errors
     /// No memory for them.
     pub fn new(classic: Classic, pool: Pool, config: &UringConfig) -> Result<Self, IobufError> {
-        let count = to_usize(u64::from(config.entry_count()));
+        let count = to_usize(u64::from(config.entry_count() + config.held_max()));
         let slot_bytes = config.slot_bytes();
-        let memory = Pool::new(count * slot_bytes, slot_bytes)?;
-        let header_bytes = size_of::<ReqHeader>();
+        let payloads = Pool::new(count * slot_bytes, slot_bytes)?;
         let headers = Pool::new(count * to_usize(u64::from(PAGE_BYTES)), 2 << 20)?;
-        let mut entries = Vec::with_capacity(count);
-        for _ in 0..config.depth {
-            for queue in 0..config.queue_count {
-                let room = "the pools were made for this many entries";
-                let header = headers.alloc(header_bytes).expect(room);
-                let payload = memory.alloc(slot_bytes).expect(room);
-                let command = entry::register(queue, header, payload, config.payload_bytes());
-                entries.push(Entry { queue, state: State::Ready(command) });
-            }
-        }
-        Ok(Self {
+        let mut uring = Self {
             device: classic.file(),
             classic,
             first_token: config.first_token,
-            entries,
+            entries: Vec::with_capacity(count),
+            queues: vec![Queue::default(); usize::from(config.queue_count)],
+            headers,
+            payloads,
+            payload_bytes: config.payload_bytes(),
+            depth: config.depth,
+            added: 0,
+            added_max: config.held_max(),
+            probes: Vec::new(),
+            new_probes: Vec::new(),
             arrived: VecDeque::new(),
             held: Vec::new(),
             unsubmitted: VecDeque::new(),
@@ -159,7 +196,25 @@ impl Uring {
             ring_streak: 0,
             starved: false,
             refused: None,
-        })
+        };
+        for _ in 0..config.depth {
+            for queue in 0..config.queue_count {
+                uring.add_entry(queue);
+            }
+        }
+        Ok(uring)
+    }
+
+    /// One more entry of a queue, ready to be submitted.
+    fn add_entry(&mut self, queue: u16) -> usize {
+        let room = "the pools were made for this many entries";
+        let header = self.headers.alloc(size_of::<ReqHeader>()).expect(room);
+        let payload = self.payloads.alloc(self.payload_bytes).expect(room);
+        let command = entry::register(queue, header, payload, self.payload_bytes);
+        let state = State::Ready(command);
+        self.entries.push(Entry { queue, state, held: false, received: 0 });
+        self.queues[usize::from(queue)].entries += 1;
+        self.entries.len() - 1
     }
 
     fn token(&self, at: usize) -> u64 {
@@ -170,11 +225,13 @@ impl Uring {
     fn submit(&mut self, ring: &mut Ring, at: usize) {
         let state = std::mem::replace(&mut self.entries[at].state, State::Waiting);
         let State::Ready(command) = state else { unreachable!("only ready entries get here") };
+        self.queue_of(at).waiting += 1;
         let op = Op::Command { file: self.device, command };
         let Err(rejected) = ring.submit(self.token(at), op) else { return };
         let Op::Command { command, .. } = rejected.op else { unreachable!("it comes back whole") };
         match rejected.reason {
             weft_ring::Reject::Full | weft_ring::Reject::Busy => {
+                self.queue_of(at).waiting -= 1;
                 self.entries[at].state = State::Ready(command);
                 self.unsubmitted.push_back(at);
             }
@@ -201,7 +258,25 @@ impl Uring {
         let spare = entry::commit(&mut command, self.entries[at].queue, commit_id, reply);
         self.keep(spare);
         self.entries[at].state = State::Ready(command);
+        if self.queue_of(at).dry {
+            self.new_probes.push((at, self.entries[at].received));
+        }
         self.submit(ring, at);
+    }
+
+    fn queue_of(&mut self, at: usize) -> &mut Queue {
+        &mut self.queues[usize::from(self.entries[at].queue)]
+    }
+
+    /// An entry that asked for a request before the last wait and got none: the kernel has none left for its CPU.
+    fn look_at_probes(&mut self) {
+        let asked_later = std::mem::take(&mut self.new_probes);
+        for (at, received) in std::mem::replace(&mut self.probes, asked_later) {
+            let entry = &self.entries[at];
+            if entry.received == received && matches!(entry.state, State::Waiting) {
+                self.queue_of(at).dry = false;
+            }
+        }
     }
 
     fn retry_held(&mut self, ring: &mut Ring) {
@@ -222,6 +297,10 @@ impl Uring {
 
     fn lose(&mut self, at: usize, errno: Errno) {
         let queue = self.entries[at].queue;
+        if matches!(self.entries[at].state, State::Waiting) {
+            self.queue_of(at).waiting -= 1;
+        }
+        self.queue_of(at).entries -= 1;
         match errno {
             // The connection ended, and all entries with it.
             Errno::NOTCONN | Errno::CONNABORTED | Errno::NODEV | Errno::CANCELED => {}
@@ -286,6 +365,7 @@ impl Transport for Uring {
 
     fn pump(&mut self, ring: &mut Ring) {
         self.classic.pump(ring);
+        self.look_at_probes();
         self.starved = false;
         self.retry_held(ring);
         for _ in 0..self.unsubmitted.len() {
@@ -302,6 +382,10 @@ impl Transport for Uring {
         let at = to_usize(completion.token - self.first_token);
         match completion.result {
             Ok(_) => {
+                let queue = self.queue_of(at);
+                queue.waiting -= 1;
+                queue.dry |= queue.waiting == 0;
+                self.entries[at].received += 1;
                 self.entries[at].state = State::Ours { command, commit_id: 0, lent: None };
                 self.arrived.push_back(at);
             }
@@ -353,10 +437,31 @@ impl Transport for Uring {
         Some(part)
     }
 
+    fn hold(&mut self, ring: &mut Ring, unique: Unique) -> Hold {
+        let Some(at) = self.by_unique.get(&unique.0).copied() else { return Hold::Held };
+        let (depth, cpu) = (self.depth, self.entries[at].queue);
+        let queue = self.queue_of(at);
+        if queue.entries < depth + queue.held + 1 {
+            if self.added >= self.added_max {
+                return Hold::Full;
+            }
+            self.added += 1;
+            let new = self.add_entry(cpu);
+            self.submit(ring, new);
+        }
+        self.entries[at].held = true;
+        let queue = self.queue_of(at);
+        queue.held += 1;
+        if queue.dry { Hold::HeldKick { cpu } } else { Hold::Held }
+    }
+
     fn reply(&mut self, ring: &mut Ring, reply: Reply) {
         let Some(at) = self.by_unique.remove(&reply.unique().0) else {
             return self.classic.reply(ring, reply);
         };
+        if std::mem::take(&mut self.entries[at].held) {
+            self.queue_of(at).held -= 1;
+        }
         let state = std::mem::replace(&mut self.entries[at].state, State::Lost);
         let State::Ours { command, commit_id, lent } = state else {
             unreachable!("a request's entry is ours until it is answered")

@@ -63,6 +63,7 @@ impl Shard {
             return self.out.push(Action::HandOver { conn, shard: hello.shard, hello: frame });
         }
         let before = self.sessions.insert(hello.session, Ok(conn));
+        self.forget_lock_listener(hello.session);
         if let Some(Ok(old)) = before
             && old != conn
         {

@@ -51,6 +51,7 @@ impl Shard {
 
     pub(super) fn end_session(&mut self, session: SessionId) {
         self.with_volume(|volume, _| volume.session_ended(session));
+        self.end_locks(session);
     }
 
     pub(super) fn tick_volume(&mut self) {
@@ -59,6 +60,7 @@ impl Shard {
         }
         if self.grace_end.is_some_and(|end| self.now.mono >= end) {
             self.grace_end = None;
+            self.locks.end_grace();
             self.with_volume(|volume, _| volume.grace_over());
         }
         let now = self.now.mono;
