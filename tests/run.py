@@ -36,6 +36,7 @@ MODULES = [
     "verify_fsx",
     "posix",
     "locks",
+    "stress",
     "many",
     "hostile",
     "memory",

@@ -13,7 +13,8 @@ const OWNER: LockOwner = LockOwner { space: LockSpace::Range, id: 7 };
 fn opened(world: &mut World) -> (Ino, Handle) {
     let flags = OpenFlags { write: true, ..OpenFlags::default() };
     let name = b"file".to_vec();
-    let reply = world.run(FsOp::Create { parent: Ino::ROOT, name, mode: 0o100_644, umask: 0, flags });
+    let reply =
+        world.run(FsOp::Create { parent: Ino::ROOT, name, mode: 0o100_644, umask: 0, flags });
     let Ok(FsReply::Created(attr, _, opened)) = reply else { panic!("{reply:?}") };
     (attr.ino, opened.handle)
 }
