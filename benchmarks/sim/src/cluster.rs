@@ -109,7 +109,7 @@ pub fn play(seed: u64, telling: Telling) -> Tally {
 impl World {
     fn new(seed: u64, telling: Telling) -> World {
         let mut random = Random::new(seed);
-        let plan = Plan::draw(&mut random);
+        let plan = Plan::draw(&mut random).losing_flushes(seed);
         let node = Node::new(&plan, &mut random);
         let now = Duration::from_secs(1);
         let clients =
@@ -118,7 +118,7 @@ impl World {
         World {
             excuses: Excuses {
                 full: plan.full,
-                disk_errors: plan.disk_errors > 0,
+                disk_errors: plan.disk_errors + plan.flush_errors > 0,
                 ..Excuses::default()
             },
             plan,
@@ -427,8 +427,7 @@ impl World {
         for disk in &mut self.node.targets {
             disk.faults.area = 0..weft_store::Device::len_bytes(disk);
             disk.faults.write_errors = plan.disk_errors;
-            // There are far fewer flushes than writes.
-            disk.faults.flush_errors = 5 * plan.disk_errors;
+            disk.faults.flush_errors = plan.flush_errors;
             disk.faults.read_errors = plan.disk_errors;
             disk.faults.read_errors_for_good = plan.disk_errors / 2;
         }

@@ -28,8 +28,10 @@ pub(super) struct Plan {
     pub(super) fault_interval: Duration,
     /// Writes of the log that fail, in ten thousand.
     pub(super) log_errors: u32,
-    /// Writes, flushes and reads of targets that fail, in ten thousand.
+    /// Writes and reads of targets that fail, in ten thousand.
     pub(super) disk_errors: u32,
+    /// Flushes of targets that fail, in ten thousand.
+    pub(super) flush_errors: u32,
     /// The targets are so small that they are full now and then.
     pub(super) full: bool,
 }
@@ -59,7 +61,17 @@ impl Plan {
             fault_interval: millis(random.pick(&[60, 150, 400, 1500])),
             log_errors: random.pick(&[0, 0, 0, 50, 2500]),
             disk_errors: random.pick(&[0, 0, 0, 0, 20, 100]),
+            flush_errors: 0,
             full,
         }
+    }
+
+    /// Flushes fail too: there are far fewer of them than writes. In some seeds nothing else does, and the server is
+    /// killed often, so that what a failed flush took is all that can be missing.
+    pub(super) fn losing_flushes(self, seed: u64) -> Plan {
+        if self.disk_errors > 0 || !seed.is_multiple_of(4) {
+            return Plan { flush_errors: 5 * self.disk_errors, ..self };
+        }
+        Plan { flush_errors: 1500, kills: 40, power_losses: 0, log_errors: 0, ..self }
     }
 }

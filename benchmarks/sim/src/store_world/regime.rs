@@ -144,6 +144,8 @@ pub struct Habits {
     pub checkpoint_interval: Duration,
     /// A scrub goes on beside the clients.
     pub scrub: bool,
+    /// The target grows, ranges are zeroed and allocated, and what is free may be discarded.
+    pub shapes: bool,
 }
 
 impl Habits {
@@ -151,8 +153,8 @@ impl Habits {
     pub fn draw(random: &mut Random) -> Habits {
         let habits = Habits::any(random);
         match random.below(100) {
-            0..65 => habits,
-            65..80 => habits.crowded(random),
+            0..50 => habits,
+            50..80 => habits.crowded(random),
             _ => habits.busy(),
         }
     }
@@ -182,11 +184,13 @@ impl Habits {
             weights: [80, 5, 6, random.pick(&[0, 4])],
             blocks_max: 1,
             partial: 0,
-            contents: random.pick(&[1, 2]),
+            contents: 2,
             filler_blocks: 738,
             chunk_blocks: 3,
             dirty_chunks_max: 1000,
             checkpoint_interval: Duration::from_secs(1),
+            // Any of it makes room, or keeps places from being given out again.
+            shapes: false,
             ..self
         }
     }
@@ -215,6 +219,7 @@ impl Habits {
             tables_bytes_max: random.pick(&[4 << 10, 16 << 20]),
             checkpoint_interval: ms(random.pick(&[5, 50, 1_000])),
             scrub: random.chance(25),
+            shapes: true,
         }
     }
 }
