@@ -11,7 +11,7 @@ use weft_wire::{Ino, Kind, Status, VolumeId};
 
 use crate::change::{Change, Staged};
 use crate::error::MetaError;
-use crate::log::{Command, DROP_ORPHANS, SESSION_END, WORKS_DONE};
+use crate::log::{Command, DROP_ORPHANS, SESSION_END, WERE_READ, WORKS_DONE};
 use crate::planted::{self, Bug};
 use crate::record::{State, Work, number_key};
 use crate::slots::{Slots, slot_key};
@@ -129,6 +129,10 @@ fn stage(
             works_done.extend(end_works(&mut change, &numbers(&command.body)?)?);
             MetaReply::Done.into()
         }
+        WERE_READ => {
+            set_read_times(&mut change, &numbers(&command.body)?);
+            MetaReply::Done.into()
+        }
         DROP_ORPHANS => {
             drop_orphans(&mut change, &numbers(&command.body)?);
             MetaReply::Done.into()
@@ -158,6 +162,18 @@ fn end_works(change: &mut Change<'_>, pairs: &[u64]) -> Result<Vec<u64>, Status>
         change.remove(Name::Works, number_key(*id).to_vec());
     }
     Ok(pairs.iter().map(|[id, _]| *id).collect())
+}
+
+/// A file that is gone, or cannot be read, keeps no time; the others do all the same. That a file was read is no change
+/// of it: its version stays.
+fn set_read_times(change: &mut Change<'_>, list: &[u64]) {
+    for [ino, seconds, nanos] in list.as_chunks::<3>().0 {
+        let Ok(nanos @ 0..1_000_000_000) = u32::try_from(*nanos) else { continue };
+        let atime = Time { seconds: seconds.cast_signed(), nanos };
+        if let Ok(inode) = change.inode_mut(Ino(*ino)) {
+            inode.attr.atime = inode.attr.atime.max(atime);
+        }
+    }
 }
 
 /// An orphan that cannot be read stays one: the others go all the same.

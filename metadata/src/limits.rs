@@ -116,5 +116,5 @@ const _: () = assert!(
 );
 const _: () = assert!(SEGMENT_BYTES_MIN.is_multiple_of(2 * LOG_BLOCK_BYTES));
 const _: () = assert!(SEGMENT_BYTES_MIN / 2 >= BODY_BYTES_MAX + 2 * LOG_BLOCK_BYTES);
-const _: () = assert!(2 * INTERNAL_LIST_MAX as u64 <= BATCH_COUNT_MAX);
-const _: () = assert!(INTERNAL_LIST_MAX * 16 < BODY_BYTES_MAX as usize);
+const _: () = assert!(3 * INTERNAL_LIST_MAX as u64 <= BATCH_COUNT_MAX);
+const _: () = assert!(INTERNAL_LIST_MAX * 24 < BODY_BYTES_MAX as usize);

@@ -24,6 +24,8 @@ pub(crate) const SESSION_END: u16 = 0xff01;
 pub(crate) const WORKS_DONE: u16 = 0xff02;
 /// Nobody has these inodes without a name open.
 pub(crate) const DROP_ORPHANS: u16 = 0xff03;
+/// Files were read: inode, seconds and nanoseconds of each.
+pub(crate) const WERE_READ: u16 = 0xff04;
 
 /// The log as it is read when a volume is opened: a file of [`log_bytes`], all zero at first.
 pub trait LogDevice {
@@ -80,7 +82,7 @@ impl Command {
     pub(crate) fn change_count(&self) -> u64 {
         let body_bytes = to_u64(self.body.len());
         match self.kind {
-            DROP_ORPHANS | WORKS_DONE => body_bytes / 8,
+            DROP_ORPHANS | WORKS_DONE | WERE_READ => body_bytes / 8,
             _ => 1 + body_bytes / COMMAND_DIRTY_BYTES,
         }
     }

@@ -22,7 +22,7 @@ pub use open::{FormatParams, OpenReport, VolumeParams};
 use crate::apply::numbers_body;
 use crate::error::{Kind, MetaError};
 use crate::limits::{COMMAND_BYTES, INTERNAL_LIST_MAX, MemoryShares, OPEN_BYTES, REMOVAL_BYTES};
-use crate::log::{Command, DROP_ORPHANS, SESSION_END, WORKS_DONE};
+use crate::log::{Command, DROP_ORPHANS, SESSION_END, WERE_READ, WORKS_DONE};
 use crate::opens::Opens;
 use crate::planted::{self, Bug};
 use crate::record::{Identity, Outcome, State, Work, key_number};
@@ -144,6 +144,9 @@ pub struct Volume {
     grace: bool,
     /// And how many blocks the targets freed for each.
     works_done: BTreeMap<u64, u64>,
+    /// When files were read, to be logged with the next batch; and those on their way.
+    read_times: BTreeMap<Ino, Time>,
+    read_times_logged: BTreeMap<Ino, Time>,
     /// Internal commands do not wait for others to share a batch with.
     internal_urgent: bool,
     pending: VecDeque<Command>,
@@ -261,14 +264,36 @@ impl Volume {
                 self.opens.add(session, *ino);
                 Ok(MetaReply::Opened(inode.attr, inode.layout().cloned()))
             }
-            MetaRequest::Release { ino, count } => {
+            MetaRequest::Release { ino, count, atime } => {
+                if let Some(atime) = atime.filter(|_| self.opens.count(session, *ino) > 0) {
+                    self.was_read(*ino, atime);
+                }
                 self.opens.release(session, *ino, *count);
                 self.drop_if_unused(*ino);
                 Ok(MetaReply::Done)
             }
             MetaRequest::Reopen { opens } => self.reopen(session, opens),
-            _ => self.store.read(request),
+            _ => Ok(self.with_read_times(self.store.read(request)?)),
         }
+    }
+
+    /// Beyond what one batch takes at once a time is let go: it would be memory without bound.
+    fn was_read(&mut self, ino: Ino, atime: Time) {
+        let known = self.read_times.contains_key(&ino);
+        if known || self.read_times.len() < INTERNAL_LIST_MAX && self.health == Health::Good {
+            let kept = self.read_times.entry(ino).or_insert(atime);
+            *kept = atime.max(*kept);
+        }
+    }
+
+    /// Attributes with the times that are not in the tables yet.
+    fn with_read_times(&self, mut reply: MetaReply) -> MetaReply {
+        if let MetaReply::Attr(attr) | MetaReply::Entry(attr) = &mut reply {
+            for times in [&self.read_times, &self.read_times_logged] {
+                attr.atime = times.get(&attr.ino).map_or(attr.atime, |time| attr.atime.max(*time));
+            }
+        }
+        reply
     }
 
     /// Sets the counts: a request that comes twice does no harm.
@@ -492,7 +517,8 @@ impl Volume {
     /// Dropped orphans and finished works share a batch with changes; when there are none, they wait for a tick: a
     /// sync of their own would make the next change wait.
     fn push_internal(&mut self) {
-        let many = self.to_drop.len().max(self.works_done.len()) >= INTERNAL_LIST_MAX;
+        let most = self.to_drop.len().max(self.works_done.len()).max(self.read_times.len());
+        let many = most >= INTERNAL_LIST_MAX;
         if !many && !self.internal_urgent && self.pending.is_empty() {
             return;
         }
@@ -501,10 +527,23 @@ impl Volume {
             let body = self.take_drops();
             self.push_command(SessionId::default(), Time::default(), DROP_ORPHANS, body);
         }
+        if !self.read_times.is_empty() {
+            let body = self.take_read_times();
+            self.push_command(SessionId::default(), Time::default(), WERE_READ, body);
+        }
         while !self.works_done.is_empty() {
             let body = self.take_works_done();
             self.push_command(SessionId::default(), Time::default(), WORKS_DONE, body);
         }
+    }
+
+    /// All of them: [`Volume::was_read`] keeps no more than a command holds.
+    fn take_read_times(&mut self) -> Vec<u8> {
+        let times = std::mem::take(&mut self.read_times);
+        self.read_times_logged.extend(&times);
+        let triple =
+            |(ino, time): (Ino, Time)| [ino.0, time.seconds.cast_unsigned(), u64::from(time.nanos)];
+        numbers_body(times.into_iter().flat_map(triple))
     }
 
     /// Takes up to [`INTERNAL_LIST_MAX`] of what is to be dropped, as the body of an internal command.

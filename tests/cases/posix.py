@@ -436,3 +436,25 @@ def readdir_under_change(ctx):
     stayed = [name for name in seen if name.startswith("stay")]
     check(len(stayed) == 400 and len(set(stayed)) == 400, len(stayed), "of 400 names,", len(set(stayed)), "different")
     fs.close()
+
+
+@case(timeout_s=60)
+def relatime(ctx):
+    """A read sets atime when it is older than mtime or ctime, or than a day; noatime keeps it; a new mount knows it."""
+    fs = ctx.fs()
+    f = fs.path / "f"
+    f.write_bytes(b"x" * 10)
+    os.utime(f, (1, 1000))
+    before = time.time()
+    f.read_bytes()
+    first = os.stat(f).st_atime_ns
+    check(before - 5 < first / 1e9 < time.time() + 5, "read, and atime is", first)
+    f.read_bytes()
+    check(os.stat(f).st_atime_ns == first, "a second read changed atime from", first, "to", os.stat(f).st_atime_ns)
+    fs.unmount()
+    fs.mount(options=["noatime"])
+    check(os.stat(f).st_atime_ns == first, "a new mount says", os.stat(f).st_atime_ns, "not", first)
+    os.utime(f, (1, 1000))
+    f.read_bytes()
+    check(os.stat(f).st_atime == 1, "noatime, and atime is", os.stat(f).st_atime)
+    fs.close()

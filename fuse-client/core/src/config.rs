@@ -36,6 +36,8 @@ pub struct ClientConfig {
     pub session: SessionId,
     /// After so much silence with requests in flight a connection counts as lost.
     pub reply_timeout: Duration,
+    /// Keep when files were read, as `relatime` says.
+    pub atime: bool,
 }
 
 impl ClientConfig {
@@ -52,6 +54,7 @@ impl ClientConfig {
             cluster: None,
             session,
             reply_timeout: limits::REPLY_TIMEOUT_DEFAULT,
+            atime: true,
         }
     }
 }

@@ -92,6 +92,8 @@ pub(crate) struct File {
     /// End of all writes the volume has not been told of; 0 when there are none.
     pub(crate) local_end: u64,
     pub(crate) local_mtime: Option<Time>,
+    /// When it was read, if the volume is to be told.
+    pub(crate) local_atime: Option<Time>,
     pub(crate) telling: Telling,
     /// Grows with each failure of a write nobody waits for; and the last of these.
     pub(crate) error_count: u64,
@@ -125,6 +127,7 @@ impl File {
             dirty_bytes: 0,
             local_end: 0,
             local_mtime: None,
+            local_atime: None,
             telling: Telling::default(),
             error_count: 0,
             errno: 0,
@@ -155,11 +158,22 @@ impl File {
         let dirty = to_u64(self.dirty_bytes.div_ceil(BLOCK_LEN));
         let whole = attr.size.div_ceil(to_u64(BLOCK_LEN));
         attr.blocks = attr.blocks.max(whole.min(attr.blocks.saturating_add(dirty)));
+        attr.atime = self.local_atime.map_or(attr.atime, |atime| attr.atime.max(atime));
         if let Some(mtime) = self.local_mtime {
             attr.mtime = attr.mtime.max(mtime);
             attr.ctime = attr.ctime.max(mtime);
         }
         attr
+    }
+
+    /// A read happened: it counts when the time of the last one is older than a change, or than a day (relatime).
+    pub(crate) fn was_read(&mut self, wall: Time) {
+        const DAY_S: i64 = 86_400;
+        let attr = self.overlay(self.attr);
+        let old = wall.seconds.saturating_sub(attr.atime.seconds) >= DAY_S;
+        if attr.atime <= attr.mtime || attr.atime <= attr.ctime || old {
+            self.local_atime = Some(wall);
+        }
     }
 
     /// Takes attributes unless newer ones are there.

@@ -18,7 +18,7 @@ impl ClientCore {
             Err(code) => return self.finish(id, Err(code)),
         };
         let Some(OpKind::Open { flags, created }) = self.ops.get(&id).map(|op| &op.kind) else {
-            return self.give_opens_back(attr.ino, 1); // Nobody waits for it any more.
+            return self.give_opens_back(attr.ino, 1, None); // Nobody waits for it any more.
         };
         let (flags, created) = (*flags, *created);
         let file = self.counted(&attr, layout);
@@ -90,6 +90,7 @@ impl ClientCore {
         self.push_run_out(ino);
         let (mut barrier, mut held) = (0, false);
         if let Some(file) = self.files.get_mut(&ino) {
+            file.local_atime = file.local_atime.filter(|_| set.atime.is_none());
             barrier = file.writes.next_id();
             held = set.size.is_some();
             file.exclusive += u32::from(held);

@@ -67,7 +67,11 @@ impl ClientCore {
         if offset >= end {
             return self.finish(id, Ok(FsReply::Data(Vec::new())));
         }
-        let layout = file.layout.as_ref().expect("as above");
+        if self.config.atime {
+            let wall = self.wall();
+            self.files.get_mut(&ino).expect("as above").was_read(wall);
+        }
+        let layout = self.files[&ino].layout.as_ref().expect("as above");
         let pieces: Vec<ChunkPiece> = layout.pieces(offset, end - offset).collect();
         let places = match self.ops.get_mut(&id).map(|op| &mut op.kind) {
             Some(OpKind::ReadWaiting { into, .. }) => cut(into.take(), &pieces),

@@ -313,6 +313,7 @@ fn describe(op: &FsOp) -> (&'static str, Ino) {
         FsOp::ReadLink { ino } => ("readlink", *ino),
         FsOp::Make { parent, .. } => ("make", *parent),
         FsOp::Create { parent, .. } => ("create", *parent),
+        FsOp::Tmpfile { parent, .. } => ("tmpfile", *parent),
         FsOp::Open { ino, .. } => ("open", *ino),
         FsOp::Read { .. } => ("read", none),
         FsOp::Write { .. } => ("write", none),

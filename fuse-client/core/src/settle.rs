@@ -8,7 +8,7 @@
 
 use weft_net::link::Request;
 use weft_wire::data::DataRequest;
-use weft_wire::meta::{MetaReply, MetaRequest};
+use weft_wire::meta::{MetaReply, MetaRequest, Time};
 use weft_wire::{Ino, Kind, LeaseBits, Status, TargetId};
 
 use crate::core::ClientCore;
@@ -213,17 +213,17 @@ impl ClientCore {
         if let Some(version) = file.pages_version {
             self.versions.put(ino, version);
         }
-        self.give_opens_back(ino, file.server_opens);
+        self.give_opens_back(ino, file.server_opens, file.local_atime);
     }
 
     /// Gives opens back to the volume.
-    pub(crate) fn give_opens_back(&mut self, ino: Ino, count: u32) {
+    pub(crate) fn give_opens_back(&mut self, ino: Ino, count: u32, atime: Option<Time>) {
         if count == 0 {
             return;
         }
         let Some(volume) = self.volumes.get_mut(&ino.volume()) else { return };
         *volume.releasing.entry(ino).or_default() += count;
-        let request = MetaRequest::Release { ino, count };
+        let request = MetaRequest::Release { ino, count, atime };
         self.meta_call(ino, Default::default(), &request, Purpose::Release { ino, count });
     }
 

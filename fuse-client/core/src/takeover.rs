@@ -347,7 +347,7 @@ impl ClientCore {
                     let reply = answer.meta(kind);
                     self.set_attr_answered(id, Ino(0), false, reply);
                 }
-                Kind::Make if matches!(op, FsOp::Create { .. }) => {
+                Kind::Make if matches!(op, FsOp::Create { .. } | FsOp::Tmpfile { .. }) => {
                     self.open_answered(id, answer.meta(kind));
                 }
                 _ => self.op_answered(id, kind, &answer),
@@ -397,7 +397,7 @@ impl ClientCore {
     fn unheard(&mut self, answer: Option<Answer>) {
         let reply = answer.map(|answer| answer.meta(Kind::Make));
         if let Some(Ok(weft_wire::meta::MetaReply::Made(attr, _, Some(_)))) = reply {
-            self.give_opens_back(attr.ino, 1);
+            self.give_opens_back(attr.ino, 1, None);
         }
     }
 
@@ -461,7 +461,7 @@ fn take_write(
 /// What an operation is at whose one change was sent before; `None` when the change was another step of it.
 fn kind_of_joined(op: &FsOp, kind: Kind) -> Option<OpKind> {
     match (op, kind) {
-        (FsOp::Create { flags, .. }, Kind::Make) => {
+        (FsOp::Create { flags, .. } | FsOp::Tmpfile { flags, .. }, Kind::Make) => {
             Some(OpKind::Open { flags: *flags, created: true })
         }
         (FsOp::SetAttr { ino, set, .. }, Kind::SetAttr) => Some(OpKind::SetAttr {

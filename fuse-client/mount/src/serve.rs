@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::mount::MountFlags;
 use weft_client_core::{Caller, ClientConfig, ClientCore, FsOp, FsReply, OnTimeout, OpId, Output};
 use weft_iobuf::Pool;
 use weft_ring::{Op, Ring};
@@ -169,6 +170,7 @@ impl Mount {
                 options::OnTimeout::Wait => OnTimeout::Wait,
                 options::OnTimeout::Eio => OnTimeout::Eio(options.timeout),
             },
+            atime: !options.mount_flags.intersects(MountFlags::NOATIME | MountFlags::RDONLY),
             ..ClientConfig::new(session)
         };
         let address = options.source.address();

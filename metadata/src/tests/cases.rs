@@ -73,7 +73,7 @@ fn nothing_is_made_in_a_removed_directory_that_is_open() {
     assert_eq!(rig.make(a, b"x", FILE), Err(Status::NotFound));
     rig.make(ROOT, b"f", FILE).unwrap();
     assert_eq!(rig.done(&rename((ROOT, b"f"), (a, b"f"), 0)), Err(Status::NotFound));
-    rig.done(&MetaRequest::Release { ino: a, count: 1 }).unwrap();
+    rig.done(&MetaRequest::Release { ino: a, count: 1, atime: None }).unwrap();
     assert_eq!(rig.attr(a), Err(Status::Stale));
     rig.assert_sound();
 }
@@ -172,9 +172,9 @@ fn opening_by_name_finds_or_makes() {
     let Ok(MetaReply::Made(again, false, Some(_))) = rig.ask(&wanted) else { panic!() };
     assert_eq!(attr, again);
     rig.done(&MetaRequest::Unlink { parent: ROOT, name: b"f" }).unwrap();
-    rig.done(&MetaRequest::Release { ino: attr.ino, count: 1 }).unwrap();
+    rig.done(&MetaRequest::Release { ino: attr.ino, count: 1, atime: None }).unwrap();
     assert_eq!(rig.attr(attr.ino).unwrap().nlink, 0);
-    rig.done(&MetaRequest::Release { ino: attr.ino, count: 1 }).unwrap();
+    rig.done(&MetaRequest::Release { ino: attr.ino, count: 1, atime: None }).unwrap();
     assert_eq!(rig.attr(attr.ino), Err(Status::Stale));
     rig.make(ROOT, b"d", DIR).unwrap();
     let wanted = MetaRequest::Make { parent: ROOT, name: b"d", how, target: b"" };
@@ -474,7 +474,7 @@ fn an_open_whose_reply_was_lost_in_a_crash_counts_when_asked_again() {
     let ino = lookup(&mut rig, ROOT, b"f").unwrap();
     rig.done(&MetaRequest::Unlink { parent: ROOT, name: b"f" }).unwrap();
     assert_eq!(rig.attr(ino).unwrap().nlink, 0, "it is open");
-    rig.done(&MetaRequest::Release { ino, count: 1 }).unwrap();
+    rig.done(&MetaRequest::Release { ino, count: 1, atime: None }).unwrap();
     assert_eq!(rig.attr(ino), Err(Status::Stale), "it was open once");
 }
 

@@ -1,7 +1,7 @@
 //! O_TMPFILE, whiteouts, ACLs.
 
 use super::*;
-use weft_wire::meta::{MakeHow, RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT};
+use weft_wire::meta::{Attr, MakeHow, RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT};
 
 const ROOT: Ino = Ino::ROOT;
 const NOBODY: u32 = u32::MAX;
@@ -40,7 +40,7 @@ fn a_file_without_a_name_gets_one_or_goes_with_its_last_close() {
     rig.assert_sound();
     rig.done(&MetaRequest::Link { ino: kept, parent: ROOT, name: b"f" }).unwrap();
     for ino in [kept, gone] {
-        rig.done(&MetaRequest::Release { ino, count: 1 }).unwrap();
+        rig.done(&MetaRequest::Release { ino, count: 1, atime: None }).unwrap();
     }
     rig.settle();
     assert_eq!(rig.attr(kept).unwrap().nlink, 1);
@@ -150,5 +150,27 @@ fn a_default_acl_is_inherited_in_the_umasks_place() {
     assert_eq!(xattr(&mut rig, file.ino, access), Ok(acl(&narrowed)));
     assert_eq!(xattr(&mut rig, below.ino, default), Ok(value));
     assert_eq!(xattr(&mut rig, file.ino, default), Err(Status::NoData));
+    rig.assert_sound();
+}
+
+#[test]
+fn a_read_is_told_with_the_release_and_kept() {
+    let mut rig = Rig::new();
+    let f = rig.make(ROOT, b"f", FILE).unwrap();
+    let before = rig.attr(f).unwrap();
+    let later = Time { seconds: before.atime.seconds + 1000, nanos: 7 };
+    let release = MetaRequest::Release { ino: f, count: 1, atime: Some(later) };
+    rig.done(&release).unwrap();
+    assert_eq!(rig.attr(f), Ok(before), "a session that has not got it open says nothing of it");
+    rig.ask(&MetaRequest::Open { ino: f }).unwrap();
+    rig.done(&release).unwrap();
+    assert_eq!(
+        rig.attr(f),
+        Ok(Attr { atime: later, ..before }),
+        "seen at once; no change of the file"
+    );
+    rig.settle();
+    rig.crash(|_, _| ()).unwrap();
+    assert_eq!(rig.attr(f), Ok(Attr { atime: later, ..before }));
     rig.assert_sound();
 }

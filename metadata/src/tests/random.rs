@@ -297,7 +297,7 @@ impl World {
             if *count == 0 {
                 self.opens.remove(&(who, ino));
             }
-            let released = self.ask_now(who, &MetaRequest::Release { ino, count: 1 });
+            let released = self.ask_now(who, &MetaRequest::Release { ino, count: 1, atime: None });
             assert_eq!(released, Ok(MetaReply::Done));
             return;
         }

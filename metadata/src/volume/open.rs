@@ -226,6 +226,8 @@ impl Volume {
             dropping: Default::default(),
             grace: true,
             works_done: Default::default(),
+            read_times: Default::default(),
+            read_times_logged: Default::default(),
             internal_urgent: false,
             pending: Default::default(),
             pending_bytes: 0,

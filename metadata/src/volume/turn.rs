@@ -15,7 +15,9 @@ use super::{Action, Flight, Health, Volume, WorkState, command_bytes, open, push
 use crate::apply::{Applied, apply};
 use crate::error::{Kind, MetaError};
 use crate::limits::{BATCH_COUNT_MAX, BATCH_COUNT_MIN, COMMAND_DIRTY_BYTES, LOG_BLOCK_BYTES};
-use crate::log::{BATCH_HEADER_BYTES, Command, SESSION_END, area_start, encode_batch, padded};
+use crate::log::{
+    BATCH_HEADER_BYTES, Command, SESSION_END, WERE_READ, area_start, encode_batch, padded,
+};
 use crate::planted::{self, Bug};
 use crate::record::Outcome;
 use crate::store::Name;
@@ -141,6 +143,9 @@ impl Volume {
         if command.kind == SESSION_END && status == Status::Ok {
             self.slots.forget(command.session);
             self.end_opens(command.session);
+        }
+        if command.kind == WERE_READ {
+            self.read_times_logged.clear();
         }
         let orphaned = applied.orphaned.clone();
         if command.wire_kind().is_some() {

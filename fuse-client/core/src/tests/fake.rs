@@ -433,8 +433,9 @@ impl Fake {
                 inode.opens += 1;
                 MetaReply::Opened(inode.attr, Some(Self::layout()))
             }
-            MetaRequest::Release { ino, count } => {
+            MetaRequest::Release { ino, count, atime } => {
                 let inode = self.inode(*ino)?;
+                inode.attr.atime = inode.attr.atime.max(atime.unwrap_or(inode.attr.atime));
                 inode.opens = inode.opens.saturating_sub(*count);
                 MetaReply::Done
             }

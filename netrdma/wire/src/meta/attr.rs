@@ -95,7 +95,7 @@ pub struct Attr {
     pub blocks: u64,
     /// Grows by one with each change of the inode or its data that the volume hears of.
     pub version: u64,
-    /// Last read (kept as of the last explicit change; see README, limits).
+    /// Last read, as with `relatime`.
     pub atime: Time,
     /// Last change of the data.
     pub mtime: Time,

@@ -88,8 +88,9 @@ pub enum MetaRequest<'a> {
     Link { ino: Ino, parent: Ino, name: &'a [u8] },
     /// → `Opened`.
     Open { ino: Ino },
-    /// Gives `count` opens of the session back. → `Done`.
-    Release { ino: Ino, count: u32 },
+    /// Gives `count` opens of the session back; `atime`: when it was read meanwhile. That is kept soon, not before the
+    /// reply. → `Done`.
+    Release { ino: Ino, count: u32, atime: Option<Time> },
     /// Entries after `cookie` (0: from the start), at most about `bytes_max` bytes of them, with attributes when
     /// `plus`. `.` and `..` are not among them. → `Dir`.
     ReadDir { ino: Ino, cookie: u64, bytes_max: u32, plus: bool },
@@ -202,8 +203,11 @@ impl<'a> MetaRequest<'a> {
             MetaRequest::Link { ino, parent, name } => {
                 out.u64(ino.0).u64(parent.0).bytes(name);
             }
-            MetaRequest::Release { ino, count } => {
-                out.u64(ino.0).u32(*count);
+            MetaRequest::Release { ino, count, atime } => {
+                out.u64(ino.0).u32(*count).bool(atime.is_some());
+                if let Some(atime) = atime {
+                    atime.encode(out);
+                }
             }
             MetaRequest::ReadDir { ino, cookie, bytes_max, plus } => {
                 out.u64(ino.0).u64(*cookie).u32(*bytes_max).bool(*plus);
@@ -271,7 +275,11 @@ impl<'a> MetaRequest<'a> {
             Kind::Rename => Self::decode_rename(ino, from)?,
             Kind::Link => MetaRequest::Link { ino, parent: Ino(from.u64()?), name: name(from)? },
             Kind::Open => MetaRequest::Open { ino },
-            Kind::Release => MetaRequest::Release { ino, count: from.u32()? },
+            Kind::Release => {
+                let count = from.u32()?;
+                let atime = from.bool()?.then(|| Time::decode(from)).transpose()?;
+                MetaRequest::Release { ino, count, atime }
+            }
             Kind::ReadDir => MetaRequest::ReadDir {
                 ino,
                 cookie: from.u64()?,

@@ -62,7 +62,7 @@ fn requests() -> Vec<MetaRequest<'static>> {
         MetaRequest::Rename { parent, name, new_parent: ino, new_name: b"b", flags: 1 },
         MetaRequest::Link { ino, parent, name },
         MetaRequest::Open { ino },
-        MetaRequest::Release { ino, count: 3 },
+        MetaRequest::Release { ino, count: 3, atime: Some(Time { seconds: 3, nanos: 4 }) },
         MetaRequest::ReadDir { ino, cookie: 1 << 62, bytes_max: 65_536, plus: true },
         MetaRequest::GetXattr { ino, name: b"user.a" },
         MetaRequest::SetXattr { ino, name: b"user.a", value: b"v", flags: 2 },
