@@ -105,6 +105,20 @@ impl Locks {
         }
     }
 
+    /// What is exclusive of this range is shared from now on. Written down before it is asked for, as an unlock is: a
+    /// successor that claimed more than the server still has for us would lose it to whoever got it since.
+    fn weaken(&mut self, asked: &LockAsked) {
+        for held in self.held_by(asked.ino, asked.owner) {
+            let (start, end) =
+                (held.range.start.max(asked.range.start), held.range.end.min(asked.range.end));
+            if held.kind == LockKind::Exclusive
+                && let Some(range) = LockRange::new(start, end)
+            {
+                self.set(&LockAsked { range, ..*asked }, Some((LockKind::Shared, held.pid)));
+            }
+        }
+    }
+
     /// Takes note of a request that is about to be sent.
     fn new_ticket(&mut self, op: Option<OpId>, asked: LockAsked) -> u64 {
         self.last_ticket += 1;
@@ -146,6 +160,8 @@ impl ClientCore {
                 let has_it = held.is_some_and(|held| held.ranges.has(asked.range, kind));
                 if asked.owner.space == LockSpace::Flock && !has_it {
                     self.locks.set(&asked, None); // as the server does, and Linux
+                } else if kind == LockKind::Shared {
+                    self.locks.weaken(&asked);
                 }
             }
         }
