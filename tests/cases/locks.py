@@ -6,6 +6,7 @@ import json
 import os
 import select
 import signal
+import sqlite3
 import struct
 import time
 from pathlib import Path
@@ -450,4 +451,41 @@ def locks_crowd(ctx):
         check(written == b"<>" * (2 * count), way, "was had by two at once:", written[:200])
         holder.close()
         os.close(marks)
+    fs.close()
+
+
+def _transactions(path, who, count):
+    base = sqlite3.connect(path, timeout=120, isolation_level=None)
+    for number in range(count):
+        base.execute("begin immediate")
+        (total,) = base.execute("select amount from total").fetchone()
+        base.execute("insert into entry values (?, ?, ?)", (who, number, total))
+        base.execute("update total set amount = ?", (total + 1,))
+        base.execute("commit")
+    base.close()
+
+
+@case(timeout_s=1800)
+def locks_sqlite(ctx):
+    """SQLite used from two mounts at once: no transaction is lost or seen by half, and the file is sound."""
+    fs = _two_mounts(ctx, ["attr_timeout_ms=0", "entry_timeout_ms=0"])
+    path, other = fs.mounts["a"].path / "base", fs.mounts["b"].path / "base"
+    base = sqlite3.connect(path, isolation_level=None)
+    base.execute("pragma journal_mode = delete")
+    base.execute("create table entry (who int, number int, seen int, primary key (who, number))")
+    base.execute("create table total (amount int)")
+    base.execute("insert into total values (0)")
+    base.close()
+    count = int(os.environ.get("WEFT_SQLITE_TRANSACTIONS", ctx.scaled(500, 50)))
+    begin = time.monotonic()
+    workers = [fork_worker(_transactions, where, who, count) for who, where in enumerate((path, other))]
+    join_workers(workers, 300 + count // 10, "transactions")
+    ctx.figure("locks_sqlite.rate", 2 * count / (time.monotonic() - begin), "transactions/s")
+    for where in (path, other):
+        base = sqlite3.connect(where)
+        _same(base.execute("pragma integrity_check").fetchall(), [("ok",)], "integrity_check")
+        _same(base.execute("select amount from total").fetchone(), (2 * count,), "the sum")
+        seen = base.execute("select seen from entry order by seen").fetchall()
+        _same(seen, [(number,) for number in range(2 * count)], "what each transaction saw")
+        base.close()
     fs.close()
