@@ -438,6 +438,7 @@ impl LockTable {
         self.awaited.remove(&session);
         let mut claimed = self.claiming.remove(&session).unwrap_or_default();
         let inos: Vec<Ino> = self.files.keys().copied().collect();
+        let mut changed_inos = Vec::new();
         for ino in inos {
             let mut changed = self.unqueue_all(ino, session);
             for holder in self.holders_of(ino, session) {
@@ -452,9 +453,11 @@ impl LockTable {
                 }
             }
             if changed {
-                self.serve(ino, now);
+                changed_inos.push(ino);
             }
         }
+        // Only when all of it is gone: what is left would look like cycles.
+        changed_inos.into_iter().for_each(|ino| self.serve(ino, now));
     }
 
     fn holders_of(&self, ino: Ino, session: SessionId) -> Vec<Holder> {
@@ -496,13 +499,14 @@ impl LockTable {
     pub(crate) fn end_session(&mut self, session: SessionId, now: Duration) {
         self.awaited.remove(&session);
         let inos: Vec<Ino> = self.files.keys().copied().collect();
-        for ino in inos {
-            self.unqueue_all(ino, session);
-            for holder in self.holders_of(ino, session) {
-                self.set(ino, holder, LockRange::ALL, None);
+        for ino in &inos {
+            self.unqueue_all(*ino, session);
+            for holder in self.holders_of(*ino, session) {
+                self.set(*ino, holder, LockRange::ALL, None);
             }
-            self.serve(ino, now);
         }
+        // Only when all of it is gone: what is left would look like cycles.
+        inos.into_iter().for_each(|ino| self.serve(ino, now));
         self.forget_events(session);
     }
 
