@@ -11,7 +11,7 @@ import struct
 import time
 from pathlib import Path
 
-from lib.base import case, check, eventually
+from lib.base import Skip, case, check, eventually
 from lib.cluster import Cluster
 from lib.procs import fork_worker, join_workers, run
 
@@ -488,4 +488,41 @@ def locks_sqlite(ctx):
         seen = base.execute("select seen from entry order by seen").fetchall()
         _same(seen, [(number,) for number in range(2 * count)], "what each transaction saw")
         base.close()
+    fs.close()
+
+
+@case(timeout_s=120)
+def locks_dry_queue(ctx):
+    """A CPU's ring entries all taken by locks that wait, other requests behind them in the kernel: they are served."""
+    if not Path("/sys/module/fuse/parameters/enable_uring").exists():
+        raise Skip("no-fuse-uring")
+    fs = _two_mounts(ctx, ["transport=uring", "queue_depth=2"])
+    cpus = {sorted(os.sched_getaffinity(0))[0]}
+    path = fs.mounts["a"].path / "file"
+    holder, other = Locker(path, "fcntl"), Locker(path, "fcntl")
+    waiters = [Locker(path, "fcntl") for _ in range(20)]
+    _same(holder.lock("w"), "ok", "the holder")
+    for locker in (holder, other, *waiters):
+        os.sched_setaffinity(locker.pid, cpus)
+    # All of them in the kernel's queue at once, and no request of this CPU after them.
+    core = fs.mounts["a"].core_pid()
+    os.kill(core, signal.SIGSTOP)
+    for waiter in waiters:
+        waiter.begin("w")
+    time.sleep(0.5)
+    other.tell("fsync")
+    time.sleep(0.2)
+    holder.tell("lock", "u", 0, 0, False, 0)
+    time.sleep(0.2)
+    os.kill(core, signal.SIGCONT)
+    _same(other.answer(), "ok", "an fsync behind 20 locks that wait")
+    _same(holder.answer(), "ok", "the unlock behind them")
+    while waiters:
+        ready = eventually("the next one gets it", lambda: [one for one in waiters if one.answer(0.01) == "ok"], AT_ONCE_S)
+        _same(len(ready), 1, "at once")
+        waiters.remove(ready[0])
+        ready[0].lock("u")
+        ready[0].close()
+    holder.close()
+    other.close()
     fs.close()

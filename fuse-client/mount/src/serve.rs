@@ -34,7 +34,7 @@ use crate::options::{self, Options};
 use crate::reply::ReplyHead;
 use crate::request::{Operation, RESENT, Unique};
 use crate::supervise::channel::Channel;
-use crate::transport::{Event, Hold, Incoming, Reply, Transport, UringConfig};
+use crate::transport::{Event, Incoming, Reply, Transport, UringConfig};
 use device::TRANSPORT_TOKENS;
 pub(crate) use device::kept_bytes;
 use kick::Kicker;
@@ -132,7 +132,7 @@ fn live(options: &Options, link: &SupervisorLink) -> Result<(), String> {
         }
     };
     if mount.queues.is_some() && !options.local_locks {
-        mount.kicker = Some(Kicker::start(options.mount_point.clone())?);
+        mount.kicker = Some(Kicker::new(options.mount_point.clone()));
     }
     link.serving(transport, mount.resumable, mount.limits.max_write_bytes)?;
     let orphaned = link.listen(Arc::clone(&mount.retiring))?;
@@ -268,6 +268,7 @@ impl Mount {
             false => timer,
         };
         self.wait(patience)?;
+        self.kick();
         self.take_requests();
         self.retry_stalled();
         let now = clock::mono();
@@ -427,17 +428,15 @@ impl Mount {
 
     /// A request may take for ever to answer: other requests must come all the same. False when no more can be held.
     fn hold(&mut self, unique: Unique) -> bool {
-        let Some(transport) = &mut self.transport else { return true };
-        match transport.hold(&mut self.ring, unique) {
-            Hold::Held => true,
-            Hold::HeldKick { cpu } => {
-                if let Some(kicker) = &self.kicker {
-                    kicker.kick(cpu);
-                }
-                true
-            }
-            Hold::Full => false,
-        }
+        self.transport.as_mut().is_none_or(|transport| transport.hold(&mut self.ring, unique))
+    }
+
+    /// Has the kernel go on where only held requests could have asked it to.
+    fn kick(&mut self) {
+        let (Some(transport), Some(kicker)) = (&mut self.transport, &mut self.kicker) else {
+            return;
+        };
+        transport.kicks().into_iter().for_each(|cpu| kicker.kick(cpu));
     }
 
     /// The kernel dropped `count` lookups of a node; nobody is answered.

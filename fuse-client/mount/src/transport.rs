@@ -53,25 +53,15 @@ pub trait Transport: std::fmt::Debug {
     /// held back until every part of it was dropped, but for those in the reply itself.
     fn lend(&mut self, unique: Unique) -> Option<BufSlot>;
 
-    /// The request may wait for ever (for a lock): what it occupies is replaced.
-    fn hold(&mut self, ring: &mut Ring, unique: Unique) -> Hold;
+    /// The request may wait for ever (for a lock): what it occupies is replaced. False when no more can be held.
+    fn hold(&mut self, ring: &mut Ring, unique: Unique) -> bool;
+
+    /// CPUs of which the kernel may have requests that it hands out only when there was one more. To be called after
+    /// each wait.
+    fn kicks(&mut self) -> Vec<u16>;
 
     /// Sends a reply or a notification. Never fails here: what the kernel says about it comes as an [`Event`].
     fn reply(&mut self, ring: &mut Ring, reply: Reply);
-}
-
-/// What [`Transport::hold`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hold {
-    /// It is held, and more requests can come.
-    Held,
-    /// The same, but the kernel may have requests of this CPU that it hands out only with the next one.
-    HeldKick {
-        /// The CPU.
-        cpu: u16,
-    },
-    /// No more can be held.
-    Full,
 }
 
 /// What came from the kernel.

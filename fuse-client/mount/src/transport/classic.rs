@@ -18,7 +18,7 @@ use weft_iobuf::{BufSlot, Pool};
 use weft_ring::{Completion, FileId, Op, PollFlags, Ring, RingError, SendData};
 use weft_wire::units::to_usize;
 
-use super::{Event, Hold, Incoming, Reply, Transport};
+use super::{Event, Incoming, Reply, Transport};
 use crate::abi::input::{InHeader, WriteIn};
 use crate::negotiate::{MAX_PAGES_MIN, PAGE_BYTES};
 use crate::request::Unique;
@@ -210,8 +210,12 @@ impl Transport for Classic {
         self.spares.pop().unwrap_or_default()
     }
 
-    fn hold(&mut self, _ring: &mut Ring, _unique: Unique) -> Hold {
-        Hold::Held // a request that was read occupies nothing of the device
+    fn hold(&mut self, _ring: &mut Ring, _unique: Unique) -> bool {
+        true // a request that was read occupies nothing of the device
+    }
+
+    fn kicks(&mut self) -> Vec<u16> {
+        Vec::new()
     }
 
     fn lend(&mut self, _unique: Unique) -> Option<BufSlot> {

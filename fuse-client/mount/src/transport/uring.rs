@@ -21,7 +21,7 @@ use weft_iobuf::{BufSlot, IobufError, Pool};
 use weft_ring::{Command, Completion, FileId, Op, Ring, SendData};
 use weft_wire::units::to_usize;
 
-use super::{Classic, Event, Hold, Incoming, Reply, Transport};
+use super::{Classic, Event, Incoming, Reply, Transport};
 use crate::abi::opcode;
 use crate::abi::uring::ReqHeader;
 use crate::negotiate::{MAX_PAGES_MIN, PAGE_BYTES};
@@ -110,6 +110,8 @@ pub struct Uring {
     /// whether they got one: with how many each had got.
     probes: Vec<(usize, u64)>,
     new_probes: Vec<(usize, u64)>,
+    /// CPUs to be kicked, once the kernel has the entry that was added.
+    kicks: Vec<(u16, Option<usize>)>,
     /// Entries with a request that was not looked at yet, in the order they came.
     arrived: VecDeque<usize>,
     /// Entries that are answered and wait for their payload.
@@ -188,6 +190,7 @@ impl Uring {
             added_max: config.held_max(),
             probes: Vec::new(),
             new_probes: Vec::new(),
+            kicks: Vec::new(),
             arrived: VecDeque::new(),
             held: Vec::new(),
             unsubmitted: VecDeque::new(),
@@ -419,7 +422,8 @@ impl Transport for Uring {
     }
 
     fn has_more(&self) -> bool {
-        (!self.arrived.is_empty() && !self.starved) || self.classic.has_more()
+        let arrived = !self.arrived.is_empty() && !self.starved;
+        arrived || !self.kicks.is_empty() || self.classic.has_more()
     }
 
     fn spare(&mut self) -> SendData {
@@ -437,22 +441,38 @@ impl Transport for Uring {
         Some(part)
     }
 
-    fn hold(&mut self, ring: &mut Ring, unique: Unique) -> Hold {
-        let Some(at) = self.by_unique.get(&unique.0).copied() else { return Hold::Held };
+    fn hold(&mut self, ring: &mut Ring, unique: Unique) -> bool {
+        let Some(at) = self.by_unique.get(&unique.0).copied() else { return true };
         let (depth, cpu) = (self.depth, self.entries[at].queue);
         let queue = self.queue_of(at);
+        let mut added = None;
         if queue.entries < depth + queue.held + 1 {
             if self.added >= self.added_max {
-                return Hold::Full;
+                return false;
             }
             self.added += 1;
             let new = self.add_entry(cpu);
             self.submit(ring, new);
+            added = Some(new);
+            // The last of the others may be taken by now and requests wait, which we do not see when it counts as
+            // waiting until after this one does.
+            self.queue_of(at).dry = true;
         }
         self.entries[at].held = true;
         let queue = self.queue_of(at);
         queue.held += 1;
-        if queue.dry { Hold::HeldKick { cpu } } else { Hold::Held }
+        if queue.dry {
+            self.kicks.push((cpu, added));
+        }
+        true
+    }
+
+    fn kicks(&mut self) -> Vec<u16> {
+        let entries = &self.entries;
+        // One that the ring had no room for is not with the kernel: what it shall take would be stuck, too.
+        let is_ready = |at: &usize| !matches!(entries[*at].state, State::Ready(_));
+        let now = self.kicks.extract_if(.., |(_, added)| added.as_ref().is_none_or(is_ready));
+        now.map(|(cpu, _)| cpu).collect()
     }
 
     fn reply(&mut self, ring: &mut Ring, reply: Reply) {
