@@ -31,6 +31,9 @@ pub(crate) struct Want {
     pub(crate) hint: Option<u64>,
     /// Blocks the chunk has already: longer chunks look for more room to grow.
     pub(crate) chunk_blocks: u32,
+    /// More may follow behind these: so they begin where there is room. Blocks that only move from within a chunk take
+    /// the leftmost place that is long enough; each at the head of a free megabyte, they would leave none whole.
+    pub(crate) grows: bool,
     /// A rewrite that gives back as much as it takes may use the last blocks.
     pub(crate) may_use_reserve: bool,
 }
@@ -217,8 +220,11 @@ impl Space {
                 self.take(Extent { start: hint, count: run }, &mut out);
             }
         }
-        let growth = want.count.saturating_mul(GROWTH).max(want.chunk_blocks);
-        let growth_order = order_of(growth.min(GROWTH_BLOCKS_MAX));
+        let growth = match want.grows {
+            true => want.count.saturating_mul(GROWTH).max(want.chunk_blocks).min(GROWTH_BLOCKS_MAX),
+            false => 1,
+        };
+        let growth_order = order_of(growth);
         while left > 0 {
             let top = u32::from(self.tree[1]).checked_sub(1).expect("free blocks are in the tree");
             let order = growth_order.max(order_of(left)).min(top).min(ORDER_MAX);
@@ -352,7 +358,7 @@ mod tests {
     use super::*;
 
     fn want(count: u32) -> Want {
-        Want { count, hint: None, chunk_blocks: 0, may_use_reserve: false }
+        Want { count, hint: None, chunk_blocks: 0, grows: true, may_use_reserve: false }
     }
 
     #[test]
@@ -373,6 +379,18 @@ mod tests {
         let all = space.alloc(Want { count: 10_000, may_use_reserve: true, ..want(0) }).unwrap();
         assert_eq!(all.iter().map(|extent| extent.count).sum::<u32>(), 10_000);
         assert_eq!(space.alloc(Want { may_use_reserve: true, ..want(1) }), None);
+    }
+
+    #[test]
+    fn blocks_that_move_from_within_a_chunk_leave_whole_megabytes_free() {
+        let mut space = Space::new(64 * 256);
+        let moved = Want { chunk_blocks: 256, grows: false, ..want(1) };
+        for number in 0..256 {
+            let place = space.alloc(moved).unwrap();
+            assert_eq!(place, [Extent { start: number, count: 1 }]);
+        }
+        let chunk = space.alloc(want(256)).unwrap();
+        assert_eq!(chunk, [Extent { start: 256, count: 256 }]);
     }
 
     #[test]
@@ -398,6 +416,7 @@ mod tests {
                     count,
                     hint,
                     chunk_blocks: small(random(300)),
+                    grows: random(2) == 0,
                     may_use_reserve: random(2) == 0,
                 };
                 let Some(extents) = space.alloc(wanted) else {

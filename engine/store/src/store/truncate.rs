@@ -101,7 +101,7 @@ impl Store {
         if let Some(old) = old {
             let buf = pool.alloc(BLOCK_LEN).ok_or(Halt::Fail(Status::Busy))?;
             let hint = Some(old.device_block + 1).filter(|block| self.space.is_free(*block));
-            let want = Want { count: 1, hint, chunk_blocks: 0, may_use_reserve: true };
+            let want = Want { count: 1, hint, chunk_blocks: 0, grows: true, may_use_reserve: true };
             let new_place = self.alloc(want)?[0].start;
             let tail = Tail { old, new_place, new_sum: None, lost: false, failed_reads: 0 };
             self.truncate_mut(op).tail = Some(tail);

@@ -266,6 +266,7 @@ impl Store {
             count: stretch.count,
             hint,
             chunk_blocks: chunk.end(),
+            grows: !stretch.moves || stretch.first + stretch.count >= chunk.end(),
             may_use_reserve: stretch.moves,
         })?;
         let mut block = stretch.first;

@@ -278,6 +278,11 @@ impl Rig {
         self.ios.iter().any(|io| matches!(io.1, Io::Discard { .. }))
     }
 
+    /// I/Os under way.
+    pub(crate) fn io_count(&self) -> usize {
+        self.ios.len()
+    }
+
     pub(crate) fn settle(&mut self) {
         while self.step() {}
     }

@@ -65,6 +65,22 @@ fn what_was_to_be_discarded_when_the_process_died_is_discarded_by_the_next() {
     assert_eq!(rig.read(chunk(9), 0, 4096), Answer::Read(0, vec![7; 4096]));
 }
 
+/// Blocks written lately move when they are written again (`recent`): not each into another free megabyte.
+#[test]
+fn after_small_overwrites_a_long_write_is_still_one_operation_of_the_device() {
+    let mut rig = rig(4);
+    assert_eq!(rig.write(CHUNK, 0, &[5; 1 << 20]), Answer::Done);
+    for block in 0..100 {
+        assert_eq!(rig.write(CHUNK, 2 * block * 4096, &[6; 4096]), Answer::Done);
+    }
+    rig.begin_write(chunk(0), 0, &[7; 1 << 20]);
+    assert_eq!(rig.io_count(), 1);
+    rig.settle();
+    assert_eq!(rig.read(chunk(0), 0, 1 << 20), Answer::Read(0, vec![7; 1 << 20]));
+    let mixed = [[6; 4096], [5; 4096]].concat();
+    assert_eq!(rig.read(CHUNK, 198 * 4096, 8192), Answer::Read(198, mixed));
+}
+
 #[test]
 fn freed_space_is_discarded_after_a_checkpoint() {
     let mut rig = rig(1);
