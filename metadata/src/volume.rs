@@ -187,6 +187,24 @@ impl Volume {
         self.store.known_inode(ino).ok()?.layout().cloned()
     }
 
+    /// The inode that a name leads to now: what is logged and not applied is not counted.
+    pub fn child_of(&self, parent: Ino, name: &[u8]) -> Option<Ino> {
+        match self.store.read(&MetaRequest::Lookup { parent, name }) {
+            Ok(MetaReply::Entry(attr)) => Some(attr.ino),
+            _ => None,
+        }
+    }
+
+    /// An inode's version; `None` when it is not there or cannot be read.
+    pub fn version_of(&self, ino: Ino) -> Option<u64> {
+        self.store.known_inode(ino).ok().map(|inode| inode.attr.version)
+    }
+
+    /// Whether the session is one of [`Volume::sessions`].
+    pub fn knows(&self, session: SessionId) -> bool {
+        self.slots.knows(session)
+    }
+
     /// What it is able to do.
     pub fn health(&self) -> Health {
         self.health

@@ -5,7 +5,7 @@ use std::time::Duration;
 use weft_net::Frame;
 use weft_store::ReadPiece;
 use weft_wire::meta::Time;
-use weft_wire::{ChunkIndex, Ino, ShardId, Status, TargetId};
+use weft_wire::{ChunkIndex, Ino, SessionId, ShardId, Status, TargetId};
 
 /// The two clocks, read once for each turn of the event loop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,6 +106,22 @@ pub enum Message {
         status: Status,
         /// Blocks that went.
         freed_count: u64,
+    },
+    /// From a volume's shard: this session lost its leases. What it sent before is not carried out any more.
+    Fence {
+        /// Who waits for the answer.
+        from: ShardId,
+        /// The session.
+        session: SessionId,
+        /// How often it was fenced off, with this time.
+        number: u32,
+    },
+    /// The answer to `Fence`.
+    Fenced {
+        /// Who answers.
+        from: ShardId,
+        /// The session.
+        session: SessionId,
     },
     /// To the volume's shard, now and then: how full a target is.
     Space {

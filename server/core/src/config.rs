@@ -27,7 +27,7 @@ pub const CORE_COUNT_MAX: usize = 256;
 pub const NODE_NAME_BYTES_MAX: usize = 64;
 
 /// Every key there is, in the order of [`Config::generate`]: the first five must be there.
-pub const KEYS: [&str; 17] = [
+pub const KEYS: [&str; 18] = [
     "cluster",
     "node",
     "listen",
@@ -45,6 +45,7 @@ pub const KEYS: [&str; 17] = [
     "discard",
     "scrub_interval_days",
     "scrub_mib_per_second",
+    "lease_ms",
 ];
 
 /// What a node's config file says.
@@ -73,6 +74,9 @@ pub struct Config {
     pub session_timeout_s: u32,
     /// After a start, old sessions have so long to come back before others may take what they held, in seconds.
     pub grace_s: u32,
+    /// What a client caches it may use for so long after its last sign of life, in milliseconds: one that vanishes
+    /// delays others by no more.
+    pub lease_ms: u32,
     /// Longest time between two metadata checkpoints, in seconds.
     pub checkpoint_s: u32,
     /// Requests one connection may have in flight.
@@ -190,6 +194,7 @@ impl Config {
             log: fields::LOG_DEFAULT.to_owned(),
             session_timeout_s: fields::SESSION_TIMEOUT_S.default,
             grace_s: fields::GRACE_S.default,
+            lease_ms: fields::LEASE_MS.default,
             checkpoint_s: fields::CHECKPOINT_S.default,
             credits: fields::CREDITS.default,
             io_poll: Wanted::Auto,
@@ -264,6 +269,7 @@ impl Config {
         let seldom = [
             ("scrub_interval_days", self.scrub_interval_days, &fields::SCRUB_INTERVAL_DAYS),
             ("scrub_mib_per_second", self.scrub_mib_per_second, &fields::SCRUB_MIB_PER_SECOND),
+            ("lease_ms", self.lease_ms, &fields::LEASE_MS),
         ];
         for (key, value, bounds) in seldom {
             if value != bounds.default {

@@ -9,6 +9,8 @@
 //!   client replays it on the next one.
 //! - A session has one connection to a shard. A new one closes the old one before its first request is looked at, so
 //!   nothing of the old one can overtake what the client sends on the new one.
+//! - What a client caches, it holds a lease on: a change waits until others gave theirs back, or are fenced off
+//!   (`shard/leases.rs`, `doc/leases.md`).
 //! - Memory is dealt out once ([`memory::MemoryPlan`]); at a bound the answer is `Busy`.
 //! - A target that could not be opened is offline: what is asked of it fails with EIO, new files are not put on it, and
 //!   no file that is on it is cut (`shard/works.rs`).
@@ -17,6 +19,7 @@
 
 mod action;
 pub mod config;
+mod leases;
 mod locks;
 pub mod memory;
 mod shard;

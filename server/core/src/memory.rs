@@ -32,7 +32,7 @@ const INBOX_DIVISOR: u64 = 4;
 
 /// Shares of what is left after the ring's tables and the map of free blocks, in percent.
 mod percent {
-    pub(super) const BUFFERS: u64 = 48;
+    pub(super) const BUFFERS: u64 = 46;
     pub(super) const INDEX_CACHE: u64 = 11;
     pub(super) const STORE_TABLES: u64 = 8;
     pub(super) const VOLUME: u64 = 18;
@@ -41,8 +41,19 @@ mod percent {
     pub(super) const REPLIES: u64 = 3;
     pub(super) const CONNECTIONS: u64 = 4;
     pub(super) const LOCKS: u64 = 1;
-    const SHARES: [u64; 9] =
-        [BUFFERS, INDEX_CACHE, STORE_TABLES, VOLUME, REQUESTS, BODIES, REPLIES, CONNECTIONS, LOCKS];
+    pub(super) const LEASES: u64 = 2;
+    const SHARES: [u64; 10] = [
+        BUFFERS,
+        INDEX_CACHE,
+        STORE_TABLES,
+        VOLUME,
+        REQUESTS,
+        BODIES,
+        REPLIES,
+        CONNECTIONS,
+        LOCKS,
+        LEASES,
+    ];
     const _: () = {
         let (mut sum, mut at) = (0, 0);
         while at < SHARES.len() {
@@ -80,6 +91,8 @@ pub struct MemoryPlan {
     pub free_map_bytes: u64,
     /// Changed pages of the namespace, and changes that wait for the log. At the bound: a checkpoint, and `Busy`.
     pub volume_bytes: u64,
+    /// Leases that are out. At the bound nothing is granted, and some are asked back.
+    pub leases_bytes: u64,
     /// Data requests taken and not answered. At the bound: `Busy`.
     pub requests_bytes: u64,
     /// Bodies of requests that are not whole yet. At the bound bytes wait in their sockets.
@@ -121,8 +134,9 @@ impl MemoryPlan {
         let buffers_bytes = one_percent * percent::BUFFERS / SLOT_BYTES_MAX * SLOT_BYTES_MAX;
         let volume_bytes = one_percent * percent::VOLUME;
         let locks_bytes = one_percent * percent::LOCKS;
+        let leases_bytes = one_percent * percent::LEASES;
         let index_cache_bytes = one_percent * percent::INDEX_CACHE;
-        let without_volume = if has_volume { 0 } else { volume_bytes + locks_bytes };
+        let without_volume = if has_volume { 0 } else { volume_bytes + locks_bytes + leases_bytes };
         let connections_bytes = one_percent * percent::CONNECTIONS;
         let conns_max = (connections_bytes / CONN_BYTES)
             .min(buffers_bytes / INBOX_DIVISOR / to_u64(INBOX_BYTES))
@@ -130,6 +144,7 @@ impl MemoryPlan {
         Ok(MemoryPlan {
             buffers_bytes,
             index_cache_bytes: index_cache_bytes + without_volume,
+            leases_bytes: if has_volume { leases_bytes } else { 0 },
             store_tables_bytes: one_percent * percent::STORE_TABLES,
             free_map_bytes,
             volume_bytes: if has_volume { volume_bytes } else { 0 },
@@ -155,6 +170,7 @@ impl MemoryPlan {
             + self.store_tables_bytes
             + self.free_map_bytes
             + self.volume_bytes
+            + self.leases_bytes
             + self.requests_bytes
             + self.bodies_bytes
             + self.replies_bytes
@@ -213,6 +229,7 @@ mod tests {
             ("Replies", percent::REPLIES),
             ("Connections", percent::CONNECTIONS),
             ("Locks", percent::LOCKS),
+            ("Leases", percent::LEASES),
         ];
         for (name, share) in parts {
             let row = format!("| {name} | {share} % |");

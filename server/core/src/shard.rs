@@ -2,6 +2,7 @@
 
 mod conns;
 mod data;
+mod leases;
 mod locks;
 mod meta;
 mod scrub;
@@ -17,12 +18,13 @@ use weft_net::Frame;
 use weft_store::{ReadPiece, Store};
 use weft_wire::meta::Time;
 use weft_wire::session::{ClusterMap, TargetInfo, TargetListReply};
-use weft_wire::{ClusterId, Header, Ino, Kind, SessionId, ShardId, Status, TargetId};
+use weft_wire::{ClusterId, Header, Ino, Kind, LeaseBits, SessionId, ShardId, Status, TargetId};
 
 use crate::action::{Action, ConnId, Message, Now};
 use crate::locks::LockTable;
 use crate::memory::MemoryPlan;
 use conns::Conn;
+use leases::LeaseState;
 use works::Works;
 
 pub use scrub::ScrubSchedule;
@@ -50,6 +52,8 @@ pub struct ShardParams {
     pub memory: MemoryPlan,
     /// A session without a connection is over after this long.
     pub session_timeout: Duration,
+    /// How long leases last after the last sign of life of their holder.
+    pub lease_time: Duration,
     /// After a start, unlinked files wait this long for the sessions that have them open.
     pub grace: Duration,
     /// Nodes, shards, targets and volumes; this node is the first.
@@ -104,6 +108,8 @@ struct Target {
 enum Pending {
     /// A client's request.
     Client { conn: ConnId, header: Header, memory_bytes: u64 },
+    /// A client's request to the volume.
+    Meta { conn: ConnId, session: SessionId, header: Header, about: leases::About },
     /// A piece of a volume's deferred work.
     Work { from: ShardId, work: u64, target: TargetId, ino: Ino },
     /// The same, done and not yet durable.
@@ -147,6 +153,7 @@ pub struct Shard {
     locks: LockTable,
     /// Who wants to be told how locks that waited have ended.
     lock_listeners: BTreeMap<SessionId, (ConnId, Header)>,
+    leases: LeaseState,
     works: Works,
     /// Volume's shard: (total, free) bytes of every target heard of.
     space: BTreeMap<TargetId, (u64, u64)>,
@@ -195,6 +202,7 @@ impl Shard {
             pending: Slab::new(),
             locks: LockTable::new(params.memory.locks_max(), BTreeSet::new()),
             lock_listeners: BTreeMap::new(),
+            leases: LeaseState::new(params.lease_time, params.memory.leases_bytes),
             works: Works::default(),
             space: BTreeMap::new(),
             space_told: Duration::ZERO,
@@ -215,6 +223,7 @@ impl Shard {
         self.locks = LockTable::new(self.memory.locks_max(), awaited);
         self.sessions.extend(sessions.into_iter().map(|session| (session, Err(now.mono))));
         self.grace_end = Some(now.mono + self.grace);
+        self.await_returns();
         self.tell_space();
         self.take_pending_works()
     }
@@ -222,6 +231,7 @@ impl Shard {
     /// What there is to do, in order. Call after each event, or once for each turn of the loop.
     pub fn take_actions(&mut self, now: Now) -> Vec<Action> {
         self.now = now;
+        self.look_at_held();
         self.flush_volume_log();
         std::mem::take(&mut self.out)
     }
@@ -230,12 +240,16 @@ impl Shard {
     pub fn frame(&mut self, conn: ConnId, frame: Frame, now: Now) {
         self.now = now;
         let Some(state) = self.conns.get_mut(&conn) else { return };
-        if frame.header.reply {
-            return self.break_off(conn, "a reply where a request was expected");
-        }
+        state.heard = now.mono;
         let Some(session) = state.session else {
             return self.hello(conn, frame);
         };
+        if frame.header.reply {
+            return match frame.header.kind {
+                Kind::Recall => self.lease_returned(conn, session, frame.header.request_id),
+                _ => self.break_off(conn, "a reply where a request was expected"),
+            };
+        }
         if state.in_flight >= self.credits {
             return self.break_off(conn, "more requests in flight than its credits");
         }
@@ -266,6 +280,8 @@ impl Shard {
                 self.target_health().encode(&mut body);
                 self.answer(conn, &header, Status::Ok, &body, Vec::new());
             }
+            Kind::Reclaim => self.reclaim(conn, session, &frame),
+            Kind::Recall => self.break_off(conn, "a recall from a client"),
             Kind::Scrub => self.scrub_order(conn, &header, &frame.body),
             Kind::DamageList => self.damage_list(conn, &header, &frame.body),
             kind if kind.is_metadata() => self.metadata_request(conn, session, &frame),
@@ -299,6 +315,8 @@ impl Shard {
             Message::Truncated { work, target, status, freed_count } => {
                 self.work_piece_done(work, target, status, freed_count);
             }
+            Message::Fence { from, session, number } => self.fence_here(from, session, number),
+            Message::Fenced { from, session } => self.fenced(from, session),
             Message::Space { target, total_bytes, free_bytes } => {
                 self.space.insert(target, (total_bytes, free_bytes));
             }
@@ -315,6 +333,7 @@ impl Shard {
         }
         self.tick_scrubs();
         self.tick_volume();
+        self.tick_leases();
         self.expire_sessions();
         self.tick_locks();
         if now.mono.saturating_sub(self.space_told) >= SPACE_INTERVAL {
@@ -350,11 +369,25 @@ impl Shard {
         body: &[u8],
         pieces: Vec<ReadPiece>,
     ) {
+        self.answer_granting(conn, request, status, LeaseBits::NONE, body, pieces);
+    }
+
+    /// The same, with leases.
+    fn answer_granting(
+        &mut self,
+        conn: ConnId,
+        request: &Header,
+        status: Status,
+        lease: LeaseBits,
+        body: &[u8],
+        pieces: Vec<ReadPiece>,
+    ) {
         let Some(state) = self.conns.get_mut(&conn) else { return };
         state.in_flight = state.in_flight.saturating_sub(1);
         let payload_bytes = pieces.iter().map(ReadPiece::bytes).sum();
         let mut header = request.reply(status, body, payload_bytes);
         header.epoch = self.epoch;
+        header.lease = lease;
         header.shard = self.id.0;
         let mut head = Vec::with_capacity(64 + body.len());
         weft_wire::header::push_frame(&mut head, &header, body);

@@ -381,6 +381,7 @@ fn build_shard(
         payload_bytes_max: to_u64(pool.capacity_bytes()) / 4,
         memory,
         session_timeout: Duration::from_secs(u64::from(config.session_timeout_s)),
+        lease_time: Duration::from_millis(u64::from(config.lease_ms)),
         grace: Duration::from_secs(u64::from(config.grace_s)),
         map: seed.map,
         targets: params,

@@ -227,6 +227,7 @@ impl Node {
                 credits: plan.credits,
                 payload_bytes_max: to_u64(POOL_BYTES / 4),
                 session_timeout: plan.session_timeout,
+                lease_time: plan.lease_time,
                 grace: plan.grace,
                 map: map.clone(),
                 memory,

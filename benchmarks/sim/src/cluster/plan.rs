@@ -17,6 +17,7 @@ pub(super) struct Plan {
     pub(super) checkpoint_commands: u32,
     pub(super) checkpoint_interval: Duration,
     pub(super) session_timeout: Duration,
+    pub(super) lease_time: Duration,
     pub(super) grace: Duration,
     /// Shares of what goes wrong; nothing does where all are 0.
     pub(super) cuts: u64,
@@ -52,6 +53,7 @@ impl Plan {
             checkpoint_commands: random.pick(&[3, 10, 50, 1000]),
             checkpoint_interval: millis(random.pick(&[50, 300, 2000])),
             session_timeout: millis(8000),
+            lease_time: millis(2000),
             grace: millis(3000),
             cuts: random.pick(&[0, 10, 40]),
             kills: random.pick(&[0, 10, 10]),

@@ -17,6 +17,8 @@ pub(super) const MEMORY_MIB: Bounds =
 pub(super) const SESSION_TIMEOUT_S: Bounds =
     Bounds { key: "session_timeout_s", default: 60, min: 5, max: 3600 };
 pub(super) const GRACE_S: Bounds = Bounds { key: "grace_s", default: 10, min: 0, max: 600 };
+pub(super) const LEASE_MS: Bounds =
+    Bounds { key: "lease_ms", default: 5000, min: 500, max: 60_000 };
 pub(super) const CHECKPOINT_S: Bounds =
     Bounds { key: "checkpoint_s", default: 5, min: 1, max: 600 };
 pub(super) const CREDITS: Bounds = Bounds { key: "credits", default: 128, min: 1, max: 4096 };
@@ -53,6 +55,7 @@ pub(super) fn parse(text: &str, base_dir: &Path) -> Fallible<Config> {
         log: log(&table)?,
         session_timeout_s: number(&table, &SESSION_TIMEOUT_S)?,
         grace_s: number(&table, &GRACE_S)?,
+        lease_ms: number(&table, &LEASE_MS)?,
         checkpoint_s: number(&table, &CHECKPOINT_S)?,
         credits: number(&table, &CREDITS)?,
         io_poll: wanted(&table, "io_poll")?,

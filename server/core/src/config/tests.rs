@@ -20,6 +20,7 @@ passthrough = "off"
 discard = "on"
 scrub_interval_days = 14
 scrub_mib_per_second = 32
+lease_ms = 5001
 "#;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
@@ -49,6 +50,7 @@ fn every_key_is_read() {
     assert_eq!(config.shard_memory_bytes(), 128 << 20);
     assert_eq!(config.discard, Wanted::On);
     assert_eq!((config.scrub_interval_days, config.scrub_mib_per_second), (14, 32));
+    assert_eq!(config.lease_ms, 5001);
 }
 
 #[test]
@@ -136,6 +138,7 @@ fn a_value_out_of_range_says_what_is_allowed() {
         ("log = \"\"", "trace"),
         ("log = \"info,weft_store=loud\"", "trace"),
         ("session_timeout_s = 4", "5 to 3600"),
+        ("lease_ms = 499", "500 to 60000"),
         ("grace_s = -1", "0 to 600"),
         ("checkpoint_s = 0", "1 to 600"),
         ("credits = 0", "1 to 4096"),

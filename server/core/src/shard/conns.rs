@@ -1,8 +1,10 @@
 //! Connections and sessions: the hello, the one connection a session has, and its end.
 
+use std::time::Duration;
+
 use weft_net::Frame;
 use weft_wire::header::{VERSION, VERSION_MIN};
-use weft_wire::session::{Hello, Welcome};
+use weft_wire::session::{FEATURE_LEASES, Hello, Welcome};
 use weft_wire::units::to_u64;
 use weft_wire::{ClusterId, Header, Kind, SessionId, Status};
 
@@ -13,6 +15,10 @@ use crate::action::{Action, ConnId, Now};
 pub(super) struct Conn {
     pub(super) session: Option<SessionId>,
     pub(super) in_flight: u32,
+    /// Of these, how many wait for leases.
+    pub(super) held: u32,
+    /// Last sign of life.
+    pub(super) heard: Duration,
 }
 
 impl Shard {
@@ -25,6 +31,7 @@ impl Shard {
     pub fn closed(&mut self, conn: ConnId, now: Now) {
         self.now = now;
         let Some(state) = self.conns.remove(&conn) else { return };
+        self.conn_gone(conn, state.session, state.heard);
         let Some(session) = state.session else { return };
         if self.sessions.get(&session) == Some(&Ok(conn)) {
             self.sessions.insert(session, Err(now.mono));
@@ -39,8 +46,9 @@ impl Shard {
     /// The peer broke the rules: say so in the log and hang up. Its requests in flight are served and not answered.
     pub(super) fn break_off(&mut self, conn: ConnId, why: &'static str) {
         tracing::warn!(conn = conn.0, shard = self.id.0, why, "closing a connection");
-        if let Some(state) = self.conns.remove(&conn)
-            && let Some(session) = state.session
+        let state = self.conns.remove(&conn).unwrap_or_default();
+        self.conn_gone(conn, state.session, state.heard);
+        if let Some(session) = state.session
             && self.sessions.get(&session) == Some(&Ok(conn))
         {
             self.sessions.insert(session, Err(self.now.mono));
@@ -68,14 +76,16 @@ impl Shard {
             && old != conn
         {
             tracing::info!(session = %hello.session, "session came back on a new connection");
-            self.conns.remove(&old);
+            let state = self.conns.remove(&old).unwrap_or_default();
+            self.conn_gone(old, state.session, state.heard);
             self.out.push(Action::Close { conn: old });
         }
         let Some(state) = self.conns.get_mut(&conn) else { return };
         state.session = Some(hello.session);
         state.in_flight = 1;
         tracing::debug!(conn = conn.0, session = %hello.session, shard = self.id.0, "hello");
-        self.welcome(conn, &frame.header);
+        self.welcome(conn, &frame.header, &hello);
+        self.recall_again(conn, hello.session);
     }
 
     fn check_hello(&self, hello: &Hello) -> Result<(), Status> {
@@ -96,10 +106,11 @@ impl Shard {
         Ok(())
     }
 
-    fn welcome(&mut self, conn: ConnId, request: &Header) {
+    fn welcome(&mut self, conn: ConnId, request: &Header, hello: &Hello) {
+        let (lease_ms, fence) = self.leases.welcome(hello.session);
         let welcome = Welcome {
             version: VERSION,
-            features: 0,
+            features: hello.features & FEATURE_LEASES,
             cluster: self.cluster,
             shard_count: self.shard_count(),
             epoch: self.epoch,
@@ -110,8 +121,8 @@ impl Shard {
                 Some(_) => weft_wire::limits::SLOTS_MAX,
                 None => 0,
             },
-            lease_ms: 0,
-            fence: 0,
+            lease_ms,
+            fence,
         };
         let mut body = Vec::new();
         welcome.encode(&mut body);
@@ -129,8 +140,10 @@ impl Shard {
     pub(super) fn goodbye(&mut self, conn: ConnId, header: &Header, session: SessionId) {
         self.answer(conn, header, Status::Ok, &[], Vec::new());
         self.conns.remove(&conn);
+        self.conn_gone(conn, None, Duration::ZERO);
         self.sessions.remove(&session);
         self.end_session(session);
+        self.end_leases(session);
         self.out.push(Action::Close { conn });
     }
 
@@ -147,10 +160,13 @@ impl Shard {
             tracing::info!(%session, "session expired");
             self.sessions.remove(&session);
             self.end_session(session);
+            if self.volume.is_some() {
+                self.fence(session);
+            }
         }
     }
 
-    fn shard_count(&self) -> u16 {
+    pub(super) fn shard_count(&self) -> u16 {
         self.map.nodes.first().map_or(1, |node| node.shard_count)
     }
 }

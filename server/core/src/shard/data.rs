@@ -147,6 +147,7 @@ impl Shard {
     fn store_reply(&mut self, index: usize, op: u64, result: Result<Outcome, Status>) {
         let key = weft_wire::units::to_usize(op);
         match self.pending.try_remove(key).expect("a store answers each operation once") {
+            Pending::Meta { .. } => unreachable!("a volume's request"),
             Pending::Client { conn, header, memory_bytes } => {
                 self.requests_bytes -= memory_bytes;
                 self.answer_data(index, conn, &header, result);

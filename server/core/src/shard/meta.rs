@@ -6,6 +6,7 @@ use weft_wire::meta::{MetaReply, MetaRequest, SetAttr};
 use weft_wire::units::{to_u64, to_usize};
 use weft_wire::{Kind, SessionId, Status};
 
+use super::leases::About;
 use super::{Pending, Shard};
 use crate::action::{Action, ConnId, Now};
 
@@ -16,7 +17,7 @@ impl Shard {
             return self.answer(conn, &header, Status::WrongShard, &[], Vec::new());
         };
         let decoded = MetaRequest::decode(header.kind, &frame.body);
-        let Ok((caller, request)) = decoded else {
+        let Ok((_, request)) = decoded else {
             return self.break_off(conn, "a metadata request that cannot be read");
         };
         // A file is cut on all its targets or on none.
@@ -31,8 +32,25 @@ impl Shard {
             );
             return self.answer(conn, &header, Status::Io, &[], Vec::new());
         }
-        let Some(volume) = &mut self.volume else { unreachable!("looked at above") };
-        let op = to_u64(self.pending.insert(Pending::Client { conn, header, memory_bytes: 0 }));
+        if let Some(about) = self.admit_metadata(conn, session, frame, &request) {
+            self.carry_out_metadata(conn, session, frame, about);
+        }
+    }
+
+    /// A request that no lease is in the way of.
+    pub(super) fn carry_out_metadata(
+        &mut self,
+        conn: ConnId,
+        session: SessionId,
+        frame: &Frame,
+        about: About,
+    ) {
+        let header = frame.header;
+        let decoded = MetaRequest::decode(header.kind, &frame.body);
+        let (caller, request) = decoded.expect("it was decoded before it was let in");
+        let pending = Pending::Meta { conn, session, header, about };
+        let op = to_u64(self.pending.insert(pending));
+        let volume = self.volume.as_mut().expect("only a shard with a volume lets it in");
         let mut actions = Vec::new();
         let incoming = Incoming { op, session, caller, request: &request, body: &frame.body };
         volume.request(&incoming, self.now.wall, &mut actions);
@@ -75,6 +93,7 @@ impl Shard {
         for state in self.sessions.values_mut() {
             *state = state.map_err(|_| now);
         }
+        self.put_returns_off();
     }
 
     pub(super) fn stop_volume(&mut self) {
@@ -108,13 +127,14 @@ impl Shard {
 
     fn volume_reply(&mut self, op: u64, status: Status, mut body: Vec<u8>) {
         let pending = self.pending.try_remove(to_usize(op));
-        let Some(Pending::Client { conn, header, .. }) = pending else {
+        let Some(Pending::Meta { conn, session, header, about }) = pending else {
             unreachable!("only clients ask the volume, and each is answered once")
         };
         if header.kind == Kind::StatFs && status == Status::Ok {
             body = self.with_space(&body);
         }
-        self.answer(conn, &header, status, &body, Vec::new());
+        let lease = self.grant(session, &header, &about, status, &mut body);
+        self.answer_granting(conn, &header, status, lease, &body, Vec::new());
     }
 
     /// The volume knows inodes; the targets know bytes.
