@@ -48,6 +48,8 @@ enum Event {
     Program(usize, usize),
     /// A client's timer.
     ClientTimer(usize),
+    /// A client's kernel has forgotten something; with pages or before.
+    Forgot(usize, u64, bool),
     /// Bytes of a connection arrive.
     Deliver(ConnKey, Way),
     /// A client's connection attempt comes to something.
@@ -215,6 +217,13 @@ impl World {
                     core.tick(now);
                 });
             }
+            Event::Forgot(client, id, pages) => {
+                if !pages {
+                    self.soon(5_000, Event::Forgot(client, id, true));
+                }
+                let now = self.now;
+                self.with_core(client, |core| core.kernel_forgot(id, pages, now));
+            }
             Event::Deliver(conn, way) => self.deliver(conn, way),
             Event::Connect(client, link, conn) => self.connect(client, link, conn),
             Event::Turn(epoch, shard) => self.turn(epoch, shard),
@@ -285,6 +294,7 @@ impl World {
                     self.client_closes(key);
                 }
             }
+            Output::Forget { id, .. } => self.soon(500, Event::Forgot(client, id, false)),
             Output::Ready => {
                 self.clients[client].ready = true;
                 for program in 0..self.clients[client].programs.len() {

@@ -10,7 +10,7 @@ use weft_wire::data::{BlocksReply, ChunkRange, DataRequest, SeekFrom, SeekReply,
 use weft_wire::limits::FILE_BYTES_MAX;
 use weft_wire::meta::{MetaReply, MetaRequest};
 use weft_wire::units::{to_u32, to_u64, to_usize};
-use weft_wire::{ChunkId, ChunkIndex, Ino, Layout, LeaseBits, Status};
+use weft_wire::{ChunkId, ChunkIndex, Ino, Layout, LeaseBits, LeaseMode, Status};
 
 use crate::core::ClientCore;
 use crate::limits::{ROOM_ASKED_BYTES, WROTE_DELAY, ZEROS_MAX};
@@ -186,10 +186,18 @@ impl ClientCore {
         if allocation.room_bytes > 0 || allocation.in_flight > 0 && allocation.errno != 0 {
             return;
         }
-        let (ino, barrier) = (allocation.ino, allocation.barrier);
+        let (ino, barrier, takes) = (allocation.ino, allocation.barrier, allocation.takes);
+        let began = allocation.tell.is_some();
+        let may = self.holds(ino, LeaseMode::Write);
+        let Some(file) = self.files.get_mut(&ino) else { return };
+        // Without a lease, when none is to be had, others hear of it by what the volume is told.
+        if !may && !began && file.answered.is_none() && file.zeroing == 0 {
+            file.waiting.push(id);
+            return self.ask_to_write(ino, true);
+        }
         let Some(file) = self.files.get_mut(&ino) else { return };
         let written = file.writes.passed(barrier);
-        if !written || allocation.takes && !file.unsynced.passed(barrier, 0) {
+        if !written || takes && !file.unsynced.passed(barrier, 0) {
             if written {
                 file.sync_wanted = file.sync_wanted.max(barrier);
             }
@@ -197,7 +205,8 @@ impl ClientCore {
             return self.send_syncs(ino);
         }
         let layout = file.layout.clone().expect("checked when it began");
-        if allocation.errno == 0 {
+        let kind = self.ops.get(&id).map(|op| &op.kind);
+        if matches!(kind, Some(OpKind::Allocate(allocation)) if allocation.errno == 0) {
             self.send_zeros(id, &layout);
         }
         let Some(OpKind::Allocate(allocation)) = self.ops.get_mut(&id).map(|op| &mut op.kind)
@@ -245,7 +254,8 @@ impl ClientCore {
             request.encode(first.target, &mut body);
             self.files.get_mut(&ino).expect("it is held").zeroing += 1;
             let tag = self.next_tag();
-            let call = Call { link, kind, volume: None, purpose: Purpose::Zero { op: id, ino } };
+            let purpose = Purpose::Zero { op: id, ino };
+            let call = Call { link, kind, volume: None, purpose, changes: None };
             self.call(
                 call,
                 Request { tag, kind, body, payload: None, deadline: None, lease: LeaseBits::NONE },
@@ -364,7 +374,7 @@ impl ClientCore {
         }
         self.push_run_out(ino);
         let barrier = self.files[&ino].writes.next_id();
-        let fresh = self.files[&ino].attr_at + self.config.attr_ttl > self.now;
+        let fresh = self.holds(ino, LeaseMode::Read);
         let (left, best, errno) = (None, u64::MAX, 0);
         let search = Search { handle, offset, hole, barrier, fresh, left, best, errno };
         self.set_kind(id, OpKind::Seek(search));
@@ -411,9 +421,14 @@ impl ClientCore {
     }
 
     /// The attributes a search waited for.
-    pub(crate) fn seek_refreshed(&mut self, id: OpId, reply: Result<MetaReply, i32>) {
+    pub(crate) fn seek_refreshed(
+        &mut self,
+        id: OpId,
+        reply: Result<MetaReply, i32>,
+        lease: LeaseBits,
+    ) {
         match reply {
-            Ok(MetaReply::Attr(attr)) => self.learn(attr),
+            Ok(MetaReply::Attr(attr)) => self.learn_with(attr, lease),
             Ok(_) => return self.finish(id, Err(errno::EIO)),
             Err(code) => return self.finish(id, Err(code)),
         };
@@ -442,7 +457,8 @@ impl ClientCore {
         let (mut body, kind) = (Vec::new(), request.kind());
         request.encode(target, &mut body);
         let tag = self.next_tag();
-        let call = Call { link, kind, volume: None, purpose: Purpose::Seek { op: id } };
+        let purpose = Purpose::Seek { op: id };
+        let call = Call { link, kind, volume: None, purpose, changes: None };
         self.call(
             call,
             Request { tag, kind, body, payload: None, deadline: None, lease: LeaseBits::NONE },

@@ -19,7 +19,13 @@ impl ClientCore {
     pub(crate) fn start_bootstrap(&mut self) {
         let link = self.new_link(self.address.clone(), ShardId(0));
         let tag = self.next_tag();
-        let call = Call { link, kind: Kind::ClusterMap, volume: None, purpose: Purpose::Map };
+        let call = Call {
+            link,
+            kind: Kind::ClusterMap,
+            volume: None,
+            purpose: Purpose::Map,
+            changes: None,
+        };
         let body = Vec::new();
         let request = Request {
             tag,
@@ -118,6 +124,7 @@ impl ClientCore {
         match (answer.status, attr) {
             (Status::Ok, Ok(_)) => {
                 self.ready = true;
+                self.make_known();
                 self.push(Output::Ready);
                 if let Some(keep) = &mut self.keep {
                     keep.set_ready();
@@ -151,10 +158,14 @@ impl ClientCore {
             volume.set_slot_count(welcome.slot_count);
             self.send_queued(*id);
         }
+        let before = self.epochs.insert(link, welcome.epoch);
         if !again {
             return self.keep_welcome(link);
         }
         tracing::info!(link = link.0, epoch = welcome.epoch, data_lost, "connected again");
+        let restarted = before.is_some_and(|before| before != welcome.epoch);
+        volumes.iter().for_each(|id| self.cancel_reopening(*id));
+        self.leases_after(link, welcome.fence, restarted);
         if data_lost {
             self.rewrite_lost(link);
         }
@@ -165,8 +176,25 @@ impl ClientCore {
             self.reopen(*id);
             self.ask_for_locks_again(*id);
         }
-        if volumes.is_empty() {
-            self.links[at(link)].resume(self.now);
+        if !volumes.is_empty() {
+            return; // The last answer to these has it go on.
+        }
+        // What others may have written since is not written over before the volume said that it is ours.
+        if restarted && self.volumes.values().any(|volume| !self.links[at(volume.link)].is_up()) {
+            self.held_links.insert(link);
+        } else {
+            self.resume(link);
+        }
+    }
+
+    /// What was told on the connection before was not heard, or is not remembered.
+    fn cancel_reopening(&mut self, id: VolumeId) {
+        let volume = self.volumes.get_mut(&id).expect("known");
+        let link = volume.link;
+        for tag in std::mem::take(&mut volume.reopening) {
+            self.links[at(link)].cancel(tag);
+            self.calls.remove(&tag);
+            self.forget_claim(tag);
         }
     }
 
@@ -174,11 +202,6 @@ impl ClientCore {
     fn reopen(&mut self, id: VolumeId) {
         self.volumes.get_mut(&id).expect("known").has_changed = false;
         let link = self.volumes[&id].link;
-        for tag in std::mem::take(&mut self.volumes.get_mut(&id).expect("known").reopening) {
-            self.links[at(link)].cancel(tag);
-            self.calls.remove(&tag);
-            self.forget_claim(tag);
-        }
         let claims = self.claim_locks(id);
         self.volumes.get_mut(&id).expect("known").reopening.extend(claims);
         let mut opens = self.volumes[&id].releasing.clone();
@@ -195,7 +218,8 @@ impl ClientCore {
             let tag = self.next_tag();
             let request = MetaRequest::Reopen { opens: some.to_vec() };
             let (kind, body) = (request.kind(), encode(Caller::default(), &request));
-            let call = Call { link, kind, volume: None, purpose: Purpose::Reopen(id) };
+            let call =
+                Call { link, kind, volume: None, purpose: Purpose::Reopen(id), changes: None };
             self.call(
                 call,
                 Request { tag, kind, body, payload: None, deadline: None, lease: LeaseBits::NONE },
@@ -212,6 +236,13 @@ impl ClientCore {
         let link = volume.link;
         let peers = self.volumes.values().filter(|volume| volume.link == link);
         if peers.into_iter().all(|volume| volume.reopening.is_empty()) {
+            self.resume(link);
+        }
+    }
+
+    /// A link goes on, and with it those that waited for a volume.
+    fn resume(&mut self, link: LinkId) {
+        for link in std::mem::take(&mut self.held_links).into_iter().chain([link]) {
             self.links[at(link)].resume(self.now);
             self.touch_link(link);
         }

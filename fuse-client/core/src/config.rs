@@ -22,6 +22,8 @@ pub struct ClientConfig {
     pub attr_ttl: Duration,
     /// How long the kernel may answer names from its cache.
     pub entry_ttl: Duration,
+    /// The kernel drops all names at once when told to: without that it must not keep any.
+    pub kernel_forgets_names: bool,
     /// Bytes written but not yet at the targets, all files together.
     pub dirty_bytes_max: usize,
     /// Bytes written but not yet at the targets, one file.
@@ -47,6 +49,7 @@ impl ClientConfig {
         ClientConfig {
             attr_ttl: limits::TTL_DEFAULT,
             entry_ttl: limits::TTL_DEFAULT,
+            kernel_forgets_names: true,
             dirty_bytes_max: limits::DIRTY_BYTES_DEFAULT,
             dirty_file_bytes_max: limits::DIRTY_FILE_BYTES_DEFAULT,
             unsynced_bytes_max: limits::UNSYNCED_BYTES_DEFAULT,

@@ -10,9 +10,11 @@ use weft_wire::meta::Time;
 use weft_wire::session::Welcome;
 use weft_wire::{Ino, Kind, ShardId, Status, TargetId, VolumeId};
 
+use crate::cache::Cache;
 use crate::config::{ClientConfig, OnTimeout};
 use crate::file::Files;
 use crate::keep::{Keep, Kept};
+use crate::leases::{Forgetting, Recalling};
 use crate::limits::{INTERRUPT_PATIENCE, OPS_MAX};
 use crate::locks::Locks;
 use crate::op::{Caller, FsOp, FsReply, Handle, LinkId, OpId, Output};
@@ -50,6 +52,19 @@ pub struct ClientCore {
     pub(crate) next_handle: u64,
     pub(crate) versions: Versions,
     pub(crate) locks: Locks,
+    pub(crate) cache: Cache,
+    pub(crate) recalls: BTreeMap<u64, Recalling>,
+    pub(crate) next_recall: u64,
+    pub(crate) forgetting: BTreeMap<u64, Forgetting>,
+    pub(crate) next_forgetting: u64,
+    /// Other sessions hold leases.
+    pub(crate) others: bool,
+    /// How often the servers said they fenced us off.
+    pub(crate) fence: u32,
+    /// By link: the process behind it, as of its last welcome.
+    pub(crate) epochs: BTreeMap<LinkId, u64>,
+    /// Links that wait for a volume's answer to a reclaim.
+    pub(crate) held_links: BTreeSet<LinkId>,
     pub(crate) dirty_bytes: usize,
     pub(crate) unsynced_bytes: usize,
     /// Writes that wait until there is room.
@@ -108,6 +123,15 @@ impl ClientCore {
             next_handle: 1,
             versions: Versions::default(),
             locks: Locks::default(),
+            cache: Cache::default(),
+            recalls: BTreeMap::new(),
+            next_recall: 1,
+            forgetting: BTreeMap::new(),
+            next_forgetting: 1,
+            others: false,
+            fence: 0,
+            epochs: BTreeMap::new(),
+            held_links: BTreeSet::new(),
             dirty_bytes: 0,
             unsynced_bytes: 0,
             room_waiters: VecDeque::new(),
@@ -144,6 +168,11 @@ impl ClientCore {
         let wall_nanos = i128::from(wall.seconds) * 1_000_000_000 + i128::from(wall.nanos);
         let now_nanos = i128::try_from(now.as_nanos()).expect("a monotonic clock is far below");
         self.wall_offset_nanos = wall_nanos - now_nanos;
+    }
+
+    /// Whether the kernel drops all names when told to; else it keeps none.
+    pub fn set_kernel_forgets_names(&mut self, forgets: bool) {
+        self.config.kernel_forgets_names = forgets;
     }
 
     /// The kernel asks. Before [`Output::Ready`], or beyond `limits::OPS_MAX` at once, the answer is EAGAIN.
@@ -374,7 +403,10 @@ impl ClientCore {
             } else if std::mem::take(&mut self.room_made) {
                 self.retry_room();
             } else {
-                return self.save();
+                self.finish_recalls();
+                if self.live_links.is_empty() && self.touched.is_empty() {
+                    return self.save();
+                }
             }
         }
     }
@@ -394,10 +426,10 @@ impl ClientCore {
                     self.link_up(id, &welcome, again, data_lost);
                 }
                 LinkOutput::Refused { status } => self.link_refused(id, status),
-                LinkOutput::Recall { id: recall, .. } => self.links[at(id)].returned(recall),
-                LinkOutput::Reply { tag, status, body, payload, .. } => {
+                LinkOutput::Recall { id: number, recall } => self.recall(id, number, &recall),
+                LinkOutput::Reply { tag, status, lease, body, payload } => {
                     if let Some(call) = self.calls.remove(&tag) {
-                        self.answered(tag, call, Answer { status, body, payload });
+                        self.answered(tag, call, Answer { status, lease, body, payload });
                     }
                 }
             }
@@ -409,15 +441,25 @@ impl ClientCore {
             self.slot_is_free(volume, tag);
         }
         let Some(answer) = self.put_aside(&call, answer) else { return };
+        if let Some(changes) = &call.changes {
+            self.forget_changed(changes);
+            if call.purpose.op().is_some_and(|op| !self.ops.contains_key(&op)) {
+                self.change_unheard(changes);
+            }
+        }
         match call.purpose {
+            Purpose::Known => {}
+            Purpose::Own { ino } => self.own_answered(ino, &answer),
+            Purpose::Reclaim(volume) => self.reclaimed(volume, tag, &answer),
+            Purpose::List { op, dir } => self.listed(op, dir, &answer),
             Purpose::Map => self.map_came(&answer),
             Purpose::RootStat => self.root_came(&answer),
             Purpose::Reopen(volume) => self.reopened(volume, tag),
             Purpose::Op(op) if call.kind == Kind::LockTest => self.lock_tested(op, &answer),
             Purpose::Op(op) => self.op_answered(op, call.kind, &answer),
-            Purpose::Open(op) => self.open_answered(op, answer.meta(call.kind)),
+            Purpose::Open(op) => self.open_answered(op, answer.meta(call.kind), answer.lease),
             Purpose::SetAttr { op, ino, held } => {
-                self.set_attr_answered(op, ino, held, answer.meta(call.kind));
+                self.set_attr_answered(op, ino, held, answer.meta(call.kind), answer.lease);
             }
             Purpose::Write { ino, id } => {
                 self.write_answered(ino, id, answer.status, &answer.body);

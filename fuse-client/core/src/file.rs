@@ -102,6 +102,10 @@ pub(crate) struct File {
     pub(crate) exclusive: u32,
     /// Requests of allocations that are not answered: they hold the file, too.
     pub(crate) zeroing: u32,
+    /// A lease to write was asked for and the answer is not there.
+    pub(crate) asking: bool,
+    /// It came just now: whoever waits for it goes on, with the lease or without.
+    pub(crate) answered: Option<Result<(), i32>>,
     /// Operations that wait for something here, in order.
     pub(crate) waiting: Vec<OpId>,
     /// Its record.
@@ -133,6 +137,8 @@ impl File {
             errno: 0,
             exclusive: 0,
             zeroing: 0,
+            asking: false,
+            answered: None,
             waiting: Vec::new(),
             kept: None,
         }

@@ -16,11 +16,13 @@
 //! without fsync is not kept for a server that loses it in a crash.
 
 mod allocate;
+mod cache;
 mod cluster;
 pub mod config;
 mod core;
 mod file;
 pub mod keep;
+mod leases;
 pub mod limits;
 mod locks;
 mod meta;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use weft_wire::limits::{BODY_BYTES_MAX, CHUNK_LOG2_MAX};
 
-/// How long the kernel may answer from its caches unless told otherwise.
-pub const TTL_DEFAULT: Duration = Duration::from_secs(1);
+/// How long the kernel may answer from its caches at most; the leases on what it caches end sooner.
+pub const TTL_DEFAULT: Duration = Duration::from_secs(60);
 /// Bytes written and not yet acknowledged by the targets, per mount.
 pub const DIRTY_BYTES_DEFAULT: usize = 64 << 20;
 /// The same for one file.
@@ -20,6 +20,10 @@ pub const REPLY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
 pub const OPS_MAX: usize = 64 << 10;
 /// Inodes whose version is remembered after their last close.
 pub const VERSIONS_MAX: usize = 64 << 10;
+/// Inodes of which something is known under a lease.
+pub const CACHED_INODES_MAX: usize = 64 << 10;
+/// Names known under leases.
+pub const CACHED_NAMES_MAX: usize = 256 << 10;
 /// From this length on a piece of a write goes out at once and without a copy.
 pub const ZERO_COPY_BYTES_MIN: usize = 64 << 10;
 /// Longest run of small writes that goes out as one.

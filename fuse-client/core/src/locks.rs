@@ -208,7 +208,7 @@ impl ClientCore {
     fn lock_call(&mut self, volume: VolumeId, kind: Kind, body: Vec<u8>, purpose: Purpose) -> u64 {
         let tag = self.next_tag();
         let Some(link) = self.volumes.get(&volume).map(|volume| volume.link) else { return tag };
-        let call = Call { link, kind, volume: None, purpose };
+        let call = Call { link, kind, volume: None, purpose, changes: None };
         let first = matches!(purpose, Purpose::LockClaim { .. });
         self.call(
             call,

@@ -1,5 +1,7 @@
 //! Operations that are one request to a volume, and how requests get to their volume.
 
+use std::time::Duration;
+
 use weft_net::link::Request;
 use weft_wire::Ino;
 use weft_wire::limits::{
@@ -10,14 +12,16 @@ use weft_wire::meta::{
     push_dir_entry,
 };
 use weft_wire::units::to_u32;
-use weft_wire::{Kind, LeaseBits, VolumeId};
+use weft_wire::{Kind, LeaseBits, LeaseMode, VolumeId};
 
 use crate::core::ClientCore;
+use crate::leases::{Changes, wanted};
 use crate::limits::DIR_BYTES_MAX;
 use crate::op::{Caller, FsOp, FsReply, Handle, OpId, Opened, Ttl};
 use crate::records::OpState;
 use crate::state::{Answer, Call, HandleState, Op, OpKind, Purpose, ReadAsked, errno};
 use crate::volume::{Queued, Volume, encode};
+use crate::write::WriteHow;
 
 impl ClientCore {
     /// Starts an operation; what fails at once is answered at once.
@@ -26,17 +30,23 @@ impl ClientCore {
             return;
         }
         let kept = self.keep_op(id, caller.pid, &op, OpState::InProgress);
-        let kind = OpKind::Meta { bytes_max: None };
+        let kind = OpKind::Meta { bytes_max: None, name: None };
         let started = self.now;
         let state = Op { caller, started, kind, tags: Vec::new(), patience_ends: None, kept };
         self.ops.insert(id, state);
         let begun = match op {
             FsOp::Open { ino, flags } => {
-                self.set_kind(id, OpKind::Open { flags, created: false });
-                self.ask_as(id, ino, &MetaRequest::Open { ino }, Purpose::Open(id))
+                self.set_kind(id, OpKind::Open { flags, created: false, name: None });
+                let lease = if flags.write { LeaseBits::WRITE } else { LeaseBits::READ };
+                let request = MetaRequest::Open { ino };
+                match self.meta_call_leasing(ino, caller, &request, lease, Purpose::Open(id)) {
+                    true => Ok(()),
+                    false => Err(errno::EIO),
+                }
             }
             FsOp::Create { parent, name, mode, umask, flags } => {
-                self.set_kind(id, OpKind::Open { flags, created: true });
+                let place = Some((parent, name.clone()));
+                self.set_kind(id, OpKind::Open { flags, created: true, name: place });
                 let how = MakeHow { mode, umask, rdev: 0, exclusive: flags.exclusive, open: true };
                 check_name(&name).and_then(|()| {
                     let request = MetaRequest::Make { parent, name: &name, how, target: &[] };
@@ -44,7 +54,7 @@ impl ClientCore {
                 })
             }
             FsOp::Tmpfile { parent, mode, umask, flags } => {
-                self.set_kind(id, OpKind::Open { flags, created: true });
+                self.set_kind(id, OpKind::Open { flags, created: true, name: None });
                 let how = MakeHow { mode, umask, rdev: 0, exclusive: true, open: true };
                 let request = MetaRequest::Make { parent, name: &[], how, target: &[] };
                 self.ask_as(id, parent, &request, Purpose::Open(id))
@@ -52,8 +62,9 @@ impl ClientCore {
             FsOp::Read { handle, offset, bytes, into } => {
                 self.begin_read(id, ReadAsked { handle, offset, bytes }, into)
             }
-            FsOp::Write { handle, offset, data, direct } => {
-                self.begin_write(id, handle, offset, data, direct)
+            FsOp::Write { handle, offset, data, direct, append } => {
+                let how = WriteHow { direct, append };
+                self.begin_write(id, handle, offset, data, how)
             }
             FsOp::Flush { handle } => self.begin_settle(id, handle, false),
             FsOp::Fsync { handle, .. } => self.begin_settle(id, handle, true),
@@ -73,13 +84,13 @@ impl ClientCore {
         let done = match op {
             FsOp::OpenDir { ino } => {
                 let handle = self.new_handle(ino, true, 0, id);
-                FsReply::Opened(Opened { handle, keep_cache: false, direct: false })
+                FsReply::Opened(Opened { handle, keep_cache: false, direct: false, append: false })
             }
             FsOp::ReadDir { handle, cookie, bytes_max, plus } => {
                 let ino = self.handle(handle, true)?.ino;
                 let bytes_max = bytes_max.min(DIR_BYTES_MAX);
                 let request = MetaRequest::ReadDir { ino, cookie, bytes_max, plus };
-                return self.ask(id, ino, &request);
+                return self.ask_as(id, ino, &request, Purpose::List { op: id, dir: ino });
             }
             FsOp::ReleaseDir { handle } => {
                 self.handle(handle, true)?;
@@ -106,9 +117,22 @@ impl ClientCore {
         match op {
             FsOp::Lookup { parent, name } => {
                 check_name(&name)?;
+                if let Some(known) = self.known_name(parent, &name) {
+                    let found = known.ok_or(errno::ENOENT)?;
+                    let ttl = self.ttl_of_new(Some(parent), found.ino);
+                    self.finish(id, Ok(FsReply::Entry(found, ttl)));
+                    return Ok(());
+                }
+                self.set_name(id, parent, &name);
                 self.ask(id, parent, &MetaRequest::Lookup { parent, name: &name })
             }
-            FsOp::GetAttr { ino, .. } => self.ask(id, ino, &MetaRequest::GetAttr { ino }),
+            FsOp::GetAttr { ino, .. } => match self.known_attr(ino) {
+                Some(attr) => {
+                    self.finish_attr(id, attr);
+                    Ok(())
+                }
+                None => self.ask(id, ino, &MetaRequest::GetAttr { ino }),
+            },
             FsOp::ReadLink { ino } => self.ask(id, ino, &MetaRequest::ReadLink { ino }),
             FsOp::Make { parent, name, mode, umask, rdev, target } => {
                 check_name(&name)?;
@@ -116,6 +140,7 @@ impl ClientCore {
                     return Err(errno::ENAMETOOLONG);
                 }
                 let how = MakeHow { mode, umask, rdev, exclusive: true, open: false };
+                self.set_name(id, parent, &name);
                 let (name, target) = (&name[..], &target[..]);
                 self.ask(id, parent, &MetaRequest::Make { parent, name, how, target })
             }
@@ -142,6 +167,7 @@ impl ClientCore {
             }
             FsOp::Link { ino, parent, name } => {
                 check_name(&name)?;
+                self.set_name(id, parent, &name);
                 self.ask(id, parent, &MetaRequest::Link { ino, parent, name: &name })
             }
             FsOp::StatFs => self.ask(id, Ino::ROOT, &MetaRequest::StatFs),
@@ -153,11 +179,11 @@ impl ClientCore {
         match op {
             FsOp::GetXattr { ino, name, bytes_max } => {
                 check_xattr_name(&name)?;
-                self.set_kind(id, OpKind::Meta { bytes_max: Some(bytes_max) });
+                self.set_kind(id, OpKind::Meta { bytes_max: Some(bytes_max), name: None });
                 self.ask(id, ino, &MetaRequest::GetXattr { ino, name: &name })
             }
             FsOp::ListXattr { ino, bytes_max } => {
-                self.set_kind(id, OpKind::Meta { bytes_max: Some(bytes_max) });
+                self.set_kind(id, OpKind::Meta { bytes_max: Some(bytes_max), name: None });
                 self.ask(id, ino, &MetaRequest::ListXattr { ino })
             }
             FsOp::SetXattr { ino, name, value, flags } => {
@@ -188,6 +214,10 @@ impl ClientCore {
         }
     }
 
+    fn set_name(&mut self, id: OpId, parent: Ino, name: &[u8]) {
+        self.set_kind(id, OpKind::Meta { bytes_max: None, name: Some((parent, name.to_vec())) });
+    }
+
     /// Asks the volume of `ino` on behalf of an operation.
     pub(crate) fn ask(&mut self, id: OpId, ino: Ino, request: &MetaRequest<'_>) -> Result<(), i32> {
         self.ask_as(id, ino, request, Purpose::Op(id))
@@ -216,24 +246,39 @@ impl ClientCore {
         request: &MetaRequest<'_>,
         purpose: Purpose,
     ) -> bool {
+        self.meta_call_leasing(ino, caller, request, wanted(request), purpose)
+    }
+
+    /// The same, asking for other leases.
+    pub(crate) fn meta_call_leasing(
+        &mut self,
+        ino: Ino,
+        caller: Caller,
+        request: &MetaRequest<'_>,
+        lease: LeaseBits,
+        purpose: Purpose,
+    ) -> bool {
         let id = ino.volume();
         let Some(volume) = self.volumes.get(&id) else { return false };
         let (link, kind) = (volume.link, request.kind());
         let body = encode(caller, request);
         let tag = self.next_tag();
         if !request.is_mutation() {
-            let call = Call { link, kind, volume: None, purpose };
+            let call = Call { link, kind, volume: None, purpose, changes: None };
             self.call(
                 call,
-                Request { tag, kind, body, payload: None, deadline: None, lease: LeaseBits::NONE },
+                Request { tag, kind, body, payload: None, deadline: None, lease },
                 false,
             );
             return true;
         }
         self.note_tag(purpose, tag);
-        self.calls.insert(tag, Call { link, kind, volume: Some(id), purpose });
+        let changes = Changes::of(request);
+        self.forget_changed(&changes);
+        let changes = Some(changes);
+        self.calls.insert(tag, Call { link, kind, volume: Some(id), purpose, changes });
         let volume = self.volumes.get_mut(&id).expect("seen above");
-        volume.queue.push_back(Queued { tag, kind, body });
+        volume.queue.push_back(Queued { tag, kind, lease, body });
         self.send_queued(id);
         true
     }
@@ -246,9 +291,8 @@ impl ClientCore {
             && let Some(queued) = self.volumes.get_mut(&id).and_then(Volume::next_to_send)
         {
             self.keep_change(id, &queued);
-            let Queued { tag, kind, body } = queued;
-            let request =
-                Request { tag, kind, body, payload: None, deadline: None, lease: LeaseBits::NONE };
+            let Queued { tag, kind, lease, body } = queued;
+            let request = Request { tag, kind, body, payload: None, deadline: None, lease };
             self.links[crate::core::at(link)].submit(request, now);
         }
         self.touch_link(link);
@@ -264,42 +308,87 @@ impl ClientCore {
     pub(crate) fn op_answered(&mut self, id: OpId, kind: Kind, answer: &Answer) {
         let reply = answer.meta(kind);
         match self.ops.get(&id).map(|op| &op.kind) {
-            Some(OpKind::ReadWaiting { .. }) => self.read_refreshed(id, reply),
-            Some(OpKind::Seek(_)) => self.seek_refreshed(id, reply),
+            Some(OpKind::ReadWaiting { .. }) => self.read_refreshed(id, reply, answer.lease),
+            Some(OpKind::Seek(_)) => self.seek_refreshed(id, reply, answer.lease),
             Some(OpKind::Allocate(_)) => self.room_told(id, reply),
-            Some(OpKind::Meta { bytes_max }) => {
-                let bytes_max = *bytes_max;
-                let result = reply.and_then(|reply| self.simple_reply(reply, bytes_max));
-                self.finish(id, result);
+            Some(OpKind::Meta { bytes_max, name }) => {
+                let (bytes_max, name) = (*bytes_max, name.clone());
+                self.meta_answered(id, kind, reply, answer.lease, (bytes_max, name));
             }
             Some(_) => debug_assert!(false, "no other operation asks a volume so"),
             None => {}
         }
     }
 
-    fn simple_reply(&mut self, reply: MetaReply, bytes_max: Option<u32>) -> Result<FsReply, i32> {
+    fn meta_answered(
+        &mut self,
+        id: OpId,
+        kind: Kind,
+        reply: Result<MetaReply, i32>,
+        lease: LeaseBits,
+        (bytes_max, name): (Option<u32>, Option<(Ino, Vec<u8>)>),
+    ) {
+        let parent = name.as_ref().map(|(parent, _)| *parent);
+        if let Some((parent, name)) = name {
+            match &reply {
+                Ok(MetaReply::Entry(attr) | MetaReply::Made(attr, ..)) => {
+                    self.learn_name(parent, &name, Some(attr.ino), lease);
+                }
+                Err(errno::ENOENT) if kind == Kind::Lookup => {
+                    self.learn_name(parent, &name, None, lease);
+                }
+                _ => {}
+            }
+        }
+        if let Ok(MetaReply::Attr(attr)) = reply {
+            let attr = self.learn_with(attr, lease);
+            return self.finish_attr(id, attr);
+        }
+        let result = reply.and_then(|reply| self.simple_reply(reply, bytes_max, parent, lease));
+        self.finish(id, result);
+    }
+
+    fn simple_reply(
+        &mut self,
+        reply: MetaReply,
+        bytes_max: Option<u32>,
+        parent: Option<Ino>,
+        lease: LeaseBits,
+    ) -> Result<FsReply, i32> {
         Ok(match reply {
             MetaReply::Entry(attr) | MetaReply::Made(attr, ..) => {
-                FsReply::Entry(self.learn(attr), self.ttl())
+                let attr = self.learn_with(attr, lease);
+                FsReply::Entry(attr, self.ttl_of_new(parent, attr.ino))
             }
-            MetaReply::Attr(attr) => FsReply::Attr(self.learn(attr), self.attr_ttl()),
             MetaReply::Bytes(bytes) => match bytes_max {
                 Some(0) => FsReply::Length(to_u32(bytes.len())),
                 Some(max) if to_u32(bytes.len()) > max => return Err(errno::ERANGE),
                 _ => FsReply::Bytes(bytes),
             },
-            MetaReply::Dir(entries, last) => {
-                let entries = self.learn_entries(entries)?;
-                FsReply::Dir { entries, last, ttl: self.ttl() }
-            }
             MetaReply::StatFs(statfs) => FsReply::StatFs(statfs),
             MetaReply::Done => FsReply::Done,
-            MetaReply::Opened(..)
+            MetaReply::Attr(_)
+            | MetaReply::Dir(..)
+            | MetaReply::Opened(..)
             | MetaReply::Layout(_)
             | MetaReply::Policy(_)
             | MetaReply::Names(..)
             | MetaReply::Reopened(_) => return Err(errno::EIO),
         })
+    }
+
+    /// A page of a directory came.
+    pub(crate) fn listed(&mut self, id: OpId, dir: Ino, answer: &Answer) {
+        let result = match answer.meta(Kind::ReadDir) {
+            Ok(MetaReply::Dir(entries, last)) => {
+                self.granted(dir, answer.lease);
+                let learned = self.learn_entries(dir, entries, answer.lease);
+                learned.map(|(entries, ttl)| FsReply::Dir { entries, last, ttl })
+            }
+            Ok(_) => Err(errno::EIO),
+            Err(code) => Err(code),
+        };
+        self.finish(id, result);
     }
 
     /// Takes attributes a volume sent; gives them back as a program must see them.
@@ -312,30 +401,40 @@ impl ClientCore {
         file.overlay(newest)
     }
 
-    /// The same for a page of a directory; EIO when it is not one.
-    fn learn_entries(&mut self, entries: Vec<u8>) -> Result<Vec<u8>, i32> {
+    /// The entries as a program must see them, and how long the kernel may keep them; EIO when they are none.
+    fn learn_entries(
+        &mut self,
+        dir: Ino,
+        entries: Vec<u8>,
+        lease: LeaseBits,
+    ) -> Result<(Vec<u8>, Ttl), i32> {
+        let (leased, named) = (lease.has(LeaseBits::NAMES), lease.mode() >= LeaseMode::Read);
+        let mut ttl = self.ttl_of(Some(dir), dir);
+        if !leased || self.others {
+            ttl.attr = Duration::ZERO;
+        }
         let mut concerned = false;
         for entry in MetaReply::dir_entries(&entries) {
             let entry = entry.map_err(|_| errno::EIO)?;
+            if named {
+                self.cache.put_name(dir, entry.name, Some(entry.ino));
+            }
+            if let Some(attr) = entry.attr.filter(|_| leased) {
+                self.granted(attr.ino, LeaseBits::READ);
+                self.cache.put_attr(&attr);
+            }
             concerned |= entry.attr.is_some() && self.files.contains_key(&entry.ino);
         }
         if !concerned {
-            return Ok(entries);
+            return Ok((entries, ttl));
         }
         let mut out = Vec::with_capacity(entries.len());
         for mut entry in MetaReply::dir_entries(&entries).flatten() {
             entry.attr = entry.attr.map(|attr| self.learn(attr));
             push_dir_entry(&mut out, &entry);
         }
-        Ok(out)
-    }
-
-    pub(crate) fn ttl(&self) -> Ttl {
-        Ttl { entry: self.config.entry_ttl, attr: self.config.attr_ttl }
-    }
-
-    pub(crate) fn attr_ttl(&self) -> Ttl {
-        Ttl { attr: self.config.attr_ttl, ..Ttl::default() }
+        // One of them may have pages that are not right.
+        Ok((out, Ttl { attr: Duration::ZERO, ..ttl }))
     }
 }
 

@@ -49,6 +49,8 @@ pub struct OpenFlags {
     pub exclusive: bool,
     /// O_DIRECT: the page cache is by-passed; comes back in the reply.
     pub direct: bool,
+    /// O_APPEND: so it is too, because only we know where the file ends.
+    pub append: bool,
 }
 
 /// Where [`FsOp::Lseek`] looks from.
@@ -94,8 +96,8 @@ pub enum FsOp {
     /// → `Written`, always all of it. `direct`: acknowledged when the targets have it; otherwise possibly before,
     /// and an error comes with the next write, flush or fsync of each handle of the file. Durable after `Fsync`
     /// in both cases (O_SYNC: the mount, or the kernel, sends one). The offset is final: O_APPEND is resolved by the
-    /// kernel, so appending from several mounts at once needs leases, which are not there yet.
-    Write { handle: Handle, offset: u64, data: (BufSlot, Range<usize>), direct: bool },
+    /// kernel, but for `append`: then it is the file's end, wherever that is by now.
+    Write { handle: Handle, offset: u64, data: (BufSlot, Range<usize>), direct: bool, append: bool },
     /// A descriptor of the file was closed → `Done`, or what went wrong since the last report.
     Flush { handle: Handle },
     /// → `Done` when all that was written before is durable. `datasync` makes no difference.
@@ -178,6 +180,8 @@ pub struct Opened {
     pub keep_cache: bool,
     /// As asked with [`OpenFlags::direct`].
     pub direct: bool,
+    /// As asked with [`OpenFlags::append`].
+    pub append: bool,
 }
 
 /// The answer to an operation that did not fail.
@@ -250,6 +254,16 @@ pub enum Output {
     Close {
         /// Of this link.
         link: LinkId,
+    },
+    /// The kernel is to forget these inodes' attributes and all names, if `names`; then tell
+    /// [`crate::ClientCore::kernel_forgot`], and again when it has dropped their pages as well.
+    Forget {
+        /// Comes back.
+        id: u64,
+        /// Which.
+        inodes: Vec<Ino>,
+        /// Names, too.
+        names: bool,
     },
     /// The cluster's map is known and its root is there: the mount may serve. Once.
     Ready,

@@ -1,7 +1,7 @@
 //! Opening, changing attributes (with the truncation an open may ask for), closing.
 
 use weft_wire::meta::{Attr, MetaReply, MetaRequest, SetAttr};
-use weft_wire::{Ino, Layout};
+use weft_wire::{Ino, Layout, LeaseBits};
 
 use crate::core::ClientCore;
 use crate::file::File;
@@ -10,29 +10,41 @@ use crate::state::{AfterSetAttr, OpKind, Purpose, errno};
 
 impl ClientCore {
     /// The volume answered an `Open` or `Make`.
-    pub(crate) fn open_answered(&mut self, id: OpId, reply: Result<MetaReply, i32>) {
+    pub(crate) fn open_answered(
+        &mut self,
+        id: OpId,
+        reply: Result<MetaReply, i32>,
+        lease: LeaseBits,
+    ) {
         let (attr, made, layout) = match reply {
             Ok(MetaReply::Opened(attr, layout)) => (attr, false, layout),
             Ok(MetaReply::Made(attr, made, layout)) => (attr, made, layout),
             Ok(_) => return self.finish(id, Err(errno::EIO)),
             Err(code) => return self.finish(id, Err(code)),
         };
-        let Some(OpKind::Open { flags, created }) = self.ops.get(&id).map(|op| &op.kind) else {
+        let Some(OpKind::Open { flags, created, name }) = self.ops.get(&id).map(|op| &op.kind)
+        else {
             return self.give_opens_back(attr.ino, 1, None); // Nobody waits for it any more.
         };
-        let (flags, created) = (*flags, *created);
-        let file = self.counted(&attr, layout);
+        let (flags, created, name) = (*flags, *created, name.clone());
+        if let Some((parent, name)) = &name {
+            self.learn_name(*parent, name, Some(attr.ino), lease);
+        }
+        let parent = name.map(|(parent, _)| parent);
+        self.counted(&attr, layout);
+        self.learn_with(attr, lease);
+        let file = self.files.get_mut(&attr.ino).expect("just counted");
         file.written_before |= !made;
         if flags.truncate && !made && (attr.size > 0 || file.size() > 0) {
             let set = SetAttr { size: Some(0), ..SetAttr::default() };
-            let then = AfterSetAttr::Opened { flags, created };
+            let then = AfterSetAttr::Opened { flags, created, parent };
             return self.start_set_attr(id, attr.ino, set, then);
         }
-        self.finish_open(id, attr, flags, created);
+        self.finish_open(id, attr, (flags, created, parent));
     }
 
     /// The volume counts one more open of the inode for us.
-    fn counted(&mut self, attr: &Attr, layout: Option<Layout>) -> &mut File {
+    fn counted(&mut self, attr: &Attr, layout: Option<Layout>) {
         let now = self.now;
         self.touched.insert(attr.ino);
         let known = self.versions.take(attr.ino);
@@ -43,10 +55,14 @@ impl ClientCore {
         });
         file.server_opens += 1;
         file.learn(attr, now);
-        file
     }
 
-    fn finish_open(&mut self, id: OpId, attr: Attr, flags: OpenFlags, created: bool) {
+    fn finish_open(
+        &mut self,
+        id: OpId,
+        attr: Attr,
+        (flags, created, parent): (OpenFlags, bool, Option<Ino>),
+    ) {
         let file = self.files.get_mut(&attr.ino).expect("counted, and held by this operation");
         let keep_cache = file.pages_version == Some(attr.version);
         file.pages_version = Some(attr.version);
@@ -55,9 +71,9 @@ impl ClientCore {
         let errors_seen = file.error_count;
         self.touched.insert(attr.ino);
         let handle = self.new_handle(attr.ino, false, errors_seen, id);
-        let opened = Opened { handle, keep_cache, direct: flags.direct };
+        let opened = Opened { handle, keep_cache, direct: flags.direct, append: flags.append };
         let reply = match created {
-            true => FsReply::Created(attr, self.ttl(), opened),
+            true => FsReply::Created(attr, self.ttl_of_new(parent, attr.ino), opened),
             false => FsReply::Opened(opened),
         };
         self.finish(id, Ok(reply));
@@ -141,6 +157,7 @@ impl ClientCore {
         ino: Ino,
         held: bool,
         reply: Result<MetaReply, i32>,
+        lease: LeaseBits,
     ) {
         let sized = match self.ops.get(&id).map(|op| &op.kind) {
             Some(OpKind::SetAttr { set, .. }) => set.size,
@@ -159,6 +176,9 @@ impl ClientCore {
             file.learn(attr, now);
             file.drop_overlays();
         }
+        if let Ok(attr) = &reply {
+            self.learn_with(*attr, lease);
+        }
         if held {
             self.unhold(ino);
         }
@@ -166,13 +186,16 @@ impl ClientCore {
             return;
         };
         match (reply, *then) {
-            (Ok(attr), AfterSetAttr::Opened { flags, created }) => {
-                self.finish_open(id, attr, flags, created);
+            (Ok(attr), AfterSetAttr::Opened { flags, created, parent }) => {
+                self.finish_open(id, attr, (flags, created, parent));
             }
             (Ok(attr), AfterSetAttr::Attr) => {
                 // How many blocks a cut left is told by the next stat.
                 let cut = sized.is_some_and(|size| size > 0);
-                let ttl = if cut { Ttl::default() } else { self.attr_ttl() };
+                if cut {
+                    self.cache.drop_attr(ino);
+                }
+                let ttl = if cut { Ttl::default() } else { self.ttl_of(None, ino) };
                 let attr = self.learn(attr);
                 self.finish(id, Ok(FsReply::Attr(attr, ttl)));
             }

@@ -8,7 +8,7 @@ use weft_wire::header::Header;
 use weft_wire::limits::FILE_BYTES_MAX;
 use weft_wire::meta::{MetaReply, MetaRequest};
 use weft_wire::units::{to_u32, to_usize};
-use weft_wire::{ChunkId, ChunkPiece, Kind, LeaseBits, Status};
+use weft_wire::{ChunkId, ChunkPiece, Kind, LeaseBits, LeaseMode, Status};
 
 use crate::core::{ClientCore, at};
 use crate::limits::READ_BYTES_MAX;
@@ -46,7 +46,7 @@ impl ClientCore {
         let Some(ino) = self.handles.get(&handle).map(|state| state.ino) else {
             return self.finish(id, Err(errno::EBADF));
         };
-        let now = self.now;
+        let known = self.holds(ino, LeaseMode::Read);
         let file = self.files.get_mut(&ino).expect("a handle keeps its file");
         let layout = file.layout.as_ref().expect("checked when the read began");
         let pieces: Vec<ChunkPiece> = layout.pieces(offset, u64::from(bytes)).collect();
@@ -56,9 +56,8 @@ impl ClientCore {
         }
         let size = file.size();
         let end = (offset + u64::from(bytes)).min(size);
-        let stale = file.attr_at + self.config.attr_ttl <= now;
-        if offset + u64::from(bytes) > size && stale && !fresh && file.is_settled() {
-            // Perhaps somebody else made it longer.
+        if !known && !fresh {
+            // Somebody else may have written it, and not all of that may be at the servers.
             if self.ask(id, ino, &MetaRequest::GetAttr { ino }).is_err() {
                 self.finish(id, Err(errno::EIO));
             }
@@ -86,9 +85,14 @@ impl ClientCore {
     }
 
     /// The attributes a read near the end of the file waited for.
-    pub(crate) fn read_refreshed(&mut self, id: OpId, reply: Result<MetaReply, i32>) {
+    pub(crate) fn read_refreshed(
+        &mut self,
+        id: OpId,
+        reply: Result<MetaReply, i32>,
+        lease: LeaseBits,
+    ) {
         match reply {
-            Ok(MetaReply::Attr(attr)) => self.learn(attr),
+            Ok(MetaReply::Attr(attr)) => self.learn_with(attr, lease),
             Ok(_) => return self.finish(id, Err(errno::EIO)),
             Err(code) => return self.finish(id, Err(code)),
         };
@@ -113,7 +117,7 @@ impl ClientCore {
         DataRequest::Read(ChunkRange { chunk, offset, bytes }).encode(target, &mut body);
         let (tag, kind) = (self.next_tag(), Kind::Read);
         let purpose = Purpose::Read { op: id, piece: at };
-        let call = Call { link, kind, volume: None, purpose };
+        let call = Call { link, kind, volume: None, purpose, changes: None };
         self.call(
             call,
             Request { tag, kind, body, payload: None, deadline: None, lease: LeaseBits::NONE },

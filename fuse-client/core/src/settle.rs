@@ -95,8 +95,12 @@ impl ClientCore {
                 Some(OpKind::SetAttr { .. }) => self.try_set_attr(id),
                 Some(OpKind::Allocate(_)) => self.try_allocate(id),
                 Some(OpKind::Seek(_)) => self.try_seek(id),
+                Some(OpKind::WriteTold { .. }) => self.try_told(id),
                 _ => {}
             }
+        }
+        if let Some(file) = self.files.get_mut(&ino) {
+            file.answered = None;
         }
         self.collect(ino);
     }
@@ -151,6 +155,7 @@ impl ClientCore {
                 file.changed_by_us(&attr);
                 file.learn(&attr, now);
                 file.drop_overlays();
+                self.learn_with(attr, answer.lease);
             }
             (status, _) => {
                 tracing::warn!(%ino, %status, "the volume did not take a file's length");
@@ -172,7 +177,7 @@ impl ClientCore {
             DataRequest::Sync(ino).encode(target, &mut body);
             let (tag, kind) = (self.next_tag(), Kind::Sync);
             let purpose = Purpose::Sync { ino, target };
-            let call = Call { link, kind, volume: None, purpose };
+            let call = Call { link, kind, volume: None, purpose, changes: None };
             self.call(
                 call,
                 Request { tag, kind, body, payload: None, deadline: None, lease: LeaseBits::NONE },
@@ -195,7 +200,8 @@ impl ClientCore {
     /// Forgets a file that nobody has open and that is at rest.
     fn collect(&mut self, ino: Ino) {
         let Some(file) = self.files.get_mut(&ino) else { return };
-        let busy = file.is_held() || !file.waiting.is_empty() || file.unsynced.is_syncing();
+        let busy =
+            file.asking || file.is_held() || !file.waiting.is_empty() || file.unsynced.is_syncing();
         if file.open_count > 0 || busy {
             return;
         }

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use weft_iobuf::BufSlot;
 use weft_wire::meta::{MetaReply, SetAttr};
-use weft_wire::{ChunkPiece, Ino, Kind, Status, TargetId, VolumeId};
+use weft_wire::{ChunkPiece, Ino, Kind, LeaseBits, Status, TargetId, VolumeId};
 
 use crate::allocate::{Allocation, Search};
-use crate::op::{Caller, DataPiece, Handle, LinkId, OpId, OpenFlags};
+use crate::leases::Changes;
+use crate::op::{Caller, DataPiece, FsReply, Handle, LinkId, OpId, OpenFlags};
 
 /// The few errno values the core itself gives (Linux, generic ABI).
 pub(crate) mod errno {
+    pub(crate) const ENOENT: i32 = 2;
     pub(crate) const EINTR: i32 = 4;
     pub(crate) const EIO: i32 = 5;
     pub(crate) const ENXIO: i32 = 6;
@@ -31,6 +33,7 @@ pub(crate) mod errno {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: Status,
+    pub(crate) lease: LeaseBits,
     pub(crate) body: Vec<u8>,
     pub(crate) payload: Option<(BufSlot, Range<usize>)>,
 }
@@ -53,6 +56,8 @@ pub(crate) struct Call {
     /// Set for changes: the volume whose slot it has or waits for.
     pub(crate) volume: Option<VolumeId>,
     pub(crate) purpose: Purpose,
+    /// What it changes, if it does.
+    pub(crate) changes: Option<Changes>,
 }
 
 /// Whom the answer is for.
@@ -61,7 +66,18 @@ pub(crate) enum Purpose {
     Map,
     RootStat,
     Reopen(VolumeId),
+    Reclaim(VolumeId),
+    /// A change that only makes the session known.
+    Known,
+    /// The lease that writes wait for.
+    Own {
+        ino: Ino,
+    },
     Op(OpId),
+    List {
+        op: OpId,
+        dir: Ino,
+    },
     /// The volume counts an open if this succeeds.
     Open(OpId),
     /// `held`: the file is closed to reads and writes until the answer.
@@ -123,6 +139,7 @@ impl Purpose {
         match self {
             Purpose::Op(op)
             | Purpose::Open(op)
+            | Purpose::List { op, .. }
             | Purpose::SetAttr { op, .. }
             | Purpose::Seek { op }
             | Purpose::Read { op, .. } => Some(op),
@@ -180,26 +197,68 @@ pub(crate) struct ReadPiece {
 #[derive(Debug)]
 pub(crate) enum OpKind {
     /// One metadata request; its kind says what to make of the answer.
-    Meta { bytes_max: Option<u32> },
     /// Waits for a lock, or for one to be given up.
-    Lock { ticket: u64 },
+    Lock {
+        ticket: u64,
+    },
+    Meta {
+        bytes_max: Option<u32>,
+        name: Option<(Ino, Vec<u8>)>,
+    },
+    /// The kernel asked for attributes, and is to forget pages before it gets them.
+    Forgetting {
+        reply: Option<FsReply>,
+    },
     /// `Open` or `Make` is asked. `created` says which reply is due.
-    Open { flags: OpenFlags, created: bool },
+    Open {
+        flags: OpenFlags,
+        created: bool,
+        name: Option<(Ino, Vec<u8>)>,
+    },
     /// A buffered write that waits for room or for the file's length to be settled.
     WriteWaiting {
         handle: Handle,
         offset: u64,
         data: Option<(BufSlot, Range<usize>)>,
         direct: bool,
+        append: bool,
     },
-    /// A direct write whose pieces are out.
-    WriteDirect { bytes: u32, left: usize, errno: i32 },
+    /// A write whose pieces are out and that ends with them, or with `through` when the volume was told, too.
+    WriteDirect {
+        bytes: u32,
+        left: usize,
+        errno: i32,
+        through: bool,
+    },
+    /// Its pieces are at the targets; the volume is being told.
+    WriteTold {
+        ino: Ino,
+        bytes: u32,
+        tell: u64,
+    },
     /// Waits for the writes before it.
-    ReadWaiting { asked: ReadAsked, into: Option<BufSlot>, barrier: u64, fresh: bool },
+    ReadWaiting {
+        asked: ReadAsked,
+        into: Option<BufSlot>,
+        barrier: u64,
+        fresh: bool,
+    },
     /// Its pieces are out.
-    Reading { asked: ReadAsked, ino: Ino, pieces: Vec<ReadPiece>, left: usize, errno: i32 },
+    Reading {
+        asked: ReadAsked,
+        ino: Ino,
+        pieces: Vec<ReadPiece>,
+        left: usize,
+        errno: i32,
+    },
     /// Flush and fsync: everything below `barrier` is to be acknowledged, told, and durable.
-    Settle { handle: Handle, barrier: u64, durable: bool, tell: Option<u64>, ask: Option<u64> },
+    Settle {
+        handle: Handle,
+        barrier: u64,
+        durable: bool,
+        tell: Option<u64>,
+        ask: Option<u64>,
+    },
     /// fallocate.
     Allocate(Allocation),
     /// lseek for data or a hole.
@@ -223,5 +282,5 @@ pub(crate) enum AfterSetAttr {
     /// Attributes.
     Attr,
     /// It was the truncation of an open; `created` as in [`OpKind::Open`].
-    Opened { flags: OpenFlags, created: bool },
+    Opened { flags: OpenFlags, created: bool, parent: Option<Ino> },
 }

@@ -89,6 +89,8 @@ impl ClientCore {
         legacy.links =
             links.map(|(at, link)| ((link.address, link.shard), (at, link.welcome))).collect();
         core.kept_links = legacy.links.clone();
+        let welcomes = legacy.links.values().map(|(_, welcome)| welcome);
+        core.fence = welcomes.map(|welcome| welcome.fence).max().unwrap_or(0);
         // The same cluster, whoever answers at that address now.
         let cluster = legacy.links.values().next().map(|(_, welcome)| welcome.cluster);
         core.config.cluster = core.config.cluster.or(cluster);
@@ -246,7 +248,7 @@ impl ClientCore {
         volume.hold_slot(tag, slot);
         let link = volume.link;
         self.kept_changes.insert(tag, kept);
-        self.calls.insert(tag, Call { link, kind, volume: Some(id), purpose });
+        self.calls.insert(tag, Call { link, kind, volume: Some(id), purpose, changes: None });
         if let Some(legacy) = self.legacy.as_mut().filter(|_| op != OpId(0)) {
             legacy.replays.insert(op, Replay { tag, kind, answer: None });
         }
@@ -345,10 +347,10 @@ impl ClientCore {
             match kind {
                 Kind::SetAttr => {
                     let reply = answer.meta(kind);
-                    self.set_attr_answered(id, Ino(0), false, reply);
+                    self.set_attr_answered(id, Ino(0), false, reply, answer.lease);
                 }
                 Kind::Make if matches!(op, FsOp::Create { .. } | FsOp::Tmpfile { .. }) => {
-                    self.open_answered(id, answer.meta(kind));
+                    self.open_answered(id, answer.meta(kind), answer.lease);
                 }
                 _ => self.op_answered(id, kind, &answer),
             }
@@ -362,9 +364,9 @@ impl ClientCore {
         let replay = self.legacy.as_mut().and_then(|legacy| legacy.replays.get_mut(&op));
         let Some(replay) = replay else { return Some(answer) };
         if let Purpose::SetAttr { ino, held: true, .. } = call.purpose {
-            let reply = answer.meta(call.kind);
+            let (reply, lease) = (answer.meta(call.kind), answer.lease);
             replay.answer = Some(answer);
-            self.set_attr_answered(op, ino, true, reply);
+            self.set_attr_answered(op, ino, true, reply, lease);
         } else {
             replay.answer = Some(answer);
         }
@@ -462,7 +464,7 @@ fn take_write(
 fn kind_of_joined(op: &FsOp, kind: Kind) -> Option<OpKind> {
     match (op, kind) {
         (FsOp::Create { flags, .. } | FsOp::Tmpfile { flags, .. }, Kind::Make) => {
-            Some(OpKind::Open { flags: *flags, created: true })
+            Some(OpKind::Open { flags: *flags, created: true, name: None })
         }
         (FsOp::SetAttr { ino, set, .. }, Kind::SetAttr) => Some(OpKind::SetAttr {
             ino: *ino,
@@ -474,6 +476,6 @@ fn kind_of_joined(op: &FsOp, kind: Kind) -> Option<OpKind> {
             sent: true,
         }),
         (FsOp::Create { .. } | FsOp::SetAttr { .. } | FsOp::Open { .. }, _) => None,
-        _ => Some(OpKind::Meta { bytes_max: None }),
+        _ => Some(OpKind::Meta { bytes_max: None, name: None }),
     }
 }

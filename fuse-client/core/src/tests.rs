@@ -10,7 +10,7 @@ use std::time::Duration;
 use weft_iobuf::Pool;
 use weft_wire::meta::{Attr, MetaReply, SetAttr, Time, TimeSet};
 use weft_wire::units::{to_u32, to_u64};
-use weft_wire::{Ino, Kind, Status, TargetId};
+use weft_wire::{Ino, Kind, LeaseMode, Status, TargetId};
 
 use crate::op::*;
 use crate::state::errno::*;
@@ -33,7 +33,8 @@ fn write(pool: &Pool, handle: Handle, offset: u64, bytes: &[u8], direct: bool) -
     // In the midst of a large slot, as the mount has them.
     let mut slot = pool.alloc((bytes.len() + 100).max(64 << 10)).expect("the test's pool is large");
     slot.as_mut_slice()[100..100 + bytes.len()].copy_from_slice(bytes);
-    FsOp::Write { handle, offset, data: (slot, 100..100 + bytes.len()), direct }
+    let append = false;
+    FsOp::Write { handle, offset, data: (slot, 100..100 + bytes.len()), direct, append }
 }
 
 fn flat(pieces: &[DataPiece]) -> Vec<u8> {
@@ -387,8 +388,10 @@ fn a_read_at_the_end_asks_whether_there_is_more() {
     world.done(FsOp::Flush { handle }).unwrap();
     let attr = &mut world.fake.inodes.get_mut(&ino).unwrap().attr;
     (attr.size, attr.version) = (10, attr.version + 1);
-    assert_eq!(world.read(handle, 0, 100).unwrap().len(), 4, "known for a short time");
-    world.advance(ms(1500));
+    assert_eq!(world.read(handle, 0, 100).unwrap().len(), 4, "as long as the lease holds");
+    let recall = vec![(ino, LeaseMode::None)];
+    assert_eq!(world.recall(recall), [(vec![ino], true)], "the kernel forgets it");
+    world.fake.grants = false;
     assert_eq!(world.read(handle, 0, 100).unwrap().len(), 10);
 }
 
@@ -531,7 +534,7 @@ fn names_directories_and_attributes_pass_through() {
     let lookup = |name: &[u8]| FsOp::Lookup { parent: Ino::ROOT, name: name.to_vec() };
     world.write(handle, 0, &[7; 123], false).unwrap();
     let Ok(FsReply::Entry(attr, ttl)) = world.run(lookup(b"a")) else { panic!() };
-    assert_eq!((attr.ino, attr.size, ttl.entry), (ino, 123, ms(1000)));
+    assert_eq!((attr.ino, attr.size, ttl.entry), (ino, 123, ms(4500)));
     assert_eq!(world.run(lookup(b"b")).unwrap_err(), 2);
     assert_eq!(world.run(lookup(&[b'x'; 256])).unwrap_err(), ENAMETOOLONG);
     let Ok(FsReply::Opened(dir)) = world.run(FsOp::OpenDir { ino: Ino::ROOT }) else { panic!() };

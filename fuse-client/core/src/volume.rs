@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use weft_wire::meta::{Caller, MetaRequest, NO_SLOT};
-use weft_wire::{Ino, Kind};
+use weft_wire::{Ino, Kind, LeaseBits};
 
 use crate::op;
 use crate::op::LinkId;
@@ -16,6 +16,7 @@ use crate::op::LinkId;
 pub(crate) struct Queued {
     pub(crate) tag: u64,
     pub(crate) kind: Kind,
+    pub(crate) lease: LeaseBits,
     pub(crate) body: Vec<u8>,
 }
 
@@ -56,7 +57,7 @@ pub(crate) fn slot_and_sequence(body: &[u8]) -> (u16, u64) {
     (u16::from_le_bytes(slot), u64::from_le_bytes(sequence))
 }
 
-fn put_slot(body: &mut [u8], slot: u16, sequence: u64) {
+pub(crate) fn put_slot(body: &mut [u8], slot: u16, sequence: u64) {
     body[SLOT_AT..SLOT_AT + 2].copy_from_slice(&slot.to_le_bytes());
     body[SEQUENCE_AT..SEQUENCE_AT + 8].copy_from_slice(&sequence.to_le_bytes());
 }
@@ -98,6 +99,11 @@ impl Volume {
         put_slot(&mut next.body, slot, *sequence);
         self.busy.insert(next.tag, slot);
         Some(next)
+    }
+
+    /// Changes that were sent and are not answered.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.busy.len()
     }
 
     /// The numbers that the client-core before this one used last.
@@ -155,7 +161,8 @@ mod tests {
     fn a_number_is_used_once_unless_taken_back() {
         let mut volume = Volume::new(LinkId(0));
         volume.set_slot_count(1);
-        let queued = |tag| Queued { tag, kind: Kind::Unlink, body: vec![0; 18] };
+        let queued =
+            |tag| Queued { tag, kind: Kind::Unlink, lease: LeaseBits::NONE, body: vec![0; 18] };
         (1..=3).for_each(|tag| volume.queue.push_back(queued(tag)));
         let sequence = |queued: &Queued| queued.body[SEQUENCE_AT];
         assert_eq!(volume.next_to_send().as_ref().map(sequence), Some(1));

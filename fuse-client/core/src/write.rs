@@ -8,7 +8,7 @@ use weft_wire::blocks::checksums;
 use weft_wire::data::{ChunkRange, DataRequest};
 use weft_wire::limits::FILE_BYTES_MAX;
 use weft_wire::units::{to_u32, to_u64, to_usize};
-use weft_wire::{ChunkId, Ino, Kind, LeaseBits, Status};
+use weft_wire::{ChunkId, Ino, Kind, LeaseBits, LeaseMode, Status};
 
 use crate::core::ClientCore;
 use crate::file::Run;
@@ -20,6 +20,15 @@ use crate::op::{FsReply, Handle, OpId};
 use crate::state::{Call, Op, OpKind, Purpose, errno};
 use crate::writes::{Payload, Unsynced, Write};
 
+/// How a write is meant.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WriteHow {
+    /// Answered when the targets have it.
+    pub(crate) direct: bool,
+    /// At the end of the file, wherever that is.
+    pub(crate) append: bool,
+}
+
 impl ClientCore {
     pub(crate) fn begin_write(
         &mut self,
@@ -27,7 +36,7 @@ impl ClientCore {
         handle: Handle,
         offset: u64,
         data: (BufSlot, Range<usize>),
-        direct: bool,
+        WriteHow { direct, append }: WriteHow,
     ) -> Result<(), i32> {
         let state = self.handle(handle, false)?;
         let (slot, range) = &data;
@@ -48,7 +57,8 @@ impl ClientCore {
             self.finish(id, Ok(FsReply::Written(0)));
             return Ok(());
         }
-        self.set_kind(id, OpKind::WriteWaiting { handle, offset, data: Some(data), direct });
+        let data = Some(data);
+        self.set_kind(id, OpKind::WriteWaiting { handle, offset, data, direct, append });
         if !direct && self.room_waiters.iter().any(|waiter| self.writes_to(*waiter, state.ino)) {
             self.room_waiters.push_back(id);
         } else {
@@ -68,20 +78,48 @@ impl ClientCore {
     fn try_write(&mut self, id: OpId) {
         let Some(op) = self.ops.get_mut(&id) else { return };
         let caller = op.caller;
-        let OpKind::WriteWaiting { handle, offset, data, direct } = &mut op.kind else { return };
-        let (handle, offset, direct) = (*handle, *offset, *direct);
+        let OpKind::WriteWaiting { handle, offset, direct, append, .. } = &op.kind else {
+            return;
+        };
+        let (handle, mut offset, direct, append) = (*handle, *offset, *direct, *append);
         let Some(ino) = self.handles.get(&handle).map(|state| state.ino) else {
             return self.finish(id, Err(errno::EBADF));
         };
+        let mode = self.writing_mode(ino);
         let file = self.files.get_mut(&ino).expect("a handle keeps its file");
         if file.is_held() {
             file.waiting.push(id);
             return;
         }
+        let enough = mode == LeaseMode::Write || (mode == LeaseMode::Through && !append);
+        match file.answered {
+            _ if enough => {}
+            Some(Ok(())) if !append => {}
+            Some(Err(code)) => return self.finish(id, Err(code)),
+            _ => {
+                file.waiting.push(id);
+                file.writer = caller;
+                return self.ask_to_write(ino, append);
+            }
+        }
+        let through = mode != LeaseMode::Write;
+        let Some(OpKind::WriteWaiting { data, .. }) = self.ops.get_mut(&id).map(|op| &mut op.kind)
+        else {
+            return;
+        };
+        let file = self.files.get_mut(&ino).expect("as above");
+        if append {
+            let end = file.size();
+            if end != offset {
+                // The kernel thinks it went elsewhere.
+                (offset, file.pages_version) = (end, None);
+            }
+        }
         let bytes = data.as_ref().map_or(0, |(_, range)| range.len());
         let fits = |used: usize, max: usize| used == 0 || used + bytes <= max;
         let fits = fits(self.dirty_bytes, self.config.dirty_bytes_max)
             && fits(file.dirty_bytes, self.config.dirty_file_bytes_max);
+        let direct = direct || through;
         if !direct && !fits {
             self.room_waiters.push_back(id);
             return;
@@ -94,7 +132,8 @@ impl ClientCore {
         file.local_mtime = file.local_mtime.max(Some(wall));
         self.touched.insert(ino);
         if direct {
-            self.set_kind(id, OpKind::WriteDirect { bytes: to_u32(bytes), left: 0, errno: 0 });
+            let bytes = to_u32(bytes);
+            self.set_kind(id, OpKind::WriteDirect { bytes, left: 0, errno: 0, through });
             self.push_run_out(ino);
             self.add_writes(ino, offset, self.keepable(slot, range), Some(id));
             return;
@@ -108,6 +147,13 @@ impl ClientCore {
             self.gather(ino, offset, slot, range);
         }
         self.finish(id, Ok(FsReply::Written(to_u32(bytes))));
+    }
+
+    /// What may be done with the file by writing it.
+    fn writing_mode(&self, ino: Ino) -> LeaseMode {
+        let modes = [LeaseMode::Write, LeaseMode::Through];
+        let held = modes.into_iter().find(|mode| self.holds(ino, *mode));
+        held.unwrap_or(LeaseMode::None)
     }
 
     /// Room was made: those that wait for it try again, in order; a file that has none lets others pass.
@@ -270,7 +316,13 @@ impl ClientCore {
             let mut body = Vec::with_capacity(32 + 4 * sums.len());
             DataRequest::Write(range, sums).encode(write.target, &mut body);
             let kind = Kind::Write;
-            let call = Call { link, kind, volume: None, purpose: Purpose::Write { ino, id } };
+            let call = Call {
+                link,
+                kind,
+                volume: None,
+                purpose: Purpose::Write { ino, id },
+                changes: None,
+            };
             let payload = Some((slot, bytes));
             self.call(
                 call,
@@ -306,6 +358,10 @@ impl ClientCore {
             }
             self.unsynced_bytes += Unsynced::bytes_of(&write);
             file.unsynced.add(id, write);
+            if self.cache.mode(ino) < LeaseMode::Read {
+                // Others write it, too: it must not be written again over theirs.
+                self.let_go_of(ino);
+            }
             self.bound_unsynced(ino);
             // What is written again was counted the first time.
             if !again {
@@ -321,7 +377,7 @@ impl ClientCore {
             file.drop_overlays();
         }
         if let Some(op) = op {
-            self.direct_answered(op, status);
+            self.direct_answered(op, ino, status);
         }
     }
 
@@ -351,16 +407,42 @@ impl ClientCore {
         }
     }
 
-    fn direct_answered(&mut self, id: OpId, status: Status) {
+    fn direct_answered(&mut self, id: OpId, ino: Ino, status: Status) {
         let Some(op) = self.ops.get_mut(&id) else { return };
-        let OpKind::WriteDirect { bytes, left, errno } = &mut op.kind else { return };
+        let OpKind::WriteDirect { bytes, left, errno, through } = &mut op.kind else { return };
         *left -= 1;
         if status != Status::Ok {
             *errno = status.errno();
         }
-        if *left == 0 {
-            let result = if *errno == 0 { Ok(FsReply::Written(*bytes)) } else { Err(*errno) };
-            self.finish(id, result);
+        if *left > 0 {
+            return;
+        }
+        let (bytes, code, through) = (*bytes, *errno, *through);
+        match (code, self.files.get(&ino)) {
+            (0, Some(file)) if through => {
+                let tell = file.telling.wanted;
+                self.set_kind(id, OpKind::WriteTold { ino, bytes, tell });
+                self.try_told(id);
+            }
+            (0, _) => self.finish(id, Ok(FsReply::Written(bytes))),
+            (code, _) => self.finish(id, Err(code)),
+        }
+    }
+
+    /// Others write the file, too: a write is over when the volume knows of it.
+    pub(crate) fn try_told(&mut self, id: OpId) {
+        let Some(OpKind::WriteTold { ino, bytes, tell }) = self.ops.get(&id).map(|op| &op.kind)
+        else {
+            return;
+        };
+        let (ino, bytes, tell) = (*ino, *bytes, *tell);
+        match self.files.get_mut(&ino) {
+            Some(file) if file.telling.done < tell => {
+                file.telling.urgent = file.telling.urgent.max(tell);
+                file.waiting.push(id);
+                self.send_wrote(ino);
+            }
+            _ => self.finish(id, Ok(FsReply::Written(bytes))),
         }
     }
 }

@@ -148,6 +148,15 @@ impl WriteSet {
         Some(write)
     }
 
+    /// All of them, which are forgotten.
+    pub(crate) fn take_all(&mut self) -> Vec<Write> {
+        let writes = std::mem::take(&mut self.writes);
+        self.chunks.clear();
+        self.ready.clear();
+        self.new_count = 0;
+        writes.into_values().collect()
+    }
+
     /// Whether a write below `barrier` touches `blocks` of a chunk.
     pub(crate) fn touches(&self, index: ChunkIndex, blocks: &Range<u32>, barrier: u64) -> bool {
         let ids = self.chunks.get(&index).into_iter().flat_map(|ids| ids.range(..barrier));
@@ -281,6 +290,22 @@ impl Unsynced {
         let (id, (ack, write)) = log.kept.pop_first()?;
         Self::note_let_go(log, id, ack);
         Some(Self::bytes_of(&write))
+    }
+
+    /// Whether something is kept to be written again.
+    pub(crate) fn is_keeping(&self) -> bool {
+        self.targets.values().any(|log| !log.kept.is_empty())
+    }
+
+    /// Nothing is to be written again, whatever happens; returns the bytes that are free.
+    pub(crate) fn forget_writes(&mut self) -> usize {
+        let mut bytes = 0;
+        for log in self.targets.values_mut() {
+            let kept = std::mem::take(&mut log.kept);
+            bytes += kept.values().map(|(_, write)| Self::bytes_of(write)).sum::<usize>();
+            log.let_go = None;
+        }
+        bytes
     }
 
     fn note_let_go(log: &mut TargetLog, id: u64, ack: u64) {

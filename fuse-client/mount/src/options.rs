@@ -51,8 +51,8 @@ SOURCE is HOST[:PORT]:/ (an IPv6 address in brackets); the port is 7811 unless g
 
 Options (default):
   ro, nosuid, nodev, noexec, noatime, nodiratime, relatime, sync, ... as of mount(8)
-  attr_timeout_ms=N      how long the kernel may believe attributes (1000)
-  entry_timeout_ms=N     how long the kernel may believe names (1000)
+  attr_timeout_ms=N      how long the kernel may believe attributes at most (60000)
+  entry_timeout_ms=N     how long the kernel may believe names at most (60000)
   max_write_kib=N        the longest read or write request: 4 to 16384, in steps of 4 (1024)
   read_ahead_kib=N       read-ahead of the page cache (8192)
   on_timeout=wait|eio    when a server does not answer: wait for it, or give EIO (wait)
@@ -179,8 +179,8 @@ impl Options {
             daemon_child: false,
             client_core: false,
             mount_flags: MountFlags::empty(),
-            attr_timeout: Duration::from_millis(1000),
-            entry_timeout: Duration::from_millis(1000),
+            attr_timeout: Duration::from_millis(60_000),
+            entry_timeout: Duration::from_millis(60_000),
             max_write_kib: 1024,
             read_ahead_kib: 8192,
             on_timeout: OnTimeout::Wait,

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use zerocopy::{Immutable, IntoBytes};
 
 pub use dir::{DirBuffer, DirEntry};
-pub use notify::{inval_entry, inval_inode, resend};
+pub use notify::{inc_epoch, inval_entry, inval_inode, resend};
 
 use crate::abi::input::FileLock;
 use crate::abi::output::{

@@ -7,6 +7,7 @@
 //! What an operation means is the core's; what the kernel's bytes mean is `translate`'s.
 
 mod device;
+mod forget;
 mod kick;
 mod links;
 mod status;
@@ -37,6 +38,7 @@ use crate::supervise::channel::Channel;
 use crate::transport::{Event, Incoming, Reply, Transport, UringConfig};
 use device::TRANSPORT_TOKENS;
 pub(crate) use device::kept_bytes;
+use forget::Forgetter;
 use kick::Kicker;
 use links::Links;
 pub(crate) use status::{Facts, Status};
@@ -76,6 +78,8 @@ pub(crate) struct Mount {
     transport: Option<Box<dyn Transport>>,
     /// The queues to be registered with the kernel, where it offers them.
     queues: Option<UringConfig>,
+    /// Tells the kernel to forget; there once the transport is.
+    forgetter: Option<Forgetter>,
     limits: Limits,
     /// What the reply of an operation needs to be shaped, where its kind does not say it.
     shapes: BTreeMap<u64, Shape>,
@@ -182,6 +186,7 @@ impl Mount {
             links: Links::default(),
             transport: None,
             queues,
+            forgetter: None,
             limits,
             shapes: BTreeMap::new(),
             early_interrupts: BTreeSet::new(),
@@ -269,6 +274,7 @@ impl Mount {
         };
         self.wait(patience)?;
         self.kick();
+        self.take_forgotten();
         self.take_requests();
         self.retry_stalled();
         let now = clock::mono();
@@ -316,6 +322,7 @@ impl Mount {
                 Output::Connect { link, address } => self.connect_link(link, &address),
                 Output::Send { link, head, payload } => self.links.queue(link, &head, payload),
                 Output::Close { link } => self.close_link(link),
+                Output::Forget { id, inodes, names } => self.forget_in_kernel(id, inodes, names),
                 Output::Ready => self.ready = true,
                 Output::Failed { sentence } => self.failed = Some(sentence),
             }
@@ -323,6 +330,20 @@ impl Mount {
         // The replies are with the kernel, and what is sent from here on has not left: see `ClientCore::replied`.
         self.core.replied();
         self.send_queued();
+    }
+
+    fn forget_in_kernel(&mut self, id: u64, inodes: Vec<weft_wire::Ino>, names: bool) {
+        match &self.forgetter {
+            Some(forgetter) => forgetter.order(id, inodes, names),
+            // Not mounted yet: the kernel knows nothing.
+            None => self.core.kernel_forgot(id, true, clock::mono()),
+        }
+    }
+
+    fn take_forgotten(&mut self) {
+        while let Some((id, pages)) = self.forgetter.as_ref().and_then(Forgetter::next) {
+            self.core.kernel_forgot(id, pages, clock::mono());
+        }
     }
 
     fn take_requests(&mut self) {

@@ -334,6 +334,13 @@ impl Link {
         if entry.was_sent { Cancelled::Sent } else { Cancelled::Unsent }
     }
 
+    /// Changes the body of an unanswered request, for when it is sent again.
+    pub fn amend(&mut self, tag: u64, change: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(entry) = self.tags.get(&tag).and_then(|id| self.entries.get_mut(id)) {
+            change(&mut entry.request.body);
+        }
+    }
+
     /// Withdraws a request that the server has never heard of; `false` when it was sent, or answered.
     pub fn withdraw(&mut self, tag: u64) -> bool {
         let unsent = self.tags.get(&tag).is_some_and(|id| !self.entries[id].was_sent);

@@ -36,7 +36,10 @@ impl LeaseBits {
     pub const THROUGH: LeaseBits = LeaseBits(1 << 3);
     /// To cache the names of the directory that the request looks in; of a listing: the inodes it names.
     pub const NAMES: LeaseBits = LeaseBits(1 << 4);
-    const ALL: u16 = Self::READ.0 | Self::WRITE.0 | Self::THROUGH.0 | Self::NAMES.0;
+    /// Other sessions hold leases, too; in replies only.
+    pub const OTHERS: LeaseBits = LeaseBits(1 << 5);
+    const ALL: u16 =
+        Self::READ.0 | Self::WRITE.0 | Self::THROUGH.0 | Self::NAMES.0 | Self::OTHERS.0;
 
     /// Both.
     #[must_use]
@@ -92,12 +95,12 @@ pub struct Recall {
     pub inodes: Vec<(Ino, LeaseMode)>,
 }
 
-/// After a restart of the server: files the client holds writes of, and their version as it knows it. The reply has
-/// those that somebody else changed or claimed meanwhile.
+/// After a restart of the server: files the client holds writes of, and between which versions they are if nobody else
+/// changed them. The reply has the others.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Reclaim {
-    /// Inodes and versions.
-    pub inodes: Vec<(Ino, u64)>,
+    /// Inodes, and their first and last version.
+    pub inodes: Vec<(Ino, u64, u64)>,
     /// More follow in another message.
     pub more: bool,
 }
@@ -155,8 +158,8 @@ impl Reclaim {
     pub fn encode(&self, body: &mut Vec<u8>) {
         let out = &mut Writer::new(body);
         out.bool(self.more).u32(to_u32(self.inodes.len()));
-        for (ino, version) in &self.inodes {
-            out.u64(ino.0).u64(*version);
+        for (ino, first, last) in &self.inodes {
+            out.u64(ino.0).u64(*first).u64(*last);
         }
     }
 
@@ -168,7 +171,7 @@ impl Reclaim {
         let from = &mut Reader::new(body, "reclaim");
         let more = from.bool()?;
         let count = from.count(RECALL_COUNT_MAX)?;
-        let inodes = (0..count).map(|_| Ok((Ino(from.u64()?), from.u64()?)));
+        let inodes = (0..count).map(|_| Ok((Ino(from.u64()?), from.u64()?, from.u64()?)));
         let inodes = inodes.collect::<Result<Vec<_>, WireError>>()?;
         from.clone().end()?;
         Ok(Reclaim { inodes, more })

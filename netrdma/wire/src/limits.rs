@@ -48,6 +48,6 @@ const _: () = assert!(1u32 << CHUNK_LOG2_MAX == PAYLOAD_BYTES_MAX);
 const _: () = assert!((1u32 << CHUNK_LOG2_MIN).is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(XATTR_VALUE_BYTES_MAX + 1024 < BODY_BYTES_MAX as usize);
 const _: () = assert!(REOPEN_COUNT_MAX * 8 + 64 < BODY_BYTES_MAX as usize);
-const _: () = assert!(RECALL_COUNT_MAX * 16 + 64 < BODY_BYTES_MAX as usize);
+const _: () = assert!(RECALL_COUNT_MAX * 24 + 64 < BODY_BYTES_MAX as usize);
 const _: () = assert!(FIND_NAMES_MAX * (20 + NAME_BYTES_MAX) + 64 < BODY_BYTES_MAX as usize);
 const _: () = assert!(CHUNK_LOG2_MIN <= CHUNK_LOG2_DEFAULT && CHUNK_LOG2_DEFAULT <= CHUNK_LOG2_MAX);

@@ -49,6 +49,9 @@ pub(crate) enum Want {
     Own(Need),
 }
 
+/// Inodes that are asked back, and what may be kept of each.
+pub(crate) type Wanted = Vec<(Ino, LeaseMode)>;
+
 #[derive(Debug)]
 struct Holder {
     session: SessionId,
@@ -77,7 +80,7 @@ impl Entry {
 #[derive(Debug)]
 struct Recalled {
     session: SessionId,
-    inodes: Vec<(Ino, LeaseMode)>,
+    inodes: Wanted,
     since: Duration,
     /// A request waits for it.
     waited_for: bool,
@@ -99,7 +102,7 @@ pub(crate) struct Leases {
     recalls: BTreeMap<u64, Recalled>,
     next_recall: u64,
     /// To be asked back with the next [`Leases::take_recalls`].
-    wanted: BTreeMap<SessionId, Vec<(Ino, LeaseMode)>>,
+    wanted: BTreeMap<SessionId, Wanted>,
     wanted_to_go_on: BTreeSet<SessionId>,
     /// Where making room goes on.
     room_from: Ino,
@@ -246,10 +249,7 @@ impl Leases {
     }
 
     /// What is to be asked back now: number, session and what.
-    pub(crate) fn take_recalls(
-        &mut self,
-        now: Duration,
-    ) -> Vec<(u64, SessionId, Vec<(Ino, LeaseMode)>)> {
+    pub(crate) fn take_recalls(&mut self, now: Duration) -> Vec<(u64, SessionId, Wanted)> {
         let waited_for = std::mem::take(&mut self.wanted_to_go_on);
         for recalled in self.recalls.values_mut() {
             recalled.waited_for |= waited_for.contains(&recalled.session);
@@ -269,7 +269,7 @@ impl Leases {
     }
 
     /// What a session was asked and has not answered: for its new connection.
-    pub(crate) fn recalls_of(&self, session: SessionId) -> Vec<(u64, Vec<(Ino, LeaseMode)>)> {
+    pub(crate) fn recalls_of(&self, session: SessionId) -> Vec<(u64, Wanted)> {
         let own = self.recalls.iter().filter(|(_, recalled)| recalled.session == session);
         own.map(|(id, recalled)| (*id, recalled.inodes.clone())).collect()
     }

@@ -53,7 +53,7 @@ impl Plan {
             checkpoint_commands: random.pick(&[3, 10, 50, 1000]),
             checkpoint_interval: millis(random.pick(&[50, 300, 2000])),
             session_timeout: millis(8000),
-            lease_time: millis(2000),
+            lease_time: millis(600),
             grace: millis(3000),
             cuts: random.pick(&[0, 10, 40]),
             kills: random.pick(&[0, 10, 10]),

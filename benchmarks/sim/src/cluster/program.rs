@@ -530,7 +530,7 @@ impl Program {
         let mut slot = pool.alloc(count)?;
         slot.as_mut_slice()[..count].copy_from_slice(&bytes);
         let direct = self.random.chance(20);
-        let ask = FsOp::Write { handle, offset, data: (slot, 0..count), direct };
+        let ask = FsOp::Write { handle, offset, data: (slot, 0..count), direct, append: false };
         Some((ask, Doing::Write { node, offset: to_usize(offset), bytes }))
     }
 

@@ -8,14 +8,17 @@ use weft_net::Frame;
 use weft_wire::blocks::{BLOCK_BYTES, BLOCK_LEN, checksums, first_mismatch};
 use weft_wire::data::{BlocksReply, DataRequest, ReadReply, SeekReply, ZeroHow};
 use weft_wire::header::{HEADER_BYTES, Header};
+use weft_wire::lease::Reclaimed;
 use weft_wire::locks::{LockClaim, LockClaimReply, LockRequest};
 use weft_wire::meta::{
     Attr, DirEntry, FileKind, MetaReply, MetaRequest, NO_SLOT, SetAttr, StatFs, Time, TimeSet,
     push_dir_entry,
 };
-use weft_wire::session::{ClusterMap, Hello, NodeEntry, Place, Welcome};
+use weft_wire::session::{ClusterMap, FEATURE_LEASES, Hello, NodeEntry, Place, Welcome};
 use weft_wire::units::{to_u32, to_usize};
-use weft_wire::{ChunkIndex, ClusterId, Ino, Kind, Layout, ShardId, Status, TargetId, VolumeId};
+use weft_wire::{
+    ChunkIndex, ClusterId, Ino, Kind, Layout, LeaseBits, ShardId, Status, TargetId, VolumeId,
+};
 
 pub(super) const CLUSTER: ClusterId = ClusterId([9; 16]);
 pub(super) const CHUNK_LOG2: u8 = 16;
@@ -45,6 +48,12 @@ pub(super) struct Fake {
     pub(super) slot_count: u16,
     pub(super) epochs: [u64; 2],
     pub(super) credits: u32,
+    pub(super) lease_ms: u32,
+    pub(super) fence: u32,
+    /// What is granted to whoever asks.
+    pub(super) grants: bool,
+    /// What a reclaim is told is not its own any more.
+    pub(super) refused: Vec<Ino>,
     /// How often each kind of request was executed.
     pub(super) counts: BTreeMap<Kind, u64>,
     /// Writes to this target end so.
@@ -118,6 +127,10 @@ impl Fake {
             slot_count: 4,
             epochs: [1, 1],
             credits: 8,
+            lease_ms: 5000,
+            fence: 0,
+            grants: true,
+            refused: vec![],
             counts: BTreeMap::new(),
             write_status: BTreeMap::new(),
             damaged_reads: 0,
@@ -194,6 +207,11 @@ impl Fake {
                 self.map().encode(&mut body);
                 (Status::Ok, body)
             }
+            Kind::Reclaim => {
+                let mut body = vec![];
+                Reclaimed { refused: self.refused.clone() }.encode(&mut body);
+                (Status::Ok, body)
+            }
             kind if kind.is_metadata() => self.metadata(asked),
             Kind::Read => {
                 let (body, blocks) = self.read(asked);
@@ -229,7 +247,19 @@ impl Fake {
             }
         };
         let payload_bytes = payload.as_ref().map_or(0, |(_, range)| to_u32(range.len()));
-        Frame { header: header.reply(status, &body, payload_bytes), body, payload }
+        let mut reply = header.reply(status, &body, payload_bytes);
+        reply.lease = self.granted(header.lease);
+        Frame { header: reply, body, payload }
+    }
+
+    /// There is nobody else: what is asked for.
+    fn granted(&self, wanted: LeaseBits) -> LeaseBits {
+        match wanted.has(LeaseBits::WRITE) {
+            _ if !self.grants => LeaseBits::NONE,
+            true if wanted.has(LeaseBits::NAMES) => LeaseBits::WRITE.with(LeaseBits::NAMES),
+            true => LeaseBits::WRITE,
+            false => wanted,
+        }
     }
 
     fn hello(&self, asked: &Asked) -> Vec<u8> {
@@ -237,7 +267,7 @@ impl Fake {
         let mut body = vec![];
         let welcome = Welcome {
             version: 1,
-            features: 0,
+            features: hello.features & FEATURE_LEASES,
             cluster: CLUSTER,
             shard_count: 2,
             epoch: self.epochs[usize::from(hello.shard.0)],
@@ -245,8 +275,8 @@ impl Fake {
             payload_bytes_max: 1 << 20,
             boot: 0,
             slot_count: if hello.shard.0 == 0 { self.slot_count } else { 0 },
-            lease_ms: 0,
-            fence: 0,
+            lease_ms: self.lease_ms,
+            fence: self.fence,
         };
         welcome.encode(&mut body);
         body

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use weft_iobuf::{BufSlot, Pool};
 use weft_net::Frame;
+use weft_wire::lease::Recall;
 use weft_wire::meta::Time;
-use weft_wire::{Kind, SessionId, Status};
+use weft_wire::{Header, Ino, Kind, LeaseMode, SessionId, Status};
 
 use super::fake::{Asked, Fake};
 use crate::{Caller, ClientConfig, ClientCore, FsOp, FsReply, LinkId, OpId, Output};
@@ -67,6 +68,10 @@ pub(super) struct World {
     pub(super) faults: Faults,
     /// The server takes no connections.
     pub(super) down: bool,
+    /// What the kernel was told to forget.
+    pub(super) forgotten: Vec<(Vec<Ino>, bool)>,
+    recall_id: u64,
+    pub(super) returned: Vec<u64>,
     pub(super) ready: bool,
     pub(super) failed: Option<String>,
 }
@@ -96,6 +101,9 @@ impl World {
             random: Random(seed),
             faults: Faults::default(),
             down: false,
+            forgotten: Vec::new(),
+            recall_id: 0,
+            returned: Vec::new(),
             ready: false,
             failed: None,
         }
@@ -149,6 +157,11 @@ impl World {
                     let payload = payload.map_or(vec![], |(slot, range)| slot[range].to_vec());
                     let connection = self.connections.get_mut(&link).expect("connected");
                     let asked = Asked::new(&head, payload);
+                    if asked.header.reply {
+                        assert_eq!(asked.header.kind, Kind::Recall);
+                        self.returned.push(asked.header.request_id);
+                        continue;
+                    }
                     let hello = asked.header.kind == Kind::Hello;
                     let shard = asked.header.shard;
                     connection.shard = shard;
@@ -163,6 +176,11 @@ impl World {
                 Output::Close { link } => {
                     self.connections.remove(&link);
                     self.connecting.retain(|other| *other != link);
+                }
+                Output::Forget { id, inodes, names } => {
+                    self.forgotten.push((inodes, names));
+                    self.core.kernel_forgot(id, false, self.now);
+                    self.core.kernel_forgot(id, true, self.now);
                 }
                 Output::Ready => self.ready = true,
                 Output::Failed { sentence } => self.failed = Some(sentence),
@@ -210,6 +228,25 @@ impl World {
             return self.crash(shard);
         }
         self.serve(link);
+    }
+
+    /// The volume wants leases back, and gets them. What the kernel was told to forget.
+    pub(super) fn recall(&mut self, inodes: Vec<(Ino, LeaseMode)>) -> Vec<(Vec<Ino>, bool)> {
+        let link = *self.connections.iter().find(|(_, c)| c.shard == 0 && c.greeted).unwrap().0;
+        self.forgotten.clear();
+        let mut body = vec![];
+        Recall { inodes }.encode(&mut body);
+        self.recall_id += 1;
+        let header = Header::request(Kind::Recall, self.recall_id, &body, 0);
+        self.core.link_frame(link, Frame { header, body, payload: None }, self.now);
+        self.drain();
+        for _ in 0..10_000 {
+            if self.returned.contains(&self.recall_id) {
+                return std::mem::take(&mut self.forgotten);
+            }
+            self.step();
+        }
+        panic!("the recall is never answered");
     }
 
     pub(super) fn pass_time(&mut self) {

@@ -21,7 +21,7 @@ fn the_plain_line_has_the_defaults() {
     assert_eq!(got.source, Source { host: "node1".into(), port: 7811 });
     assert_eq!(got.mount_point, PathBuf::from("/mnt/weft"));
     assert_eq!((got.max_write_bytes(), got.read_ahead_kib), (1 << 20, 8192));
-    assert_eq!(got.attr_timeout, Duration::from_secs(1));
+    assert_eq!(got.attr_timeout, Duration::from_secs(60));
     assert_eq!((got.on_timeout, got.log), (OnTimeout::Wait, LogLevel::Info));
     assert!(!got.fake && !got.foreground && !got.daemon_child && got.mount_flags.is_empty());
 }
@@ -107,7 +107,7 @@ fn unknown_options_name_the_nearest() {
     assert!(error("n:/ /mnt -o noatme").message.contains("did you mean noatime?"));
     let far = error("n:/ /mnt -o qqqqqqqqqqqqqqq");
     assert!(far.message.contains("see --help"), "{far}");
-    assert_eq!(options("n:/ /mnt -s -o attr_timout_ms=5").attr_timeout, Duration::from_secs(1));
+    assert_eq!(options("n:/ /mnt -s -o attr_timout_ms=5").attr_timeout, Duration::from_secs(60));
 }
 
 #[test]

@@ -18,6 +18,12 @@ pub fn inval_inode(node: NodeId, offset: i64, len_bytes: i64) -> Vec<u8> {
     message(opcode::NOTIFY_INVAL_INODE, out.as_bytes(), &[])
 }
 
+/// Drops all cached names at once, without waiting for anything (Linux 6.16).
+#[must_use]
+pub fn inc_epoch() -> Vec<u8> {
+    message(opcode::NOTIFY_INC_EPOCH, &[], &[])
+}
+
 /// Drops the cached name `name` of the directory `parent`; with `expire_only` it is looked up anew
 /// at next use, and mounts below stay.
 #[must_use]

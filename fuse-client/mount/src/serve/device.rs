@@ -10,6 +10,7 @@ use weft_iobuf::{Mapped, Pool};
 use weft_ring::{Ring, RingConfig};
 
 use super::Mount;
+use super::forget::Forgetter;
 use crate::abi::flags::init::HAS_RESEND;
 use crate::clock;
 use crate::negotiate::Negotiated;
@@ -19,6 +20,8 @@ use crate::request::Unique;
 use crate::transport::offer::{self, NoOffer};
 use crate::transport::{Classic, ClassicConfig, Reply, Transport as _, Uring, UringConfig};
 
+/// The protocol's version from which on the kernel forgets all names when told to.
+const MINOR_EPOCH: u32 = 44;
 /// What the transport's operations carry in the ring: this and above. No link's id is so large.
 pub(super) const TRANSPORT_TOKENS: u64 = (u32::MAX as u64) << 32;
 
@@ -80,6 +83,8 @@ impl Mount {
         options: &Options,
         device: OwnedFd,
     ) -> Result<&'static str, String> {
+        let copy = device.try_clone().map_err(|error| format!("/dev/fuse: {error}"))?;
+        self.forgetter = Some(Forgetter::start(copy, &self.ring)?);
         let config =
             ClassicConfig { token: TRANSPORT_TOKENS, max_write_bytes: options.max_write_bytes() };
         let classic = Classic::new(&mut self.ring, device, self.pool.clone(), config)
@@ -155,6 +160,7 @@ impl Mount {
                     max_write = features.max_write_bytes,
                     "init"
                 );
+                self.core.set_kernel_forgets_names(features.minor >= MINOR_EPOCH);
                 self.send(&ReplyHead::init(unique, out), |_| {});
                 let over_io_uring = features.has(crate::abi::flags::init::OVER_IO_URING);
                 if let Some(transport) = &mut self.transport {

@@ -57,7 +57,7 @@ pub(super) enum Shape {
 #[derive(Debug)]
 pub(super) enum Translated {
     Op(FsOp),
-    Write { handle: Handle, offset: u64, data: Range<usize>, direct: bool },
+    Write { handle: Handle, offset: u64, data: Range<usize>, direct: bool, append: bool },
 }
 
 impl Translated {
@@ -65,10 +65,10 @@ impl Translated {
     pub(super) fn with_data_of(self, incoming: Incoming) -> FsOp {
         match self {
             Translated::Op(op) => op,
-            Translated::Write { handle, offset, data, direct } => {
+            Translated::Write { handle, offset, data, direct, append } => {
                 let (slot, start) = incoming.into_slot().expect("a write's data is in a slot");
                 let data = (slot, start + data.start..start + data.end);
-                FsOp::Write { handle, offset, data, direct }
+                FsOp::Write { handle, offset, data, direct, append }
             }
         }
     }
@@ -145,8 +145,10 @@ pub(super) fn operation(request: &Request<'_>) -> Result<(Translated, Option<Sha
             // O_SYNC contains O_DSYNC's bit.
             shape = flags.contains(OFlags::DSYNC).then_some(Shape::SyncAfter { handle });
             let direct = flags.contains(OFlags::DIRECT);
+            // Pages written back lie where they are.
+            let append = flags.contains(OFlags::APPEND) && !write.from_cache;
             let (offset, data) = (write.offset, write.data.clone());
-            return Ok((Translated::Write { handle, offset, data, direct }, shape));
+            return Ok((Translated::Write { handle, offset, data, direct, append }, shape));
         }
         Operation::Statfs => FsOp::StatFs,
         Operation::Release(release) => FsOp::Release { handle: handle(release.fh) },
@@ -262,6 +264,7 @@ fn open_flags(flags: u32) -> OpenFlags {
         truncate: flags.contains(OFlags::TRUNC),
         exclusive: flags.contains(OFlags::EXCL),
         direct: flags.contains(OFlags::DIRECT),
+        append: flags.contains(OFlags::APPEND),
     }
 }
 
@@ -378,6 +381,10 @@ fn open_answer(opened: &Opened) -> (FileHandle, u32) {
     let mut flags = 0;
     if opened.keep_cache {
         flags |= fopen::KEEP_CACHE;
+    }
+    if opened.append {
+        // Only we know where the file ends, so the kernel must not keep what it thinks is there.
+        flags |= fopen::DIRECT_IO;
     }
     if opened.direct {
         // Without the page cache between, writes to one file need not wait for each other.

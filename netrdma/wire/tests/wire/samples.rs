@@ -336,7 +336,7 @@ fn lease_samples(all: &mut Vec<Sample>) {
     assert_eq!(Recall::decode(&body), Ok(recall));
     push("recall", Kind::Recall, false, body);
     push("recall_reply", Kind::Recall, true, Vec::new());
-    let (mut body, reclaim) = (Vec::new(), Reclaim { inodes: vec![(Ino(9), 17)], more: true });
+    let (mut body, reclaim) = (Vec::new(), Reclaim { inodes: vec![(Ino(9), 17, 19)], more: true });
     reclaim.encode(&mut body);
     assert_eq!(Reclaim::decode(&body), Ok(reclaim));
     push("reclaim", Kind::Reclaim, false, body);

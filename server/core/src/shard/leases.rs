@@ -149,8 +149,9 @@ impl Shard {
             return self.break_off(conn, "a reclaim that cannot be read");
         };
         let mut reply = Reclaimed::default();
-        for (ino, version) in reclaim.inodes {
-            if volume.version_of(ino) == Some(version) {
+        for (ino, first, last) in reclaim.inodes {
+            let version = volume.version_of(ino);
+            if version.is_some_and(|version| (first..=last).contains(&version)) {
                 self.leases.table.reclaim(session, ino);
             } else {
                 reply.refused.push(ino);
@@ -177,7 +178,7 @@ impl Shard {
             self.enter(&about);
             return Some(about);
         }
-        let Some(state) = self.conns.get_mut(&conn) else { return None };
+        let state = self.conns.get_mut(&conn)?;
         if (state.held + 1) * 2 > self.credits {
             // What waits holds a credit, and what others wait for may need one.
             self.busy(conn, &frame.header);
@@ -281,6 +282,8 @@ impl Shard {
                 about.needs = vec![(*ino, Need::Told)];
                 about.inode = Some(*ino);
             }
+            // A file without a name: the directory stays as it is.
+            MetaRequest::Make { parent, name: [], .. } => about.needs = vec![(*parent, Need::Look)],
             MetaRequest::Make { parent, name, .. } => {
                 about.needs = vec![(*parent, Need::Change)];
                 about.needs.extend(child(parent, name).map(|ino| (ino, Need::Look)));
@@ -354,6 +357,9 @@ impl Shard {
         };
         if let Some(ino) = subject.filter(|_| status == Status::Ok && wants != LeaseBits::NONE) {
             granted = granted.with(LeaseBits::granting(table.grant(session, ino, want, now)));
+        }
+        if self.leases.table.others_hold(session) {
+            granted = granted.with(LeaseBits::OTHERS);
         }
         granted
     }

@@ -1,0 +1,205 @@
+//! What is known of inodes under leases: attributes and names, so that they are answered without a message.
+//!
+//! Invariants:
+//! - Attributes and names are put in only with a reply that granted the lease: a reply without it may be overtaken by
+//!   a change that is on its way.
+//! - A recall, a change of our own, or eviction takes them out. Whether a lease still holds is a matter of time, which
+//!   whoever asks looks at first.
+//! - Bounded; the least recently used goes first, but never what is pinned (a file with state of its own). A lease that
+//!   was forgotten so is given back when it is asked for.
+
+use std::collections::BTreeMap;
+
+use weft_wire::meta::Attr;
+use weft_wire::{Ino, LeaseMode};
+
+use crate::limits::{CACHED_INODES_MAX, CACHED_NAMES_MAX};
+
+#[derive(Debug)]
+struct Known {
+    mode: LeaseMode,
+    attr: Option<Attr>,
+    /// Of a directory: names, and that there is no such name.
+    names: BTreeMap<Vec<u8>, Option<Ino>>,
+    age: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Cache {
+    known: BTreeMap<Ino, Known>,
+    by_age: BTreeMap<u64, Ino>,
+    next_age: u64,
+    name_count: usize,
+}
+
+impl Cache {
+    /// What may be done with the inode, if its lease still holds.
+    pub(crate) fn mode(&self, ino: Ino) -> LeaseMode {
+        self.known.get(&ino).map_or(LeaseMode::None, |known| known.mode)
+    }
+
+    /// Its attributes.
+    pub(crate) fn attr(&mut self, ino: Ino) -> Option<Attr> {
+        let attr = self.known.get(&ino).filter(|known| known.mode >= LeaseMode::Read)?.attr?;
+        self.touch(ino);
+        Some(attr)
+    }
+
+    /// What is known of a name: its inode, or that it is not there.
+    pub(crate) fn name(&self, parent: Ino, name: &[u8]) -> Option<Option<Ino>> {
+        let known = self.known.get(&parent).filter(|known| known.mode >= LeaseMode::Read)?;
+        known.names.get(name).copied()
+    }
+
+    /// A lease was granted. `is_pinned`: what must stay.
+    pub(crate) fn grant(&mut self, ino: Ino, mode: LeaseMode, is_pinned: impl Fn(Ino) -> bool) {
+        if mode == LeaseMode::None {
+            return;
+        }
+        let age = self.next_age;
+        let fresh = Known { mode, attr: None, names: BTreeMap::new(), age };
+        let known = self.known.entry(ino).or_insert(fresh);
+        // Less is what a recall leaves, not a grant.
+        known.mode = if mode == LeaseMode::Through { mode } else { known.mode.max(mode) };
+        if known.age == age {
+            self.next_age += 1;
+            self.by_age.insert(age, ino);
+        }
+        self.touch(ino);
+        let mut tries = 64;
+        while (self.known.len() > CACHED_INODES_MAX || self.name_count > CACHED_NAMES_MAX)
+            && tries > 0
+        {
+            tries -= 1;
+            let oldest = self.by_age.first_key_value().map(|(_, ino)| *ino);
+            match oldest.filter(|oldest| *oldest != ino) {
+                Some(pinned) if is_pinned(pinned) => self.touch(pinned),
+                Some(oldest) => self.forget(oldest),
+                None => return,
+            }
+        }
+    }
+
+    /// The inode's attributes, granted before or just now.
+    pub(crate) fn put_attr(&mut self, attr: &Attr) {
+        if let Some(known) = self.known.get_mut(&attr.ino)
+            && known.attr.is_none_or(|old| old.version <= attr.version)
+        {
+            known.attr = Some(*attr);
+        }
+    }
+
+    /// A name of a directory, granted just now.
+    pub(crate) fn put_name(&mut self, parent: Ino, name: &[u8], ino: Option<Ino>) {
+        let Some(known) = self.known.get_mut(&parent) else { return };
+        if known.names.insert(name.to_vec(), ino).is_none() {
+            self.name_count += 1;
+        }
+    }
+
+    /// The attributes are not right any more.
+    pub(crate) fn drop_attr(&mut self, ino: Ino) {
+        if let Some(known) = self.known.get_mut(&ino) {
+            known.attr = None;
+        }
+    }
+
+    /// No attributes are known to be right.
+    pub(crate) fn drop_attrs(&mut self) {
+        self.known.values_mut().for_each(|known| known.attr = None);
+    }
+
+    /// The name is not known any more.
+    pub(crate) fn drop_name(&mut self, parent: Ino, name: &[u8]) {
+        if let Some(known) = self.known.get_mut(&parent)
+            && known.names.remove(name).is_some()
+        {
+            self.name_count -= 1;
+        }
+    }
+
+    /// The lease is given back, but for what is kept.
+    pub(crate) fn lower(&mut self, ino: Ino, keep: LeaseMode) {
+        match self.known.get_mut(&ino) {
+            Some(known) if keep >= LeaseMode::Read && known.mode > keep => known.mode = keep,
+            Some(known) if known.mode > keep => self.forget(ino),
+            _ => {}
+        }
+    }
+
+    /// Every inode that a lease is held on, and none from here on.
+    pub(crate) fn take_all(&mut self) -> Vec<Ino> {
+        let known = std::mem::take(&mut self.known);
+        self.by_age.clear();
+        self.name_count = 0;
+        known.into_keys().collect()
+    }
+
+    fn forget(&mut self, ino: Ino) {
+        if let Some(known) = self.known.remove(&ino) {
+            self.by_age.remove(&known.age);
+            self.name_count -= known.names.len();
+        }
+    }
+
+    fn touch(&mut self, ino: Ino) {
+        let Some(known) = self.known.get_mut(&ino) else { return };
+        self.by_age.remove(&known.age);
+        known.age = self.next_age;
+        self.by_age.insert(known.age, ino);
+        self.next_age += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_wire::meta::Time;
+
+    use super::*;
+
+    fn attr(ino: u64, version: u64) -> Attr {
+        let (mode, nlink, uid, gid, rdev, size, blocks) = (0o100_644, 1, 0, 0, 0, 0, 0);
+        let (atime, mtime, ctime, btime) = Default::default();
+        let _: Time = atime;
+        let ino = Ino(ino);
+        Attr { ino, mode, nlink, uid, gid, rdev, size, blocks, version, atime, mtime, ctime, btime }
+    }
+
+    #[test]
+    fn what_is_recalled_or_not_granted_is_not_answered() {
+        let mut cache = Cache::default();
+        cache.put_attr(&attr(1, 1));
+        assert_eq!(cache.attr(Ino(1)), None, "without a lease nothing is kept");
+        cache.grant(Ino(1), LeaseMode::Write, |_| false);
+        cache.put_attr(&attr(1, 2));
+        cache.put_attr(&attr(1, 1));
+        assert_eq!(cache.attr(Ino(1)), Some(attr(1, 2)), "an overtaken answer changes nothing");
+        cache.put_name(Ino(1), b"a", Some(Ino(2)));
+        cache.put_name(Ino(1), b"b", None);
+        cache.lower(Ino(1), LeaseMode::Read);
+        assert_eq!(cache.mode(Ino(1)), LeaseMode::Read);
+        assert_eq!(cache.name(Ino(1), b"a"), Some(Some(Ino(2))));
+        assert_eq!((cache.name(Ino(1), b"b"), cache.name(Ino(1), b"c")), (Some(None), None));
+        cache.drop_name(Ino(1), b"b");
+        assert_eq!(cache.name(Ino(1), b"b"), None);
+        cache.lower(Ino(1), LeaseMode::None);
+        assert_eq!((cache.attr(Ino(1)), cache.name(Ino(1), b"a")), (None, None));
+        assert_eq!((cache.name_count, cache.by_age.len()), (0, 0));
+        cache.grant(Ino(1), LeaseMode::Through, |_| false);
+        cache.put_attr(&attr(1, 2));
+        assert_eq!(cache.attr(Ino(1)), None, "others write it");
+    }
+
+    #[test]
+    fn the_oldest_goes_and_the_pinned_stays() {
+        let mut cache = Cache::default();
+        let count = CACHED_INODES_MAX as u64;
+        for ino in 0..=count {
+            cache.grant(Ino(ino), LeaseMode::Read, |ino| ino == Ino(0));
+        }
+        assert_eq!(cache.mode(Ino(0)), LeaseMode::Read);
+        assert_eq!(cache.mode(Ino(1)), LeaseMode::None);
+        assert_eq!((cache.known.len(), cache.by_age.len()), (CACHED_INODES_MAX, CACHED_INODES_MAX));
+    }
+}

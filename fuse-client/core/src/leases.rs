@@ -1,0 +1,571 @@
+//! What this mount may cache and for how long, and how it gives leases back.
+//!
+//! - A lease holds while its server was heard of lately ([`weft_net::link::Link::leases_until`]); it ends with a recall, or when the
+//!   session was fenced off. In between it sleeps, and wakes when the server answers again.
+//! - A recall is answered when what was written is at the servers and the kernel has forgotten. Of the kernel's pages
+//!   that is waited for only while no write of the file waits: the kernel may keep a page locked that such a write
+//!   brings, and the write may wait for us.
+//!
+//! See `server/core/doc/leases.md`.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use weft_net::link::Request;
+use weft_wire::lease::{Recall, Reclaim, Reclaimed};
+use weft_wire::limits::RECALL_COUNT_MAX;
+use weft_wire::meta::{Attr, MetaReply, MetaRequest};
+use weft_wire::units::to_u64;
+use weft_wire::{Ino, Kind, LeaseBits, LeaseMode, Status, VolumeId};
+
+use crate::core::{ClientCore, at};
+use crate::op::{Caller, FsReply, LinkId, OpId, Output, Ttl};
+use crate::state::{Answer, Call, OpKind, Purpose, errno};
+
+/// What a change of ours makes unknown, when it is sent and again when it is answered.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Changes {
+    inodes: Vec<Ino>,
+    names: Vec<(Ino, Vec<u8>)>,
+}
+
+impl Changes {
+    /// What a request changes.
+    pub(crate) fn of(request: &MetaRequest<'_>) -> Changes {
+        let place = |parent: &Ino, name: &[u8]| (*parent, name.to_vec());
+        let names = match request {
+            // A file without a name.
+            MetaRequest::Make { name: [], .. } => Vec::new(),
+            MetaRequest::Make { parent, name, .. }
+            | MetaRequest::Unlink { parent, name }
+            | MetaRequest::Rmdir { parent, name }
+            | MetaRequest::Link { parent, name, .. } => vec![place(parent, name)],
+            MetaRequest::Rename { parent, name, new_parent, new_name, .. } => {
+                vec![place(parent, name), place(new_parent, new_name)]
+            }
+            _ => Vec::new(),
+        };
+        let mut inodes: Vec<Ino> = names.iter().map(|(parent, _)| *parent).collect();
+        match request {
+            MetaRequest::SetAttr { ino, .. }
+            | MetaRequest::SetXattr { ino, .. }
+            | MetaRequest::RemoveXattr { ino, .. }
+            | MetaRequest::SetLayout { ino, .. }
+            | MetaRequest::Wrote { ino, .. }
+            | MetaRequest::Link { ino, .. } => inodes.push(*ino),
+            _ => {}
+        }
+        Changes { inodes, names }
+    }
+}
+
+/// The leases a request asks for.
+pub(crate) fn wanted(request: &MetaRequest<'_>) -> LeaseBits {
+    let read = LeaseBits::READ;
+    match request {
+        MetaRequest::Lookup { .. } | MetaRequest::Link { .. } => read.with(LeaseBits::NAMES),
+        MetaRequest::Make { how, .. } if how.open => LeaseBits::WRITE.with(LeaseBits::NAMES),
+        MetaRequest::Make { .. } => read.with(LeaseBits::NAMES),
+        MetaRequest::ReadDir { plus: true, .. } => read.with(LeaseBits::NAMES),
+        MetaRequest::ReadDir { .. }
+        | MetaRequest::GetAttr { .. }
+        | MetaRequest::Open { .. }
+        | MetaRequest::SetAttr { .. }
+        | MetaRequest::Wrote { .. } => read,
+        _ => LeaseBits::NONE,
+    }
+}
+
+/// A recall that is not answered.
+#[derive(Debug)]
+pub(crate) struct Recalling {
+    link: LinkId,
+    id: u64,
+    inodes: Vec<Ino>,
+    /// The kernel has forgotten names and attributes; and the pages.
+    forgotten: bool,
+    pages_dropped: bool,
+}
+
+/// Who waits until the kernel has forgotten something.
+#[derive(Debug)]
+pub(crate) enum Forgetting {
+    /// A recall, by its own number.
+    Recall(u64),
+    /// An operation that is answered then.
+    Op(OpId),
+    /// Nobody.
+    Nobody,
+}
+
+impl ClientCore {
+    /// How long leases of a volume hold from now on.
+    fn leases_left(&self, volume: VolumeId) -> Duration {
+        let link = self.volumes.get(&volume).map(|volume| volume.link);
+        let until = link.map_or(Duration::ZERO, |link| self.links[at(link)].leases_until());
+        until.saturating_sub(self.now)
+    }
+
+    /// Whether the lease on `ino` allows this now.
+    pub(crate) fn holds(&self, ino: Ino, mode: LeaseMode) -> bool {
+        let has = self.cache.mode(ino);
+        let enough = if mode == LeaseMode::Through { has == mode } else { has >= mode };
+        enough && !self.leases_left(ino.volume()).is_zero()
+    }
+
+    /// How long the kernel may keep a name of `parent`, and the attributes of `ino`, from a reply that brings them.
+    pub(crate) fn ttl_of(&self, parent: Option<Ino>, ino: Ino) -> Ttl {
+        let left = |ino: Ino, max: Duration| match self.holds(ino, LeaseMode::Read) {
+            true => self.leases_left(ino.volume()).min(max),
+            false => Duration::ZERO,
+        };
+        let entry = parent.filter(|_| self.config.kernel_forgets_names);
+        Ttl {
+            entry: entry.map_or(Duration::ZERO, |parent| left(parent, self.config.entry_ttl)),
+            attr: match self.pages_are_stale(ino) {
+                true => Duration::ZERO,
+                false => left(ino, self.config.attr_ttl),
+            },
+        }
+    }
+
+    /// The same for a reply that may bring an inode the kernel does not know yet: it takes its attributes some time
+    /// after we sent them, and a recall in between would not find them.
+    pub(crate) fn ttl_of_new(&self, parent: Option<Ino>, ino: Ino) -> Ttl {
+        let ttl = self.ttl_of(parent, ino);
+        if self.others { Ttl { attr: Duration::ZERO, ..ttl } } else { ttl }
+    }
+
+    /// The kernel must not read a file's pages before it was told to forget them, which a `GetAttr` does.
+    fn pages_are_stale(&self, ino: Ino) -> bool {
+        self.files.get(&ino).is_some_and(|file| file.pages_version != Some(file.attr.version))
+    }
+
+    /// A reply granted these leases on `ino`.
+    pub(crate) fn granted(&mut self, ino: Ino, lease: LeaseBits) {
+        self.others = lease.has(LeaseBits::OTHERS) || (self.others && lease == LeaseBits::NONE);
+        self.grant(ino, lease.mode());
+    }
+
+    fn grant(&mut self, ino: Ino, mode: LeaseMode) {
+        let files = &self.files;
+        self.cache.grant(ino, mode, |ino| files.contains_key(&ino));
+    }
+
+    /// Takes attributes a volume sent with a lease or without one; gives them back as a program must see them.
+    pub(crate) fn learn_with(&mut self, attr: Attr, lease: LeaseBits) -> Attr {
+        self.granted(attr.ino, lease);
+        if lease.mode() >= LeaseMode::Read {
+            self.cache.put_attr(&attr);
+        } else if self.cache.attr(attr.ino).is_some_and(|known| known.version < attr.version) {
+            self.cache.drop_attr(attr.ino);
+        }
+        self.learn(attr)
+    }
+
+    /// A name was looked up or made.
+    pub(crate) fn learn_name(
+        &mut self,
+        parent: Ino,
+        name: &[u8],
+        ino: Option<Ino>,
+        lease: LeaseBits,
+    ) {
+        if lease.has(LeaseBits::NAMES) {
+            if self.cache.mode(parent) < LeaseMode::Read {
+                self.grant(parent, LeaseMode::Read);
+            }
+            self.cache.put_name(parent, name, ino);
+        }
+    }
+
+    /// Attributes that need no message.
+    pub(crate) fn known_attr(&mut self, ino: Ino) -> Option<Attr> {
+        let attr = self.cache.attr(ino).filter(|_| self.holds(ino, LeaseMode::Read))?;
+        Some(self.learn(attr))
+    }
+
+    /// A name that needs no message: its attributes, or that it is not there.
+    pub(crate) fn known_name(&mut self, parent: Ino, name: &[u8]) -> Option<Option<Attr>> {
+        if !self.holds(parent, LeaseMode::Read) {
+            return None;
+        }
+        match self.cache.name(parent, name)? {
+            Some(ino) => self.known_attr(ino).map(Some),
+            None => Some(None),
+        }
+    }
+
+    /// A change of ours is sent, or answered: what it makes different is not known.
+    pub(crate) fn forget_changed(&mut self, changes: &Changes) {
+        for (parent, name) in &changes.names {
+            match self.cache.name(*parent, name) {
+                Some(Some(child)) => self.cache.drop_attr(child),
+                Some(None) => {}
+                // Whoever it is, its count of names or its times change.
+                None => self.cache.drop_attrs(),
+            }
+            self.cache.drop_name(*parent, name);
+        }
+        changes.inodes.iter().for_each(|ino| self.cache.drop_attr(*ino));
+    }
+
+    /// A change ended that nobody waits for any more: the kernel does not know that it happened.
+    pub(crate) fn change_unheard(&mut self, changes: &Changes) {
+        if !changes.inodes.is_empty() || !changes.names.is_empty() {
+            self.kernel_forgets(
+                changes.inodes.clone(),
+                !changes.names.is_empty(),
+                Forgetting::Nobody,
+            );
+        }
+    }
+
+    /// Has the kernel forget inodes, and names if there are any.
+    fn kernel_forgets(&mut self, inodes: Vec<Ino>, names: bool, who: Forgetting) {
+        let id = self.next_forgetting;
+        self.next_forgetting += 1;
+        self.forgetting.insert(id, who);
+        self.push(Output::Forget { id, inodes, names });
+    }
+
+    /// The kernel did what an [`Output::Forget`] says: it has forgotten names and attributes, or with `pages` data, too.
+    pub fn kernel_forgot(&mut self, id: u64, pages: bool, now: Duration) {
+        self.now = now;
+        match self.forgetting.get(&id) {
+            Some(Forgetting::Recall(number)) => {
+                let number = *number;
+                if let Some(recalling) = self.recalls.get_mut(&number) {
+                    recalling.forgotten = true;
+                    recalling.pages_dropped |= pages;
+                }
+            }
+            Some(Forgetting::Op(op)) if pages => {
+                let op = *op;
+                if let Some(OpKind::Forgetting { reply }) =
+                    self.ops.get_mut(&op).map(|op| &mut op.kind)
+                {
+                    let reply = reply.take().expect("answered once");
+                    self.finish(op, Ok(reply));
+                }
+            }
+            _ => {}
+        }
+        if pages {
+            self.forgetting.remove(&id);
+        }
+        self.settle();
+    }
+
+    /// Attributes the kernel asked for. Before it has them it forgets pages of another version.
+    pub(crate) fn finish_attr(&mut self, id: OpId, attr: Attr) {
+        if self.pages_are_stale(attr.ino) {
+            let file = self.files.get_mut(&attr.ino).expect("it has pages");
+            file.pages_version = Some(file.attr.version);
+            let reply = FsReply::Attr(attr, self.ttl_of(None, attr.ino));
+            self.set_kind(id, OpKind::Forgetting { reply: Some(reply) });
+            return self.kernel_forgets(vec![attr.ino], false, Forgetting::Op(id));
+        }
+        self.finish(id, Ok(FsReply::Attr(attr, self.ttl_of(None, attr.ino))));
+    }
+
+    /// A server wants leases back.
+    pub(crate) fn recall(&mut self, link: LinkId, id: u64, recall: &Recall) {
+        self.others = true;
+        if self.recalls.values().any(|known| known.link == link && known.id == id) {
+            return; // Asked again on a new connection.
+        }
+        let mut inodes = Vec::new();
+        for (ino, keep) in &recall.inodes {
+            inodes.push(*ino);
+            self.cache.lower(*ino, *keep);
+            self.push_run_out(*ino);
+            self.touched.insert(*ino);
+        }
+        let taken: Vec<Ino> = recall
+            .inodes
+            .iter()
+            .filter(|(_, keep)| *keep < LeaseMode::Read)
+            .map(|(ino, _)| *ino)
+            .collect();
+        let number = self.next_recall;
+        self.next_recall += 1;
+        let nothing = taken.is_empty();
+        let recalling = Recalling { link, id, inodes, forgotten: nothing, pages_dropped: nothing };
+        self.recalls.insert(number, recalling);
+        for ino in &taken {
+            self.let_go_of(*ino);
+        }
+        if !nothing {
+            self.kernel_forgets(taken, true, Forgetting::Recall(number));
+        }
+    }
+
+    /// Others may write the file from here on: what was acknowledged must not be written again over theirs.
+    pub(crate) fn let_go_of(&mut self, ino: Ino) {
+        if let Some(file) = self.files.get_mut(&ino) {
+            file.attr_at = Duration::ZERO;
+            while let Some(bytes) = file.unsynced.let_oldest_go() {
+                self.unsynced_bytes -= bytes;
+            }
+        }
+    }
+
+    /// Answers the recalls that are done.
+    pub(crate) fn finish_recalls(&mut self) {
+        let numbers: Vec<u64> = self.recalls.keys().copied().collect();
+        for number in numbers {
+            let inodes = self.recalls[&number].inodes.clone();
+            let mut settled = true;
+            for ino in inodes {
+                let Some(file) = self.files.get_mut(&ino) else { continue };
+                settled &= file.zeroing == 0;
+                if !file.is_settled() {
+                    file.telling.urgent = file.telling.wanted;
+                    settled = false;
+                    self.send_wrote(ino);
+                }
+            }
+            let recalling = &self.recalls[&number];
+            let pages = recalling.pages_dropped || self.any_write_waits(&recalling.inodes);
+            if settled && recalling.forgotten && pages {
+                let recalling = self.recalls.remove(&number).expect("looked at above");
+                recalling.inodes.iter().for_each(|ino| self.let_go_if_lost(*ino));
+                self.links[at(recalling.link)].returned(recalling.id);
+                self.touch_link(recalling.link);
+            }
+        }
+    }
+
+    fn let_go_if_lost(&mut self, ino: Ino) {
+        if self.cache.mode(ino) < LeaseMode::Read {
+            self.let_go_of(ino);
+            if let Some(file) = self.files.get_mut(&ino) {
+                file.pages_version = None;
+            }
+        }
+    }
+
+    fn any_write_waits(&self, inodes: &[Ino]) -> bool {
+        let waits = |op: &OpId| {
+            matches!(self.ops.get(op).map(|op| &op.kind), Some(OpKind::WriteWaiting { .. }))
+        };
+        let files = inodes.iter().filter_map(|ino| self.files.get(ino));
+        files.into_iter().any(|file| file.waiting.iter().any(waits))
+    }
+
+    /// Asks for the lease that a write needs; `alone` for one at the end of the file.
+    pub(crate) fn ask_to_write(&mut self, ino: Ino, alone: bool) {
+        let Some(file) = self.files.get_mut(&ino) else { return };
+        if file.asking {
+            return;
+        }
+        file.asking = true;
+        let lease = match alone {
+            true => LeaseBits::WRITE.with(LeaseBits::READ),
+            false => LeaseBits::WRITE,
+        };
+        let writer = file.writer;
+        let purpose = Purpose::Own { ino };
+        self.meta_call_leasing(ino, writer, &MetaRequest::GetAttr { ino }, lease, purpose);
+    }
+
+    pub(crate) fn own_answered(&mut self, ino: Ino, answer: &Answer) {
+        if !self.files.contains_key(&ino) {
+            return self.grant(ino, answer.lease.mode());
+        }
+        self.touched.insert(ino);
+        let reply = answer.meta(Kind::GetAttr);
+        if let Ok(MetaReply::Attr(attr)) = reply {
+            self.learn_with(attr, answer.lease);
+        }
+        let file = self.files.get_mut(&ino).expect("looked at above");
+        file.asking = false;
+        match reply {
+            Ok(_) => file.answered = Some(Ok(())),
+            Err(code) => file.answered = Some(Err(code)),
+        }
+    }
+
+    /// The session becomes one that a volume asks for after a restart: nothing is granted before. Any change does it,
+    /// also one that fails.
+    pub(crate) fn make_known(&mut self) {
+        let volumes: Vec<VolumeId> = self.volumes.keys().copied().collect();
+        for id in volumes {
+            let ino = Ino::new(id, 0).expect("a small number");
+            let request = MetaRequest::RemoveXattr { ino, name: b"user.weft.mount" };
+            self.meta_call(ino, Caller::default(), &request, Purpose::Known);
+        }
+    }
+
+    /// A server was started again, or had fenced us off: no lease is held.
+    fn lose_leases(&mut self) {
+        let inodes = self.cache.take_all();
+        self.recalls.clear();
+        for file in self.files.values_mut() {
+            file.attr_at = Duration::ZERO;
+            file.pages_version = None;
+        }
+        for some in inodes.chunks(RECALL_COUNT_MAX) {
+            self.kernel_forgets(some.to_vec(), true, Forgetting::Nobody);
+        }
+    }
+
+    /// A connection is there again; its server may be another process, or have fenced us off.
+    pub(crate) fn leases_after(&mut self, link: LinkId, fence: u32, restarted: bool) {
+        if restarted {
+            self.fence = 0;
+        }
+        if fence > self.fence {
+            self.fence = fence;
+            self.fenced_off();
+        }
+        let own = self.volumes.iter().filter(|(_, volume)| volume.link == link);
+        let own: Vec<VolumeId> = own.map(|(id, _)| *id).collect();
+        if !restarted || own.is_empty() {
+            return;
+        }
+        let writing: Vec<(Ino, u64)> = self
+            .files
+            .iter()
+            .filter(|(ino, _)| self.cache.mode(**ino) == LeaseMode::Write)
+            .filter(|(_, file)| !file.is_settled() || file.unsynced.is_keeping())
+            .map(|(ino, file)| (*ino, file.attr.version))
+            .collect();
+        self.lose_leases();
+        for id in own {
+            let under_way = to_u64(self.volumes[&id].in_flight());
+            let of_volume = writing.iter().filter(|(ino, _)| ino.volume() == id);
+            let inodes: Vec<(Ino, u64, u64)> =
+                of_volume.map(|(ino, version)| (*ino, *version, version + under_way)).collect();
+            let mut parts: Vec<Vec<(Ino, u64, u64)>> =
+                inodes.chunks(RECALL_COUNT_MAX).map(<[_]>::to_vec).collect();
+            let last = parts.pop().unwrap_or_default();
+            for inodes in parts {
+                self.send_reclaim(id, link, Reclaim { inodes, more: true });
+            }
+            self.send_reclaim(id, link, Reclaim { inodes: last, more: false });
+        }
+    }
+
+    fn send_reclaim(&mut self, id: VolumeId, link: LinkId, reclaim: Reclaim) {
+        for (ino, ..) in &reclaim.inodes {
+            self.grant(*ino, LeaseMode::Write);
+        }
+        let mut body = Vec::new();
+        reclaim.encode(&mut body);
+        let (tag, kind, lease) = (self.next_tag(), Kind::Reclaim, LeaseBits::NONE);
+        let call = Call { link, kind, volume: None, purpose: Purpose::Reclaim(id), changes: None };
+        let request = Request { tag, kind, lease, body, payload: None, deadline: None };
+        self.call(call, request, true);
+        self.volumes.get_mut(&id).expect("known").reopening.insert(tag);
+    }
+
+    pub(crate) fn reclaimed(&mut self, id: VolumeId, tag: u64, answer: &Answer) {
+        match Reclaimed::decode(&answer.body) {
+            Ok(reply) if answer.status == Status::Ok => {
+                for ino in reply.refused {
+                    tracing::error!(%ino, "changed by others while the server was away: what was written here is lost");
+                    self.cache.lower(ino, LeaseMode::None);
+                    self.drop_written(ino);
+                }
+            }
+            _ => {
+                tracing::warn!(status = %answer.status, "the server did not take what is to be written")
+            }
+        }
+        self.reopened(id, tag);
+    }
+
+    /// Others went on without us: what is not at the servers must not get there any more.
+    fn fenced_off(&mut self) {
+        tracing::error!(
+            session = %self.config.session,
+            "the servers did not hear of this mount for too long and fenced it off: what was written and not sent is \
+             lost (its files get EIO), and everything is read anew"
+        );
+        let files: Vec<Ino> = self.files.keys().copied().collect();
+        files.into_iter().for_each(|ino| self.drop_written(ino));
+        self.lose_leases();
+    }
+
+    /// What was written to a file and may not be at the servers is given up.
+    fn drop_written(&mut self, ino: Ino) {
+        let Some(file) = self.files.get_mut(&ino) else { return };
+        let settled = file.is_settled();
+        if let Some(run) = file.run.take() {
+            self.file_timers.remove(&(run.due, ino));
+            file.dirty_bytes -= run.bytes;
+            self.dirty_bytes -= run.bytes;
+        }
+        let file = self.files.get_mut(&ino).expect("looked at above");
+        let writes = file.writes.take_all();
+        let mut ended = BTreeSet::new();
+        for write in writes {
+            if write.dirty {
+                let bytes = weft_wire::units::to_usize(u64::from(write.bytes));
+                file.dirty_bytes -= bytes;
+                self.dirty_bytes -= bytes;
+            }
+            if let Some(call) = write.tag.and_then(|tag| Some((tag, self.calls.remove(&tag)?))) {
+                self.links[at(call.1.link)].cancel(call.0);
+            }
+            ended.extend(write.op);
+        }
+        self.unsynced_bytes -= file.unsynced.forget_writes();
+        // A word about them that is on its way must not make the file longer.
+        file.telling.acked_end = 0;
+        if !settled {
+            file.fail(errno::EIO);
+        }
+        file.telling.done = file.telling.wanted;
+        (file.local_end, file.local_mtime) = (0, None);
+        if let Some(due) = file.telling.due.take() {
+            self.file_timers.remove(&(due, ino));
+        }
+        let telling = file.telling.in_flight.is_some();
+        if telling {
+            self.amend_wrote(ino);
+        }
+        self.room_made = true;
+        self.touched.insert(ino);
+        for op in ended {
+            self.finish(op, Err(errno::EIO));
+        }
+    }
+
+    fn amend_wrote(&mut self, ino: Ino) {
+        let wrote = |call: &Call| matches!(call.purpose, Purpose::Wrote { ino: of } if of == ino);
+        let tags: Vec<(u64, Option<LinkId>)> = self
+            .calls
+            .iter()
+            .filter(|(_, call)| wrote(call))
+            .map(|(tag, call)| (*tag, Some(call.link)))
+            .collect();
+        for (tag, link) in tags {
+            let volume = self.volumes.get_mut(&ino.volume()).expect("it was asked");
+            let queued = volume.queue.iter_mut().find(|queued| queued.tag == tag);
+            if let Some(queued) = queued {
+                amend(&mut queued.body);
+            } else if let Some(link) = link {
+                self.links[at(link)].amend(tag, amend);
+            }
+        }
+    }
+}
+
+/// Makes a word about writes one that does not make the file longer or younger. The blocks it has are counted.
+fn amend(body: &mut Vec<u8>) {
+    // One that waits for its slot has none yet, which only the sender may read.
+    let slot = crate::volume::slot_and_sequence(body);
+    crate::volume::put_slot(body, 0, 0);
+    if let Ok((caller, MetaRequest::Wrote { ino, blocks_added, .. })) =
+        MetaRequest::decode(Kind::Wrote, body)
+    {
+        let request =
+            MetaRequest::Wrote { ino, size_min: 0, mtime: Default::default(), blocks_added };
+        body.clear();
+        request.encode(&caller, body);
+    }
+    crate::volume::put_slot(body, slot.0, slot.1);
+}
