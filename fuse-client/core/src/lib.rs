@@ -11,9 +11,9 @@
 //! - A server that goes away and comes back is a pause. While a file is open, what its targets acknowledged and had
 //!   not made durable is written again; where memory did not allow to keep it, the file gets EIO.
 //!
-//! Limits of this version: what another mount changes is seen when names and attributes time out, and data at the
-//! next open. Appending to one file from several mounts needs leases, which are not there yet. Data that was closed
-//! without fsync is not kept for a server that loses it in a crash.
+//! - What is answered without asking is under a lease: other mounts' changes wait until it is given back (`leases.rs`).
+//!
+//! Limits of this version: data that was closed without fsync is not kept for a server that loses it in a crash.
 
 mod allocate;
 mod cache;

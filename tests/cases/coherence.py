@@ -1,0 +1,226 @@
+"""Several mounts of one file system agree: what one changed, the others see as soon as its call has returned."""
+
+import mmap
+import os
+import re
+import signal
+import threading
+import time
+
+from lib.base import case, check, eventually
+from lib.cluster import Cluster
+from lib.procs import run
+
+LEASE_S = 2.0
+CONFIG = "\nlease_ms = 2000\n"
+
+
+def _cluster(ctx, mounts, rust_log=None):
+    """A node and so many mounts of it; their paths."""
+    cluster = Cluster(ctx, target_count=2, target_bytes=256 << 20)
+    cluster.create()
+    with open(cluster.config, "a") as config:
+        config.write(CONFIG)
+    cluster.start(rust_log=rust_log)
+    return cluster, [cluster.mount("m%d" % at).path for at in range(mounts)]
+
+
+def _requests(cluster, offset):
+    """Requests the server answered since a byte of its log, by kind, without signs of life."""
+    kinds = re.findall(r"answered.*kind=(\w+)", re.sub(r"\x1b\[[0-9;]*m", "", cluster.log_since(offset)))
+    return [kind for kind in kinds if kind != "Ping"]
+
+
+def _read(path):
+    with open(path, "rb") as source:
+        return source.read()
+
+
+def _write(path, data):
+    with open(path, "wb") as goal:
+        goal.write(data)
+
+
+def _lock_step(writer, reader, tag):
+    """Each change through one mount, looked at through the other at once."""
+    w, r = writer / tag, reader / tag
+    check(not r.exists(), "not there yet")
+    _write(w, b"one")
+    check(_read(r) == b"one", "created after its absence was seen")
+    with open(r, "rb") as held, open(r, "rb") as mapped_file:
+        mapped = mmap.mmap(mapped_file.fileno(), 3, prot=mmap.PROT_READ)
+        for turn in range(10):
+            data = b"%03d" % turn
+            with open(w, "r+b") as goal:
+                goal.write(data)
+            check(os.pread(held.fileno(), 10, 0) == data, "written, through an open file", turn)
+            check(mapped[:] == data, "written, through a mapping", turn)
+            os.chmod(w, 0o600 + turn)
+            check(os.stat(r).st_mode & 0o777 == 0o600 + turn, "chmod", turn)
+            os.truncate(w, 10 + turn)
+            check(os.fstat(held.fileno()).st_size == 10 + turn, "length", turn)
+            os.truncate(w, 3)
+            os.setxattr(w, "user.a", b"%d" % turn)
+            check(os.getxattr(r, "user.a") == b"%d" % turn, "xattr", turn)
+            os.utime(w, ns=(turn, turn))
+            check(os.stat(r).st_mtime_ns == turn, "time", turn)
+        mapped.close()
+    other = tag + "-other"
+    os.rename(w, writer / other)
+    check(not r.exists() and (reader / other).exists(), "renamed")
+    os.link(writer / other, w)
+    check(os.stat(reader / other).st_nlink == 2, "linked")
+    os.unlink(writer / other)
+    check(not (reader / other).exists() and os.stat(r).st_nlink == 1, "unlinked")
+    os.unlink(w)
+    check(not r.exists() and tag not in os.listdir(reader), "gone")
+
+
+@case(timeout_s=240)
+def coherence_lock_step(ctx):
+    """Two mounts in turns, both ways: data, length, attributes, names, absence, mapping."""
+    cluster, (a, b) = _cluster(ctx, 2)
+    for turn in range(3):
+        _lock_step(a, b, "ab%d" % turn)
+        _lock_step(b, a, "ba%d" % turn)
+    cluster.close()
+
+
+@case(timeout_s=240)
+def coherence_racing(ctx):
+    """Four mounts at once: a counter under O_EXCL, and a value that no reader sees go back."""
+    cluster, paths = _cluster(ctx, 4)
+    _write(paths[0] / "value", b"%08d" % 0)
+    failures, stop = [], threading.Event()
+
+    def reader(path):
+        last = 0
+        while not stop.is_set():
+            with open(path / "value", "rb") as source:
+                seen = int(source.read() or b"0")
+            if seen < last:
+                failures.append("%s: %d after %d" % (path, seen, last))
+                return
+            last = seen
+
+    def counter(path, at):
+        for turn in range(50):
+            while True:
+                try:
+                    os.close(os.open(path / "lock", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+                    break
+                except FileExistsError:
+                    time.sleep(0.001)
+            with open(path / "count", "a+b") as goal:
+                goal.seek(0)
+                before = int(goal.read() or b"0")
+                goal.truncate(0)
+                goal.write(b"%d" % (before + 1))
+            os.unlink(path / "lock")
+
+    readers = [threading.Thread(target=reader, args=(path,)) for path in paths[1:]]
+    counters = [threading.Thread(target=counter, args=(path, at)) for at, path in enumerate(paths)]
+    for thread in readers + counters:
+        thread.start()
+    goal = os.open(paths[0] / "value", os.O_WRONLY)
+    for value in range(1, 200):
+        os.pwrite(goal, b"%08d" % value, 0)
+        check(_read(paths[1 + value % 3] / "value") == b"%08d" % value, "seen at once", value)
+    os.close(goal)
+    for thread in counters:
+        thread.join()
+    stop.set()
+    for thread in readers:
+        thread.join()
+    check(not failures, failures)
+    check(_read(paths[3] / "count") == b"200", "each counted", _read(paths[3] / "count"))
+    cluster.close()
+
+
+@case(timeout_s=240)
+def coherence_append(ctx):
+    """Four mounts append to one file: nothing is lost or torn."""
+    cluster, paths = _cluster(ctx, 4)
+    count = 50
+
+    def append(path, at):
+        goal = os.open(path / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        for turn in range(count):
+            line = b"%d:%04d:%s\n" % (at, turn, b"x" * (turn * 7 % 300))
+            check(os.write(goal, line) == len(line), "written whole")
+        os.close(goal)
+
+    threads = [threading.Thread(target=append, args=(path, at)) for at, path in enumerate(paths)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seen = [_read(path / "log") for path in paths]
+    check(all(other == seen[0] for other in seen), "all mounts see the same")
+    lines = seen[0].split(b"\n")
+    check(lines.pop() == b"" and len(lines) == 4 * count, "lines", len(lines))
+    for at in range(4):
+        own = [line for line in lines if line.startswith(b"%d:" % at)]
+        wanted = [b"%d:%04d:%s" % (at, turn, b"x" * (turn * 7 % 300)) for turn in range(count)]
+        check(own == wanted, "each line of a mount, in its order", at)
+    cluster.close()
+
+
+def _timed(what, act):
+    begin = time.monotonic()
+    act()
+    took = time.monotonic() - begin
+    check(took <= LEASE_S + 1.0, what, "waited for", took)
+    return took
+
+
+@case(timeout_s=240)
+def coherence_vanished(ctx):
+    """A mount that is stopped, or killed with all its processes, delays others by the lease time; what it wrote and did not send is refused."""
+    cluster, (a, b) = _cluster(ctx, 2)
+    _write(a / "f", b"old")
+    late = os.open(a / "f", os.O_WRONLY)
+    os.pwrite(late, b"1st", 0)
+    serving = cluster.mounts["m0"]
+    core = serving.core_pid()
+    os.kill(core, signal.SIGSTOP)
+    try:
+        took = _timed("a change after SIGSTOP", lambda: _write(b / "f", b"newer"))
+        check(took > 0.1, "it held leases")
+        check(_read(b / "f") == b"newer", "written")
+    finally:
+        os.kill(core, signal.SIGCONT)
+    eventually("the stopped mount is told", lambda: "fenced" in serving.log.read_text(errors="replace"), 10)
+    check(_read(a / "f") == b"newer", "the one that was stopped reads anew")
+    os.close(late)
+    os.stat(a / "f")
+    serving.kill()
+    _timed("a change after kill -9", lambda: os.chmod(b / "f", 0o600))
+    run(["umount", "-l", a], ok=(0, 1, 32))
+    del cluster.mounts["m0"]
+    cluster.close()
+
+
+@case(timeout_s=240)
+def coherence_cached(ctx):
+    """A stat or read of what nobody else wants sends no message, however long."""
+    cluster, (a, b) = _cluster(ctx, 2, "info,weft_server_core=trace")
+    _write(a / "f", b"x" * 100000)
+    held = os.open(b / "f", os.O_RDONLY)
+
+    def look():
+        os.stat(b / "f")
+        check(len(os.pread(held, 100000, 0)) == 100000, "read")
+        check(not os.path.exists(b / "none"), "absent")
+
+    offset = cluster.log_offset()
+    look()
+    check(_requests(cluster, offset), "the first look asks the server, and the log says so")
+    look()
+    offset = cluster.log_offset()
+    end = time.monotonic() + 2 * LEASE_S
+    while time.monotonic() < end:
+        look()
+    check(not _requests(cluster, offset), "messages:", _requests(cluster, offset)[:10])
+    os.close(held)
+    cluster.close()
