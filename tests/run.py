@@ -28,6 +28,7 @@ MODULES = [
     "lifecycle",
     "transport",
     "takeover",
+    "coherence",
     "config",
     "trees",
     "programs",
