@@ -254,12 +254,7 @@ impl Shard {
                 about.directory = Some(*parent);
             }
             MetaRequest::GetAttr { ino } => {
-                let need = match (lease.has(LeaseBits::WRITE), lease.has(LeaseBits::READ)) {
-                    (true, true) => Need::Alone,
-                    (true, false) => Need::Own,
-                    _ => Need::Look,
-                };
-                about.needs = vec![(*ino, need)];
+                about.needs = vec![(*ino, need_of_attributes(lease))];
                 about.inode = Some(*ino);
             }
             MetaRequest::ReadLink { ino }
@@ -544,6 +539,15 @@ impl Shard {
     /// Leases that are out, for metrics and tests.
     pub fn lease_count(&self) -> u64 {
         to_u64(self.leases.table.count())
+    }
+}
+
+/// Asking for attributes is also how a lease to write is asked for.
+fn need_of_attributes(lease: LeaseBits) -> Need {
+    match (lease.has(LeaseBits::WRITE), lease.has(LeaseBits::READ)) {
+        (true, true) => Need::Alone,
+        (true, false) => Need::Own,
+        _ => Need::Look,
     }
 }
 
