@@ -53,6 +53,8 @@ pub struct ClientCore {
     pub(crate) versions: Versions,
     pub(crate) locks: Locks,
     pub(crate) cache: Cache,
+    /// Changes that were asked for, ever.
+    pub(crate) changes_asked: u64,
     pub(crate) recalls: BTreeMap<u64, Recalling>,
     pub(crate) next_recall: u64,
     pub(crate) forgetting: BTreeMap<u64, Forgetting>,
@@ -124,6 +126,7 @@ impl ClientCore {
             versions: Versions::default(),
             locks: Locks::default(),
             cache: Cache::default(),
+            changes_asked: 0,
             recalls: BTreeMap::new(),
             next_recall: 1,
             forgetting: BTreeMap::new(),

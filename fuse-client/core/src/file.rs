@@ -102,6 +102,8 @@ pub(crate) struct File {
     pub(crate) exclusive: u32,
     /// Requests of allocations that are not answered: they hold the file, too.
     pub(crate) zeroing: u32,
+    /// Changes of ours, whatever they changed, that its attributes are sure to have.
+    pub(crate) changes_seen: u64,
     /// A lease to write was asked for and the answer is not there.
     pub(crate) asking: bool,
     /// It came just now: whoever waits for it goes on, with the lease or without.
@@ -137,6 +139,7 @@ impl File {
             errno: 0,
             exclusive: 0,
             zeroing: 0,
+            changes_seen: 0,
             asking: false,
             answered: None,
             waiting: Vec::new(),

@@ -15,7 +15,6 @@ use weft_net::link::Request;
 use weft_wire::lease::{Recall, Reclaim, Reclaimed};
 use weft_wire::limits::RECALL_COUNT_MAX;
 use weft_wire::meta::{Attr, MetaReply, MetaRequest};
-use weft_wire::units::to_u64;
 use weft_wire::{Ino, Kind, LeaseBits, LeaseMode, Status, VolumeId};
 
 use crate::core::{ClientCore, at};
@@ -425,19 +424,21 @@ impl ClientCore {
         if !restarted || own.is_empty() {
             return;
         }
-        let writing: Vec<(Ino, u64)> = self
+        let writing: Vec<(Ino, u64, u64)> = self
             .files
             .iter()
             .filter(|(ino, _)| self.cache.mode(**ino) == LeaseMode::Write)
             .filter(|(_, file)| !file.is_settled() || file.unsynced.is_keeping())
-            .map(|(ino, file)| (*ino, file.attr.version))
+            .map(|(ino, file)| {
+                // A change that does not answer with attributes, and its end at the targets, count as well.
+                let own = 2 * (self.changes_asked - file.changes_seen) + 1;
+                (*ino, file.attr.version, file.attr.version + own)
+            })
             .collect();
         self.lose_leases();
         for id in own {
-            let under_way = to_u64(self.volumes[&id].in_flight());
-            let of_volume = writing.iter().filter(|(ino, _)| ino.volume() == id);
-            let inodes: Vec<(Ino, u64, u64)> =
-                of_volume.map(|(ino, version)| (*ino, *version, version + under_way)).collect();
+            let of_volume = writing.iter().filter(|(ino, ..)| ino.volume() == id);
+            let inodes: Vec<(Ino, u64, u64)> = of_volume.copied().collect();
             let mut parts: Vec<Vec<(Ino, u64, u64)>> =
                 inodes.chunks(RECALL_COUNT_MAX).map(<[_]>::to_vec).collect();
             let last = parts.pop().unwrap_or_default();

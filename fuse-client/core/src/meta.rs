@@ -273,6 +273,7 @@ impl ClientCore {
             return true;
         }
         self.note_tag(purpose, tag);
+        self.changes_asked += 1;
         let changes = Changes::of(request);
         self.forget_changed(&changes);
         let changes = Some(changes);
@@ -394,7 +395,11 @@ impl ClientCore {
     /// Takes attributes a volume sent; gives them back as a program must see them.
     pub(crate) fn learn(&mut self, attr: Attr) -> Attr {
         let now = self.now;
+        let open = self.volumes.get(&attr.ino.volume()).map_or(0, Volume::open_count);
         let Some(file) = self.files.get_mut(&attr.ino) else { return attr };
+        if attr.version >= file.attr.version {
+            file.changes_seen = self.changes_asked.saturating_sub(open);
+        }
         file.learn(&attr, now);
         // An answer that was overtaken by a newer one would show a file being written as it was.
         let newest = if file.attr.version > attr.version { file.attr } else { attr };

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use weft_wire::meta::{Caller, MetaRequest, NO_SLOT};
+use weft_wire::units::to_u64;
 use weft_wire::{Ino, Kind, LeaseBits};
 
 use crate::op;
@@ -101,9 +102,9 @@ impl Volume {
         Some(next)
     }
 
-    /// Changes that were sent and are not answered.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.busy.len()
+    /// Changes that are not answered.
+    pub(crate) fn open_count(&self) -> u64 {
+        to_u64(self.busy.len() + self.queue.len())
     }
 
     /// The numbers that the client-core before this one used last.
