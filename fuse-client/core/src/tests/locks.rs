@@ -1,5 +1,7 @@
 //! Locks over lost connections: what is claimed, what was lost, what nobody waits for any more.
 
+use std::time::Duration;
+
 use weft_wire::locks::{LockKind, LockOwner, LockRange, LockSpace};
 use weft_wire::{Ino, Kind};
 
@@ -99,7 +101,7 @@ fn what_waits_is_asked_for_again_after_a_reconnect_and_what_was_withdrawn_is_not
     while told(&world.fake).len() < 2 || !world.fake.counts.contains_key(&Kind::LockEvents) {
         world.step();
     }
-    world.rest(ms(50)); // Both know that they wait.
+    world.rest(Duration::from_millis(50)); // Both know that they wait.
     world.down = true;
     world.crash(0);
     assert!(world.core.interrupt(second, world.now));
