@@ -229,6 +229,9 @@ impl ClientCore {
         }
         let Some(volume) = self.volumes.get_mut(&ino.volume()) else { return };
         *volume.releasing.entry(ino).or_default() += count;
+        if atime.is_some() {
+            self.cache.drop_attr(ino);
+        }
         let request = MetaRequest::Release { ino, count, atime };
         self.meta_call(ino, Default::default(), &request, Purpose::Release { ino, count });
     }
