@@ -208,6 +208,45 @@ def coherence_vanished(ctx):
 
 
 @case(timeout_s=240)
+def coherence_killed_dropping(ctx):
+    """A client-core killed with -9 while the kernel drops pages that a write keeps locked: that write goes on."""
+    cluster = Cluster(ctx, target_count=2, target_bytes=256 << 20)
+    cluster.create()
+    with open(cluster.config, "a") as config:
+        config.write("\nlease_ms = 6000\n")
+    cluster.start()
+    mounts = [cluster.mount("m%d" % at, ["transport=classic"]) for at in range(3)]
+    a, b, c = [mount.path for mount in mounts]
+    _write(c / "f", b"x" * 8192)
+    check(len(_read(b / "f")) == os.stat(a / "f").st_size, "both cache it")
+    goal = os.open(a / "f", os.O_WRONLY)
+    killed, stopped = mounts[0].core_pid(), mounts[1].core_pid()
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        # Waits for the lease of the mount that is stopped. The kernel has not got the rest of the page: it stays locked.
+        writer = threading.Thread(target=os.pwrite, args=(goal, b"new", 4096))
+        writer.start()
+        time.sleep(0.5)
+        # What the first mount caches is recalled as well.
+        other = threading.Thread(target=os.chmod, args=(c / "f", 0o600))
+        other.start()
+        time.sleep(0.5)
+        check(writer.is_alive(), "the write waits")
+        os.kill(killed, signal.SIGKILL)
+        writer.join(60)
+        check(not writer.is_alive(), "the write goes on with the next client-core")
+        other.join(60)
+        check(not other.is_alive(), "and so does the other mount")
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    eventually("the killed one is gone", lambda: mounts[0].core_pid() != killed, 10)
+    os.fsync(goal)
+    os.close(goal)
+    check(_read(c / "f")[4095:4100] == b"xnewx", "written")
+    cluster.close()
+
+
+@case(timeout_s=240)
 def coherence_cached(ctx):
     """A stat or read of what nobody else wants sends no message, however long."""
     cluster, (a, b) = _cluster(ctx, 2)

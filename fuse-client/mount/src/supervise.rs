@@ -41,6 +41,8 @@ const DEATHS_AT_ONCE: u32 = 4;
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 /// Up to this.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// How often a client-core is looked at that says nothing.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The mount, and who serves it.
 struct Supervisor<'a> {
@@ -53,6 +55,8 @@ struct Supervisor<'a> {
     max_write_bytes: Option<u32>,
     events: Events,
     core: Option<CoreProcess>,
+    /// Dead ones that a thread keeps from ending.
+    ending: Vec<CoreProcess>,
     /// The mount: there from the first client-core's `connected` on.
     device: Option<OwnedFd>,
     mount_point: PathBuf,
@@ -94,6 +98,7 @@ pub fn run(
         max_write_bytes: None,
         events: Events::new().map_err(|error| format!("cannot watch for signals: {error}"))?,
         core: None,
+        ending: Vec::new(),
         device: None,
         mount_point,
         status: Status::new(),
@@ -159,7 +164,8 @@ impl Supervisor<'_> {
                     self.died(&reason)?;
                 }
             }
-            match self.event(self.restart_at)? {
+            let look_at = clock::mono() + LOOK_INTERVAL;
+            match self.event(Some(self.restart_at.map_or(look_at, |at| at.min(look_at))))? {
                 Event::Message(message) => {
                     if let Err(reason) = self.message(&message) {
                         tracing::error!(reason, "the client-core cannot go on");
@@ -174,8 +180,19 @@ impl Supervisor<'_> {
                     self.died(&how).inspect_err(|reason| tracing::error!(reason, "given up"))?;
                 }
                 Event::Asked(stream) => self.asked(stream),
-                Event::Nothing => {}
+                Event::Nothing => self.look()?,
             }
+        }
+        Ok(())
+    }
+
+    /// A client-core that died with a thread that cannot end is not waited for: the next one sets that thread free.
+    fn look(&mut self) -> Result<(), String> {
+        self.ending.retain_mut(|core| !core.try_wait());
+        if let Some(core) = self.core.take_if(|core| core.is_dead()) {
+            self.ending.push(core);
+            let how = "killed, with a thread that drops pages";
+            self.died(how).inspect_err(|reason| tracing::error!(reason, "given up"))?;
         }
         Ok(())
     }

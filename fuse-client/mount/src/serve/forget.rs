@@ -1,14 +1,17 @@
-//! Has the kernel forget what others are about to change: a thread of its own, because dropping pages waits for those
-//! that are locked, which may be by a request that the loop is to answer.
+//! Has the kernel forget what others are about to change, in threads of their own.
 //!
-//! Order within one order: names (an increase of the epoch, which waits for nothing), attributes, then pages. After the
-//! attributes every stat and read of the kernel asks us first, so the loop hears of that at once, and of the pages when
-//! they are gone.
+//! Order within one order: names (an increase of the epoch), attributes, then pages. After the attributes every stat and
+//! read of the kernel asks us first, so the loop hears of that at once, and of the pages when they are gone.
+//!
+//! Names and attributes wait for nothing: one thread does them. Dropping pages waits for those that are locked, which
+//! may be by a request that the loop is to answer when another mount gave a lease back; and that mount may wait for
+//! pages in the same way. So no order waits behind another's pages: a thread that waits for them is replaced.
 
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use rustix::io::Errno;
 use weft_ring::{Mailbox, Ring, Sender};
@@ -19,6 +22,8 @@ use crate::request::NodeId;
 
 /// Answers that wait for the loop; more make the thread wait.
 const MAIL_MAX: usize = 1024;
+/// Threads that drop pages at the same time. Each may wait for one file's locked pages; where all do, orders queue.
+const DROPPERS_MAX: usize = 256;
 
 /// What is to be forgotten.
 #[derive(Debug)]
@@ -64,18 +69,70 @@ impl Forgetter {
 }
 
 fn run(device: File, orders: &mpsc::Receiver<Order>, done: &Sender<Forgotten>) {
-    while let Ok(Order { id, inodes, names }) = orders.recv() {
-        if names {
+    let device = Arc::new(device);
+    let (to_droppers, inbox) = mpsc::channel();
+    let mut droppers =
+        Droppers { inbox: Arc::new(Mutex::new(inbox)), idle: Arc::default(), count: 0 };
+    while let Ok(order) = orders.recv() {
+        if order.names {
             tell(&device, &inc_epoch());
         }
-        for ino in &inodes {
+        for ino in &order.inodes {
             tell(&device, &inval_inode(NodeId(ino.0), -1, 0));
         }
-        report(done, (id, false));
-        for ino in &inodes {
-            tell(&device, &inval_inode(NodeId(ino.0), 0, 0));
+        report(done, (order.id, false));
+        droppers.take_one(&device, done);
+        if to_droppers.send(order).is_err() {
+            return;
         }
-        report(done, (id, true));
+    }
+}
+
+/// The threads that drop pages.
+struct Droppers {
+    inbox: Arc<Mutex<mpsc::Receiver<Order>>>,
+    /// How many wait for an order, less the orders that wait for one.
+    idle: Arc<AtomicIsize>,
+    count: usize,
+}
+
+impl Droppers {
+    /// One of them is to take the next order, one more if all are busy.
+    fn take_one(&mut self, device: &Arc<File>, done: &Sender<Forgotten>) {
+        if self.idle.fetch_sub(1, Ordering::SeqCst) > 0 || self.count >= DROPPERS_MAX {
+            return;
+        }
+        let (inbox, idle) = (Arc::clone(&self.inbox), Arc::clone(&self.idle));
+        let (device, done) = (Arc::clone(device), done.clone());
+        let started = std::thread::Builder::new()
+            .name("drop-pages".to_owned())
+            .spawn(move || drop_pages(&device, &inbox, &idle, &done));
+        match started {
+            Ok(_) => {
+                self.count += 1;
+                self.idle.fetch_add(1, Ordering::SeqCst);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no thread to drop pages: they wait for one another")
+            }
+        }
+    }
+}
+
+fn drop_pages(
+    device: &File,
+    inbox: &Mutex<mpsc::Receiver<Order>>,
+    idle: &AtomicIsize,
+    done: &Sender<Forgotten>,
+) {
+    loop {
+        let next = inbox.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(order) = next else { return };
+        for ino in &order.inodes {
+            tell(device, &inval_inode(NodeId(ino.0), 0, 0));
+        }
+        report(done, (order.id, true));
+        idle.fetch_add(1, Ordering::SeqCst);
     }
 }
 

@@ -53,6 +53,19 @@ impl CoreProcess {
         self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
     }
 
+    /// Whether it will not do anything any more, though a thread of it is left that cannot end: one that drops pages
+    /// waits until requests for them are answered, and who is to answer them is the next client-core.
+    pub(super) fn is_dead(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.bytes().next());
+        matches!(state, Some(b'Z' | b'X'))
+    }
+
+    /// Takes it off the system's list once it has ended; false until then.
+    pub(super) fn try_wait(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Ends it. That fails only for one that is gone already.
     pub(super) fn kill(mut self) {
         drop(self.child.kill());
