@@ -18,7 +18,8 @@ use crate::limits::{CACHED_INODES_MAX, CACHED_NAMES_MAX};
 #[derive(Debug)]
 struct Known {
     mode: LeaseMode,
-    attr: Option<Attr>,
+    /// With the generation in which they were right.
+    attr: Option<(Attr, u64)>,
     /// Of a directory: names, and that there is no such name.
     names: BTreeMap<Vec<u8>, Option<Ino>>,
     age: u64,
@@ -31,6 +32,8 @@ pub(crate) struct Cache {
     by_age: BTreeMap<u64, Ino>,
     next_age: u64,
     name_count: usize,
+    /// Attributes of an earlier one are not known to be right.
+    generation: u64,
 }
 
 impl Cache {
@@ -41,9 +44,16 @@ impl Cache {
 
     /// Its attributes.
     pub(crate) fn attr(&mut self, ino: Ino) -> Option<Attr> {
-        let attr = self.known.get(&ino).filter(|known| known.mode >= LeaseMode::Read)?.attr?;
+        let known = self.known.get(&ino).filter(|known| known.mode >= LeaseMode::Read)?;
+        let (attr, _) = known.attr.filter(|(_, generation)| *generation == self.generation)?;
         self.touch(ino);
         Some(attr)
+    }
+
+    /// Whether its attributes are known.
+    pub(crate) fn has_attr(&self, ino: Ino) -> bool {
+        let attr = self.known.get(&ino).and_then(|known| known.attr);
+        attr.is_some_and(|(_, generation)| generation == self.generation)
     }
 
     /// What is known of a name: its inode, or that it is not there.
@@ -68,9 +78,7 @@ impl Cache {
         }
         self.touch(ino);
         let mut tries = 64;
-        while (self.known.len() > CACHED_INODES_MAX || self.name_count > CACHED_NAMES_MAX)
-            && tries > 0
-        {
+        while self.known.len() > CACHED_INODES_MAX && tries > 0 {
             tries -= 1;
             let oldest = self.by_age.first_key_value().map(|(_, ino)| *ino);
             match oldest.filter(|oldest| *oldest != ino) {
@@ -83,18 +91,37 @@ impl Cache {
 
     /// The inode's attributes, granted before or just now.
     pub(crate) fn put_attr(&mut self, attr: &Attr) {
+        let generation = self.generation;
         if let Some(known) = self.known.get_mut(&attr.ino)
-            && known.attr.is_none_or(|old| old.version <= attr.version)
+            && known.attr.is_none_or(|(old, _)| old.version <= attr.version)
         {
-            known.attr = Some(*attr);
+            known.attr = Some((*attr, generation));
         }
     }
 
     /// A name of a directory, granted just now.
     pub(crate) fn put_name(&mut self, parent: Ino, name: &[u8], ino: Option<Ino>) {
+        if self.name_count >= CACHED_NAMES_MAX {
+            self.drop_names();
+        }
         let Some(known) = self.known.get_mut(&parent) else { return };
         if known.names.insert(name.to_vec(), ino).is_none() {
             self.name_count += 1;
+        }
+    }
+
+    /// Makes room: some names go, those of the directory that was asked for longest ago first.
+    fn drop_names(&mut self) {
+        let mut left = CACHED_NAMES_MAX / 16;
+        for ino in self.by_age.values() {
+            let known = self.known.get_mut(ino).expect("what has an age is known");
+            while left > 0 && known.names.pop_first().is_some() {
+                left -= 1;
+                self.name_count -= 1;
+            }
+            if left == 0 {
+                return;
+            }
         }
     }
 
@@ -107,7 +134,7 @@ impl Cache {
 
     /// No attributes are known to be right.
     pub(crate) fn drop_attrs(&mut self) {
-        self.known.values_mut().for_each(|known| known.attr = None);
+        self.generation += 1;
     }
 
     /// The name is not known any more.
@@ -128,12 +155,16 @@ impl Cache {
         }
     }
 
-    /// Every inode that a lease is held on, and none from here on.
-    pub(crate) fn take_all(&mut self) -> Vec<Ino> {
-        let known = std::mem::take(&mut self.known);
+    /// Every inode that a lease is held on.
+    pub(crate) fn inodes(&self) -> impl Iterator<Item = Ino> {
+        self.known.keys().copied()
+    }
+
+    /// No lease is held.
+    pub(crate) fn forget_all(&mut self) {
+        self.known.clear();
         self.by_age.clear();
         self.name_count = 0;
-        known.into_keys().collect()
     }
 
     fn forget(&mut self, ino: Ino) {
@@ -189,6 +220,31 @@ mod tests {
         cache.grant(Ino(1), LeaseMode::Through, |_| false);
         cache.put_attr(&attr(1, 2));
         assert_eq!(cache.attr(Ino(1)), None, "others write it");
+    }
+
+    #[test]
+    fn names_are_bounded_also_those_that_are_not_there() {
+        let mut cache = Cache::default();
+        (1..=3).for_each(|ino| cache.grant(Ino(ino), LeaseMode::Read, |_| false));
+        for name in 0..=CACHED_NAMES_MAX {
+            cache.put_name(Ino(3), &name.to_le_bytes(), None);
+        }
+        assert!(cache.name_count <= CACHED_NAMES_MAX, "{}", cache.name_count);
+        assert_eq!(cache.name_count, cache.known[&Ino(3)].names.len());
+        assert_eq!(cache.name(Ino(3), &CACHED_NAMES_MAX.to_le_bytes()), Some(None), "the last");
+    }
+
+    #[test]
+    fn attributes_of_before_are_not_right_any_more() {
+        let mut cache = Cache::default();
+        cache.grant(Ino(1), LeaseMode::Read, |_| false);
+        cache.put_attr(&attr(1, 2));
+        cache.drop_attrs();
+        assert_eq!((cache.attr(Ino(1)), cache.has_attr(Ino(1))), (None, false));
+        cache.put_attr(&attr(1, 1));
+        assert_eq!(cache.attr(Ino(1)), None, "overtaken");
+        cache.put_attr(&attr(1, 2));
+        assert_eq!(cache.attr(Ino(1)), Some(attr(1, 2)));
     }
 
     #[test]

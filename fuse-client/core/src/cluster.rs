@@ -49,13 +49,15 @@ impl ClientCore {
             reply_timeout: self.config.reply_timeout,
         };
         let mut link = Link::new(config);
-        if let Some((_, welcome)) = self.kept_links.get(&(address.clone(), shard)) {
-            link.was_up(*welcome);
+        let kept = self.kept_links.get(&(address.clone(), shard)).map(|(_, welcome)| *welcome);
+        if let Some(welcome) = kept {
+            link.was_up(welcome);
         }
         link.start(self.now);
         self.links.push(link);
         self.link_addresses.push(address);
         let id = link_id(self.links.len() - 1);
+        self.epochs.extend(kept.map(|welcome| (id, welcome.epoch)));
         self.touch_link(id);
         id
     }
@@ -159,13 +161,15 @@ impl ClientCore {
             self.send_queued(*id);
         }
         let before = self.epochs.insert(link, welcome.epoch);
+        let restarted = before.is_some_and(|before| before != welcome.epoch);
+        self.look_at_fence(welcome.fence, restarted);
         if !again {
-            return self.keep_welcome(link);
+            self.keep_welcome(link);
+            return self.links[at(link)].resume(self.now);
         }
         tracing::info!(link = link.0, epoch = welcome.epoch, data_lost, "connected again");
-        let restarted = before.is_some_and(|before| before != welcome.epoch);
         volumes.iter().for_each(|id| self.cancel_reopening(*id));
-        self.leases_after(link, welcome.fence, restarted);
+        self.return_to(link, restarted);
         if data_lost {
             self.rewrite_lost(link);
         }
@@ -180,7 +184,8 @@ impl ClientCore {
             return; // The last answer to these has it go on.
         }
         // What others may have written since is not written over before the volume said that it is ours.
-        if restarted && self.volumes.values().any(|volume| !self.links[at(volume.link)].is_up()) {
+        let returns = |v: &Volume| v.must_return || !self.links[at(v.link)].is_up();
+        if restarted && self.volumes.values().any(returns) {
             self.held_links.insert(link);
         } else {
             self.resume(link);

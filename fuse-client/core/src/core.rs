@@ -439,17 +439,17 @@ impl ClientCore {
         }
     }
 
-    fn answered(&mut self, tag: u64, call: Call, answer: Answer) {
+    fn answered(&mut self, tag: u64, mut call: Call, answer: Answer) {
         if let Some(volume) = call.volume {
             self.slot_is_free(volume, tag);
         }
-        let Some(answer) = self.put_aside(&call, answer) else { return };
-        if let Some(changes) = &call.changes {
-            self.forget_changed(changes);
-            if call.purpose.op().is_some_and(|op| !self.ops.contains_key(&op)) {
-                self.change_unheard(changes);
+        if let Some(mut changes) = call.changes.take() {
+            self.forget_changed(&mut changes, false);
+            if call.purpose.op().is_some_and(|op| !self.is_awaited(op)) {
+                self.change_unheard(&changes);
             }
         }
+        let Some(answer) = self.put_aside(&call, answer) else { return };
         match call.purpose {
             Purpose::Known => {}
             Purpose::Own { ino } => self.own_answered(ino, &answer),

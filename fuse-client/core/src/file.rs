@@ -104,6 +104,8 @@ pub(crate) struct File {
     pub(crate) zeroing: u32,
     /// Changes of ours, whatever they changed, that its attributes are sure to have.
     pub(crate) changes_seen: u64,
+    /// What was written and is not at the servers was written under a lease to write that was not given back.
+    pub(crate) owned: bool,
     /// A lease to write was asked for and the answer is not there.
     pub(crate) asking: bool,
     /// It came just now: whoever waits for it goes on, with the lease or without.
@@ -140,6 +142,7 @@ impl File {
             exclusive: 0,
             zeroing: 0,
             changes_seen: 0,
+            owned: false,
             asking: false,
             answered: None,
             waiting: Vec::new(),

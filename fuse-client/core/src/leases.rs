@@ -18,14 +18,17 @@ use weft_wire::meta::{Attr, MetaReply, MetaRequest};
 use weft_wire::{Ino, Kind, LeaseBits, LeaseMode, Status, VolumeId};
 
 use crate::core::{ClientCore, at};
+use crate::file::File;
 use crate::op::{Caller, FsReply, LinkId, OpId, Output, Ttl};
-use crate::state::{Answer, Call, OpKind, Purpose, errno};
+use crate::state::{Answer, Call, Op, OpKind, Purpose, errno};
 
 /// What a change of ours makes unknown, when it is sent and again when it is answered.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Changes {
     inodes: Vec<Ino>,
     names: Vec<(Ino, Vec<u8>)>,
+    /// Whom a name leads to was not known, so any attributes may change.
+    any: bool,
 }
 
 impl Changes {
@@ -54,7 +57,7 @@ impl Changes {
             | MetaRequest::Link { ino, .. } => inodes.push(*ino),
             _ => {}
         }
-        Changes { inodes, names }
+        Changes { inodes, names, any: false }
     }
 }
 
@@ -93,16 +96,24 @@ pub(crate) enum Forgetting {
     Recall(u64),
     /// An operation that is answered then.
     Op(OpId),
+    /// Volumes that are told then that we are back, each in its place in [`crate::volume::Volume::reopening`].
+    Return(Vec<(VolumeId, u64)>),
     /// Nobody.
     Nobody,
 }
 
 impl ClientCore {
     /// How long leases of a volume hold from now on.
-    fn leases_left(&self, volume: VolumeId) -> Duration {
+    pub(crate) fn leases_left(&self, volume: VolumeId) -> Duration {
         let link = self.volumes.get(&volume).map(|volume| volume.link);
         let until = link.map_or(Duration::ZERO, |link| self.links[at(link)].leases_until());
         until.saturating_sub(self.now)
+    }
+
+    /// Whether the server of a volume grants leases.
+    pub(crate) fn server_leases(&self, volume: VolumeId) -> bool {
+        let link = self.volumes.get(&volume).map(|volume| volume.link);
+        link.is_some_and(|link| !self.links[at(link)].leases_until().is_zero())
     }
 
     /// Whether the lease on `ino` allows this now.
@@ -112,7 +123,8 @@ impl ClientCore {
         enough && !self.leases_left(ino.volume()).is_zero()
     }
 
-    /// How long the kernel may keep a name of `parent`, and the attributes of `ino`, from a reply that brings them.
+    /// How long the kernel may keep a name of `parent`, and the attributes of `ino`, from a reply that brings them. What
+    /// came without a lease, or is being changed by us, is asked for anew.
     pub(crate) fn ttl_of(&self, parent: Option<Ino>, ino: Ino) -> Ttl {
         let left = |ino: Ino, max: Duration| match self.holds(ino, LeaseMode::Read) {
             true => self.leases_left(ino.volume()).min(max),
@@ -121,7 +133,7 @@ impl ClientCore {
         let entry = parent.filter(|_| self.config.kernel_forgets_names);
         Ttl {
             entry: entry.map_or(Duration::ZERO, |parent| left(parent, self.config.entry_ttl)),
-            attr: match self.pages_are_stale(ino) {
+            attr: match self.pages_are_stale(ino) || !self.cache.has_attr(ino) {
                 true => Duration::ZERO,
                 false => left(ino, self.config.attr_ttl),
             },
@@ -156,8 +168,13 @@ impl ClientCore {
         self.granted(attr.ino, lease);
         if lease.mode() >= LeaseMode::Read {
             self.cache.put_attr(&attr);
-        } else if self.cache.attr(attr.ino).is_some_and(|known| known.version < attr.version) {
-            self.cache.drop_attr(attr.ino);
+        } else {
+            match self.cache.attr(attr.ino) {
+                // An answer that was overtaken.
+                Some(known) if known.version > attr.version => return self.learn(known),
+                Some(known) if known.version < attr.version => self.cache.drop_attr(attr.ino),
+                _ => {}
+            }
         }
         self.learn(attr)
     }
@@ -196,17 +213,22 @@ impl ClientCore {
     }
 
     /// A change of ours is sent, or answered: what it makes different is not known.
-    pub(crate) fn forget_changed(&mut self, changes: &Changes) {
+    ///
+    /// At the answer names are known only when they were looked up in between: then whom they lead to counts as well.
+    pub(crate) fn forget_changed(&mut self, changes: &mut Changes, sent: bool) {
         for (parent, name) in &changes.names {
             match self.cache.name(*parent, name) {
-                Some(Some(child)) => self.cache.drop_attr(child),
+                Some(Some(child)) => changes.inodes.push(child),
                 Some(None) => {}
                 // Whoever it is, its count of names or its times change.
-                None => self.cache.drop_attrs(),
+                None => changes.any |= sent,
             }
             self.cache.drop_name(*parent, name);
         }
         changes.inodes.iter().for_each(|ino| self.cache.drop_attr(*ino));
+        if changes.any {
+            self.cache.drop_attrs();
+        }
     }
 
     /// A change ended that nobody waits for any more: the kernel does not know that it happened.
@@ -238,6 +260,10 @@ impl ClientCore {
                     recalling.forgotten = true;
                     recalling.pages_dropped |= pages;
                 }
+            }
+            Some(Forgetting::Return(volumes)) if !pages => {
+                let volumes = volumes.clone();
+                volumes.into_iter().for_each(|(volume, tag)| self.send_return(volume, tag));
             }
             Some(Forgetting::Op(op)) if pages => {
                 let op = *op;
@@ -326,8 +352,8 @@ impl ClientCore {
                 }
             }
             let recalling = &self.recalls[&number];
-            let pages = recalling.pages_dropped || self.any_write_waits(&recalling.inodes);
-            if settled && recalling.forgotten && pages {
+            let done = settled && recalling.forgotten;
+            if done && (recalling.pages_dropped || self.any_waits(&recalling.inodes)) {
                 let recalling = self.recalls.remove(&number).expect("looked at above");
                 recalling.inodes.iter().for_each(|ino| self.let_go_if_lost(*ino));
                 self.links[at(recalling.link)].returned(recalling.id);
@@ -340,17 +366,21 @@ impl ClientCore {
         if self.cache.mode(ino) < LeaseMode::Read {
             self.let_go_of(ino);
             if let Some(file) = self.files.get_mut(&ino) {
-                file.pages_version = None;
+                (file.pages_version, file.owned) = (None, false);
             }
         }
     }
 
-    fn any_write_waits(&self, inodes: &[Ino]) -> bool {
-        let waits = |op: &OpId| {
-            matches!(self.ops.get(op).map(|op| &op.kind), Some(OpKind::WriteWaiting { .. }))
+    /// Whether a write of one of these waits for its lease, or a read for what a volume says: the kernel keeps their
+    /// pages locked, and they may wait for whoever waits for us.
+    fn any_waits(&self, inodes: &[Ino]) -> bool {
+        let waits = |op: &Op| match &op.kind {
+            OpKind::WriteWaiting { handle, .. } => Some(*handle),
+            OpKind::ReadWaiting { asked, .. } => Some(asked.handle),
+            _ => None,
         };
-        let files = inodes.iter().filter_map(|ino| self.files.get(ino));
-        files.into_iter().any(|file| file.waiting.iter().any(waits))
+        let mut files = self.ops.values().filter_map(waits).filter_map(|at| self.handles.get(&at));
+        files.any(|handle| inodes.contains(&handle.ino))
     }
 
     /// Asks for the lease that a write needs; `alone` for one at the end of the file.
@@ -399,19 +429,25 @@ impl ClientCore {
 
     /// A server was started again, or had fenced us off: no lease is held.
     fn lose_leases(&mut self) {
-        let inodes = self.cache.take_all();
+        self.cache.forget_all();
         self.recalls.clear();
         for file in self.files.values_mut() {
             file.attr_at = Duration::ZERO;
             file.pages_version = None;
         }
-        for some in inodes.chunks(RECALL_COUNT_MAX) {
-            self.kernel_forgets(some.to_vec(), true, Forgetting::Nobody);
-        }
     }
 
-    /// A connection is there again; its server may be another process, or have fenced us off.
-    pub(crate) fn leases_after(&mut self, link: LinkId, fence: u32, restarted: bool) {
+    /// All that the kernel may know without asking: names by their epoch, and with them the attributes of what is found
+    /// by name; then those of what is open. Also when the client-core before this one let it know.
+    fn known_to_kernel(&self) -> Vec<Ino> {
+        let open = self.handles.values().map(|handle| handle.ino);
+        let all: BTreeSet<Ino> =
+            open.chain(self.files.keys().copied()).chain(self.cache.inodes()).collect();
+        all.into_iter().collect()
+    }
+
+    /// What a welcome says of fencing.
+    pub(crate) fn look_at_fence(&mut self, fence: u32, restarted: bool) {
         if restarted {
             self.fence = 0;
         }
@@ -419,34 +455,61 @@ impl ClientCore {
             self.fence = fence;
             self.fenced_off();
         }
-        let own = self.volumes.iter().filter(|(_, volume)| volume.link == link);
-        let own: Vec<VolumeId> = own.map(|(id, _)| *id).collect();
-        if !restarted || own.is_empty() {
+    }
+
+    /// A connection is there again. If its server is another process, its volumes are told what we still have to write
+    /// before anything else, and once the kernel believes nothing any more: then others may go on.
+    pub(crate) fn return_to(&mut self, link: LinkId, restarted: bool) {
+        let own = self.volumes.iter_mut().filter(|(_, volume)| volume.link == link);
+        let mut returning = Vec::new();
+        for (id, volume) in own {
+            volume.must_return |= restarted;
+            if volume.must_return {
+                returning.push(*id);
+            }
+        }
+        if returning.is_empty() {
             return;
         }
-        let writing: Vec<(Ino, u64, u64)> = self
+        let known = self.known_to_kernel();
+        self.lose_leases();
+        let mut volumes = Vec::new();
+        for id in returning {
+            let tag = self.next_tag();
+            self.volumes.get_mut(&id).expect("just listed").reopening.insert(tag);
+            volumes.push((id, tag));
+        }
+        self.kernel_forgets(known, true, Forgetting::Return(volumes));
+    }
+
+    /// The kernel believes nothing: others may go on with all but what we have to write.
+    fn send_return(&mut self, id: VolumeId, place: u64) {
+        let volume = &self.volumes[&id];
+        let link = volume.link;
+        if !volume.reopening.contains(&place) {
+            return; // The connection was lost meanwhile: there is another one of these for the next.
+        }
+        let open = |(ino, file): &(&Ino, &File)| {
+            ino.volume() == id && file.owned && (!file.is_settled() || file.unsynced.is_keeping())
+        };
+        let inodes: Vec<(Ino, u64, u64)> = self
             .files
             .iter()
-            .filter(|(ino, _)| self.cache.mode(**ino) == LeaseMode::Write)
-            .filter(|(_, file)| !file.is_settled() || file.unsynced.is_keeping())
+            .filter(open)
             .map(|(ino, file)| {
                 // A change that does not answer with attributes, and its end at the targets, count as well.
                 let own = 2 * (self.changes_asked - file.changes_seen) + 1;
                 (*ino, file.attr.version, file.attr.version + own)
             })
             .collect();
-        self.lose_leases();
-        for id in own {
-            let of_volume = writing.iter().filter(|(ino, ..)| ino.volume() == id);
-            let inodes: Vec<(Ino, u64, u64)> = of_volume.copied().collect();
-            let mut parts: Vec<Vec<(Ino, u64, u64)>> =
-                inodes.chunks(RECALL_COUNT_MAX).map(<[_]>::to_vec).collect();
-            let last = parts.pop().unwrap_or_default();
-            for inodes in parts {
-                self.send_reclaim(id, link, Reclaim { inodes, more: true });
-            }
-            self.send_reclaim(id, link, Reclaim { inodes: last, more: false });
+        let mut parts: Vec<Vec<(Ino, u64, u64)>> =
+            inodes.chunks(RECALL_COUNT_MAX).map(<[_]>::to_vec).collect();
+        let last = parts.pop().unwrap_or_default();
+        for inodes in parts {
+            self.send_reclaim(id, link, Reclaim { inodes, more: true });
         }
+        self.send_reclaim(id, link, Reclaim { inodes: last, more: false });
+        self.reopened(id, place);
     }
 
     fn send_reclaim(&mut self, id: VolumeId, link: LinkId, reclaim: Reclaim) {
@@ -475,6 +538,10 @@ impl ClientCore {
                 tracing::warn!(status = %answer.status, "the server did not take what is to be written")
             }
         }
+        let more = |call: &Call| matches!(call.purpose, Purpose::Reclaim(of) if of == id);
+        if !self.calls.values().any(more) {
+            self.volumes.get_mut(&id).expect("volumes stay").must_return = false;
+        }
         self.reopened(id, tag);
     }
 
@@ -487,13 +554,16 @@ impl ClientCore {
         );
         let files: Vec<Ino> = self.files.keys().copied().collect();
         files.into_iter().for_each(|ino| self.drop_written(ino));
+        let known = self.known_to_kernel();
         self.lose_leases();
+        self.kernel_forgets(known, true, Forgetting::Nobody);
     }
 
     /// What was written to a file and may not be at the servers is given up.
     fn drop_written(&mut self, ino: Ino) {
         let Some(file) = self.files.get_mut(&ino) else { return };
         let settled = file.is_settled();
+        file.owned = false;
         if let Some(run) = file.run.take() {
             self.file_timers.remove(&(run.due, ino));
             file.dirty_bytes -= run.bytes;

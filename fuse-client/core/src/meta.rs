@@ -274,8 +274,8 @@ impl ClientCore {
         }
         self.note_tag(purpose, tag);
         self.changes_asked += 1;
-        let changes = Changes::of(request);
-        self.forget_changed(&changes);
+        let mut changes = Changes::of(request);
+        self.forget_changed(&mut changes, true);
         let changes = Some(changes);
         self.calls.insert(tag, Call { link, kind, volume: Some(id), purpose, changes });
         let volume = self.volumes.get_mut(&id).expect("seen above");
@@ -329,7 +329,8 @@ impl ClientCore {
         lease: LeaseBits,
         (bytes_max, name): (Option<u32>, Option<(Ino, Vec<u8>)>),
     ) {
-        let parent = name.as_ref().map(|(parent, _)| *parent);
+        let leased = name.as_ref().filter(|_| lease.has(LeaseBits::NAMES));
+        let parent = leased.map(|(parent, _)| *parent);
         if let Some((parent, name)) = name {
             match &reply {
                 Ok(MetaReply::Entry(attr) | MetaReply::Made(attr, ..)) => {
@@ -414,10 +415,12 @@ impl ClientCore {
         lease: LeaseBits,
     ) -> Result<(Vec<u8>, Ttl), i32> {
         let (leased, named) = (lease.has(LeaseBits::NAMES), lease.mode() >= LeaseMode::Read);
-        let mut ttl = self.ttl_of(Some(dir), dir);
-        if !leased || self.others {
-            ttl.attr = Duration::ZERO;
-        }
+        let left = self.ttl_of(named.then_some(dir), dir);
+        let attr = match leased && !self.others {
+            true => self.leases_left(dir.volume()).min(self.config.attr_ttl),
+            false => Duration::ZERO,
+        };
+        let ttl = Ttl { attr, ..left };
         let mut concerned = false;
         for entry in MetaReply::dir_entries(&entries) {
             let entry = entry.map_err(|_| errno::EIO)?;

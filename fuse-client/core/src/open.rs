@@ -30,7 +30,7 @@ impl ClientCore {
         if let Some((parent, name)) = &name {
             self.learn_name(*parent, name, Some(attr.ino), lease);
         }
-        let parent = name.map(|(parent, _)| parent);
+        let parent = name.map(|(parent, _)| parent).filter(|_| lease.has(LeaseBits::NAMES));
         self.counted(&attr, layout);
         self.learn_with(attr, lease);
         let file = self.files.get_mut(&attr.ino).expect("just counted");

@@ -20,6 +20,7 @@ use crate::core::{ClientCore, at};
 use crate::file::File;
 use crate::keep::records::write_state;
 use crate::keep::{Change, FileRecord, HandleRecord, Keep, OpRecord, Which, WriteRecord};
+use crate::leases::Changes;
 use crate::op::{Caller, FsOp, Handle, LinkId, OpId};
 use crate::state::{AfterSetAttr, Answer, Call, HandleState, Op, OpKind, Purpose, errno};
 use crate::writes::{Unsynced, Write};
@@ -214,6 +215,10 @@ impl ClientCore {
                 self.replay(change, kept);
             }
         }
+        for file in self.files.values_mut() {
+            // Nothing is kept that was not written under a lease; whoever gave one back had nothing kept.
+            file.owned = !file.is_settled() || file.unsynced.is_keeping();
+        }
         self.touched.extend(self.files.keys().copied());
         self.unsaved.extend(self.files.keys().copied());
         for (ino, file) in &mut self.files {
@@ -231,6 +236,11 @@ impl ClientCore {
     fn replay(&mut self, change: Change, kept: crate::keep::Kept) {
         let Change { volume: id, slot, op, kind, body, .. } = change;
         let (tag, op) = (self.next_tag(), OpId(op));
+        let changes = MetaRequest::decode(kind, &body).ok().map(|(_, request)| {
+            let mut changes = Changes::of(&request);
+            self.forget_changed(&mut changes, true);
+            changes
+        });
         let purpose = match MetaRequest::decode(kind, &body) {
             Ok((_, MetaRequest::SetAttr { ino, set })) => {
                 let held = set.size.is_some() && self.files.contains_key(&ino);
@@ -248,7 +258,8 @@ impl ClientCore {
         volume.hold_slot(tag, slot);
         let link = volume.link;
         self.kept_changes.insert(tag, kept);
-        self.calls.insert(tag, Call { link, kind, volume: Some(id), purpose, changes: None });
+        self.changes_asked += 1;
+        self.calls.insert(tag, Call { link, kind, volume: Some(id), purpose, changes });
         if let Some(legacy) = self.legacy.as_mut().filter(|_| op != OpId(0)) {
             legacy.replays.insert(op, Replay { tag, kind, answer: None });
         }
@@ -293,6 +304,12 @@ impl ClientCore {
         }
         legacy.early.push_back((id, caller, op));
         None
+    }
+
+    /// Whether the kernel waits for the answer of an operation, or will ask for it again.
+    pub(crate) fn is_awaited(&self, op: OpId) -> bool {
+        let replays = self.legacy.as_ref().is_some_and(|legacy| legacy.replays.contains_key(&op));
+        replays || self.ops.contains_key(&op)
     }
 
     /// Takes an operation back that still waits for this core to be ready.

@@ -1,6 +1,7 @@
 //! Scenarios against the fake cluster, and random programs against a model.
 
 mod fake;
+mod leases;
 mod locks;
 mod random;
 mod world;

@@ -37,8 +37,12 @@ pub(crate) struct Volume {
     pub(crate) has_changed: bool,
     /// `Reopen`s and claims of locks in flight.
     pub(crate) reopening: BTreeSet<u64>,
+    /// Its server was started again and has not answered all that we said of it.
+    pub(crate) must_return: bool,
 }
 
+/// Slots that only a word about writes may take.
+const SLOTS_KEPT: usize = 16;
 /// Where slot and sequence stand in a request's body: after uid and gid. Held by a test.
 const SLOT_AT: usize = 8;
 const SEQUENCE_AT: usize = 10;
@@ -75,6 +79,7 @@ impl Volume {
             releasing: BTreeMap::new(),
             has_changed: false,
             reopening: BTreeSet::new(),
+            must_return: false,
         }
     }
 
@@ -93,8 +98,13 @@ impl Volume {
         if self.queue.is_empty() {
             return None;
         }
+        // Words about writes wait for nobody, and others may wait for them: some slots are theirs alone.
+        let at = match self.free.len() > SLOTS_KEPT.min(usize::from(self.slot_count) / 2) {
+            true => 0,
+            false => self.queue.iter().position(|queued| queued.kind == Kind::Wrote)?,
+        };
         let slot = self.free.pop_first()?;
-        let mut next = self.queue.pop_front().expect("not empty");
+        let mut next = self.queue.remove(at).expect("it was found there");
         let sequence = &mut self.sequences[usize::from(slot)];
         *sequence += 1;
         put_slot(&mut next.body, slot, *sequence);

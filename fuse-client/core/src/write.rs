@@ -76,16 +76,14 @@ impl ClientCore {
 
     /// Takes a write if it may be taken now; else it waits, for the file or for room.
     fn try_write(&mut self, id: OpId) {
-        let Some(op) = self.ops.get_mut(&id) else { return };
-        let caller = op.caller;
-        let OpKind::WriteWaiting { handle, offset, direct, append, .. } = &op.kind else {
-            return;
-        };
-        let (handle, mut offset, direct, append) = (*handle, *offset, *direct, *append);
+        let Some(Op { caller, kind, .. }) = self.ops.get(&id) else { return };
+        let OpKind::WriteWaiting { handle, offset, direct, append, .. } = kind else { return };
+        let (caller, handle, mut offset) = (*caller, *handle, *offset);
+        let (direct, append) = (*direct, *append);
         let Some(ino) = self.handles.get(&handle).map(|state| state.ino) else {
             return self.finish(id, Err(errno::EBADF));
         };
-        let mode = self.writing_mode(ino);
+        let (mode, leases) = (self.writing_mode(ino), self.server_leases(ino.volume()));
         let file = self.files.get_mut(&ino).expect("a handle keeps its file");
         if file.is_held() {
             file.waiting.push(id);
@@ -94,7 +92,8 @@ impl ClientCore {
         let enough = mode == LeaseMode::Write || (mode == LeaseMode::Through && !append);
         match file.answered {
             _ if enough => {}
-            Some(Ok(())) if !append => {}
+            // A server that grants nothing is older than leases: its files' ends are what we know.
+            Some(Ok(())) if !append || !leases => {}
             Some(Err(code)) => return self.finish(id, Err(code)),
             _ => {
                 file.waiting.push(id);
@@ -103,6 +102,7 @@ impl ClientCore {
             }
         }
         let through = mode != LeaseMode::Write;
+        file.owned |= !through;
         let Some(OpKind::WriteWaiting { data, .. }) = self.ops.get_mut(&id).map(|op| &mut op.kind)
         else {
             return;

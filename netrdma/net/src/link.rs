@@ -397,6 +397,10 @@ impl Link {
         self.state = State::Waiting(Some(now + self.reconnect_pause));
         self.reconnect_pause = (self.reconnect_pause * 2).min(RECONNECT_PAUSE_MAX);
         for (id, entry) in &mut self.entries {
+            if entry.was_sent && entry.request.kind.is_told_again() {
+                // Its answer may be of before: what it tells must not be taken for what is.
+                entry.request.lease = LeaseBits::NONE;
+            }
             entry.in_flight = false;
             entry.busy_pause = BUSY_PAUSE_MIN;
             if entry.first { &mut self.ready_first } else { &mut self.ready }.insert(*id);
@@ -442,7 +446,8 @@ impl Link {
         }
         self.state = State::Up;
         let again = self.welcome.is_some();
-        self.held |= again;
+        // Who was fenced off has something to give up first.
+        self.held |= again || welcome.fence > 0;
         self.credits = welcome.credits;
         self.welcome = Some(welcome);
         self.outputs.push_back(LinkOutput::Up { welcome, again, data_lost });

@@ -55,6 +55,26 @@ macro_rules! kinds {
     };
 }
 
+impl Kind {
+    /// Whether the server keeps the answer, and gives it again when the request comes again.
+    #[must_use]
+    pub const fn is_told_again(self) -> bool {
+        matches!(
+            self,
+            Kind::SetAttr
+                | Kind::Make
+                | Kind::Unlink
+                | Kind::Rmdir
+                | Kind::Rename
+                | Kind::Link
+                | Kind::SetXattr
+                | Kind::RemoveXattr
+                | Kind::Wrote
+                | Kind::SetLayout
+        )
+    }
+}
+
 kinds! {
     /// First frame of a connection: version, features, cluster, session, shard.
     Hello = 0x0001;

@@ -8,7 +8,7 @@ use weft_net::Frame;
 use weft_wire::blocks::{BLOCK_BYTES, BLOCK_LEN, checksums, first_mismatch};
 use weft_wire::data::{BlocksReply, DataRequest, ReadReply, SeekReply, ZeroHow};
 use weft_wire::header::{HEADER_BYTES, Header};
-use weft_wire::lease::Reclaimed;
+use weft_wire::lease::{Reclaim, Reclaimed};
 use weft_wire::locks::{LockClaim, LockClaimReply, LockRequest};
 use weft_wire::meta::{
     Attr, DirEntry, FileKind, MetaReply, MetaRequest, NO_SLOT, SetAttr, StatFs, Time, TimeSet,
@@ -54,6 +54,8 @@ pub(super) struct Fake {
     pub(super) grants: bool,
     /// What a reclaim is told is not its own any more.
     pub(super) refused: Vec<Ino>,
+    /// What was reclaimed.
+    pub(super) reclaimed: Vec<Reclaim>,
     /// How often each kind of request was executed.
     pub(super) counts: BTreeMap<Kind, u64>,
     /// Writes to this target end so.
@@ -131,6 +133,7 @@ impl Fake {
             fence: 0,
             grants: true,
             refused: vec![],
+            reclaimed: Vec::new(),
             counts: BTreeMap::new(),
             write_status: BTreeMap::new(),
             damaged_reads: 0,
@@ -208,6 +211,7 @@ impl Fake {
                 (Status::Ok, body)
             }
             Kind::Reclaim => {
+                self.reclaimed.push(Reclaim::decode(&asked.body).unwrap());
                 let mut body = vec![];
                 Reclaimed { refused: self.refused.clone() }.encode(&mut body);
                 (Status::Ok, body)

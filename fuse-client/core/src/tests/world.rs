@@ -232,6 +232,17 @@ impl World {
 
     /// The volume wants leases back, and gets them. What the kernel was told to forget.
     pub(super) fn recall(&mut self, inodes: Vec<(Ino, LeaseMode)>) -> Vec<(Vec<Ino>, bool)> {
+        self.begin_recall(inodes);
+        for _ in 0..10_000 {
+            if self.returned.contains(&self.recall_id) {
+                return std::mem::take(&mut self.forgotten);
+            }
+            self.step();
+        }
+        panic!("the recall is never answered");
+    }
+
+    pub(super) fn begin_recall(&mut self, inodes: Vec<(Ino, LeaseMode)>) {
         let link = *self.connections.iter().find(|(_, c)| c.shard == 0 && c.greeted).unwrap().0;
         self.forgotten.clear();
         let mut body = vec![];
@@ -240,13 +251,6 @@ impl World {
         let header = Header::request(Kind::Recall, self.recall_id, &body, 0);
         self.core.link_frame(link, Frame { header, body, payload: None }, self.now);
         self.drain();
-        for _ in 0..10_000 {
-            if self.returned.contains(&self.recall_id) {
-                return std::mem::take(&mut self.forgotten);
-            }
-            self.step();
-        }
-        panic!("the recall is never answered");
     }
 
     pub(super) fn pass_time(&mut self) {
@@ -276,10 +280,15 @@ impl World {
 
     /// A shard's process is killed and started again.
     pub(super) fn crash(&mut self, shard: u16) {
+        self.disconnect_shard(shard);
+        self.fake.crash(shard);
+    }
+
+    /// The connections to a shard break.
+    pub(super) fn disconnect_shard(&mut self, shard: u16) {
         let links: Vec<LinkId> =
             self.connections.iter().filter(|(_, c)| c.shard == shard).map(|(l, _)| *l).collect();
         links.into_iter().for_each(|link| self.disconnect(link));
-        self.fake.crash(shard);
     }
 
     /// As the mount's frame reader does: a payload is received where somebody wants it.

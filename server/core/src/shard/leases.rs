@@ -353,7 +353,7 @@ impl Shard {
         if let Some(ino) = subject.filter(|_| status == Status::Ok && wants != LeaseBits::NONE) {
             granted = granted.with(LeaseBits::granting(table.grant(session, ino, want, now)));
         }
-        if self.leases.table.others_hold(session) {
+        if header.lease != LeaseBits::NONE && self.leases.table.others_hold(session) {
             granted = granted.with(LeaseBits::OTHERS);
         }
         granted

@@ -1,0 +1,78 @@
+//! What a restart of the server finds claimed, and a server that grants nothing.
+
+use weft_wire::{Ino, LeaseMode, Status, TargetId};
+
+use super::world::{World, config};
+use super::write;
+use crate::{FsOp, FsReply, Handle};
+
+fn reclaimed(world: &World) -> Vec<Ino> {
+    let last = world.fake.reclaimed.last().expect("something was reclaimed");
+    last.inodes.iter().map(|(ino, ..)| *ino).collect()
+}
+
+/// A file with something that no target takes.
+fn with_unsent(world: &mut World) -> (Ino, Handle) {
+    let (ino, handle) = world.create(b"a");
+    (0..3).for_each(|id| {
+        world.fake.write_status.insert(TargetId(id), Status::Busy);
+    });
+    world.write(handle, 0, b"data", false).unwrap();
+    (ino, handle)
+}
+
+fn take_writes_again(world: &mut World, handle: Handle) {
+    world.fake.write_status.clear();
+    world.done(FsOp::Fsync { handle, datasync: false }).unwrap();
+}
+
+#[test]
+fn a_reclaim_whose_answer_was_lost_is_said_again() {
+    let mut world = World::ready(config(), 31);
+    let (ino, handle) = with_unsent(&mut world);
+    world.crash(0);
+    while world.fake.reclaimed.is_empty() {
+        world.step();
+    }
+    assert_eq!(reclaimed(&world), [ino]);
+    world.disconnect_shard(0);
+    take_writes_again(&mut world, handle);
+    let count = world.fake.reclaimed.len();
+    assert!(count >= 2, "{count}");
+    assert_eq!(reclaimed(&world), [ino]);
+    assert_eq!(world.fake.content(ino), b"data");
+    world.disconnect_shard(0);
+    world.attr(ino);
+    assert_eq!(world.fake.reclaimed.len(), count, "it was answered");
+}
+
+#[test]
+fn what_was_being_given_back_is_reclaimed() {
+    let mut world = World::ready(config(), 32);
+    let (ino, handle) = with_unsent(&mut world);
+    world.begin_recall(vec![(ino, LeaseMode::None)]);
+    world.crash(0);
+    while world.fake.reclaimed.is_empty() {
+        world.step();
+    }
+    assert_eq!((reclaimed(&world), world.returned.len()), (vec![ino], 0));
+    take_writes_again(&mut world, handle);
+    assert_eq!(world.fake.content(ino), b"data");
+}
+
+#[test]
+fn a_server_that_grants_nothing_can_be_written_and_appended_to() {
+    let mut world = World::new(config(), 33);
+    (world.fake.lease_ms, world.fake.grants) = (0, false);
+    while !world.ready {
+        world.step();
+    }
+    let (ino, handle) = world.create(b"a");
+    world.write(handle, 0, b"one", false).unwrap();
+    let FsOp::Write { handle, data, .. } = write(&world.pool, handle, 0, b"two", false) else {
+        unreachable!()
+    };
+    let append = FsOp::Write { handle, offset: 0, data, direct: false, append: true };
+    assert!(matches!(world.run(append), Ok(FsReply::Written(3))));
+    assert_eq!(world.fake.content(ino), b"onetwo");
+}
