@@ -247,6 +247,35 @@ def coherence_killed_dropping(ctx):
 
 
 @case(timeout_s=240)
+def coherence_takeover(ctx):
+    """A mount whose client-core is killed with -9 has what it wrote seen by the other, and sees what the other changes."""
+    cluster = Cluster(ctx, target_count=2, target_bytes=256 << 20)
+    cluster.create()
+    cluster.start()
+    mounts = [cluster.mount("m%d" % at, ["transport=classic"]) for at in range(2)]
+    a, b = [mount.path for mount in mounts]
+    goal = os.open(a / "f", os.O_RDWR | os.O_CREAT, 0o644)
+    for turn in range(6):
+        data = b"%08d" % turn
+        os.pwrite(goal, data, 0)
+        check(_read(a / "f") == data and not (a / ("new%d" % turn)).exists(), "its own kernel knows it", turn)
+        core = mounts[0].core_pid()
+        os.kill(core, signal.SIGKILL)
+        if turn % 2:
+            eventually("another client-core", lambda: mounts[0].core_pid() not in (None, core), 10)
+            check(os.fstat(goal).st_size == 8, "it answers", turn)
+        check(_read(b / "f") == data, "written before the kill", turn)
+        _write(b / "f", b"other %d" % turn)
+        _write(b / ("new%d" % turn), b"")
+        os.chmod(b / "f", 0o600 + turn)
+        check(os.pread(goal, 100, 0) == b"other %d" % turn, "changed by the other", turn)
+        check(os.stat(a / "f").st_mode & 0o777 == 0o600 + turn, "mode", turn)
+        check((a / ("new%d" % turn)).exists(), "a new name", turn)
+    os.close(goal)
+    cluster.close()
+
+
+@case(timeout_s=240)
 def coherence_cached(ctx):
     """A stat or read of what nobody else wants sends no message, however long."""
     cluster, (a, b) = _cluster(ctx, 2)

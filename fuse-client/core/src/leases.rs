@@ -261,7 +261,7 @@ impl ClientCore {
                     recalling.pages_dropped |= pages;
                 }
             }
-            Some(Forgetting::Return(volumes)) if !pages => {
+            Some(Forgetting::Return(volumes)) => {
                 let volumes = volumes.clone();
                 volumes.into_iter().for_each(|(volume, tag)| self.send_return(volume, tag));
             }

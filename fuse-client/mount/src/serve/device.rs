@@ -10,7 +10,7 @@ use weft_iobuf::{Mapped, Pool};
 use weft_ring::{Ring, RingConfig};
 
 use super::Mount;
-use super::forget::Forgetter;
+use super::forget::{self, Forgetter};
 use crate::abi::flags::init::HAS_RESEND;
 use crate::clock;
 use crate::negotiate::Negotiated;
@@ -112,6 +112,10 @@ impl Mount {
     /// Takes the device of a mount that a client-core before this one served, and has the kernel ask again. The way
     /// requests come.
     pub(super) fn take_device(&mut self, device: OwnedFd) -> Result<&'static str, String> {
+        let copy = device.try_clone().map_err(|error| format!("/dev/fuse: {error}"))?;
+        // What INIT said is not known; and what the one before let the kernel know by name is asked anew.
+        self.core.set_kernel_forgets_names(forget::forgets_names(&copy));
+        self.forgetter = Some(Forgetter::start(copy, &self.ring)?);
         let config =
             ClassicConfig { token: TRANSPORT_TOKENS, max_write_bytes: self.limits.max_write_bytes };
         let mut classic = Classic::new(&mut self.ring, device, self.pool.clone(), config)

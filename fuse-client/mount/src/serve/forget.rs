@@ -68,6 +68,11 @@ impl Forgetter {
     }
 }
 
+/// Has the kernel forget all names; false when it cannot.
+pub(super) fn forgets_names(device: &OwnedFd) -> bool {
+    rustix::io::write(device, &inc_epoch()).is_ok()
+}
+
 fn run(device: File, orders: &mpsc::Receiver<Order>, done: &Sender<Forgotten>) {
     let device = Arc::new(device);
     let (to_droppers, inbox) = mpsc::channel();
