@@ -468,7 +468,7 @@ def _transactions(path, who, count):
 @case(timeout_s=1800)
 def locks_sqlite(ctx):
     """SQLite used from two mounts at once: no transaction is lost or seen by half, and the file is sound."""
-    fs = _two_mounts(ctx, ["attr_timeout_ms=0", "entry_timeout_ms=0"])
+    fs = _two_mounts(ctx)
     path, other = fs.mounts["a"].path / "base", fs.mounts["b"].path / "base"
     base = sqlite3.connect(path, isolation_level=None)
     base.execute("pragma journal_mode = delete")

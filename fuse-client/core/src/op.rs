@@ -180,7 +180,8 @@ pub struct Opened {
     pub keep_cache: bool,
     /// As asked with [`OpenFlags::direct`].
     pub direct: bool,
-    /// As asked with [`OpenFlags::append`].
+    /// As asked with [`OpenFlags::append`], but not where a write takes something away that the kernel takes away only
+    /// with its cache between: then appends of other mounts may come between two pages of one.
     pub append: bool,
 }
 

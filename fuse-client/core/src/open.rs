@@ -1,11 +1,11 @@
 //! Opening, changing attributes (with the truncation an open may ask for), closing.
 
 use weft_wire::meta::{Attr, MetaReply, MetaRequest, SetAttr};
-use weft_wire::{Ino, Layout, LeaseBits};
+use weft_wire::{Ino, Layout, LeaseBits, Status};
 
 use crate::core::ClientCore;
 use crate::file::File;
-use crate::op::{FsReply, Handle, OpId, OpenFlags, Opened, Ttl};
+use crate::op::{Caller, FsReply, Handle, OpId, OpenFlags, Opened, Ttl};
 use crate::state::{AfterSetAttr, OpKind, Purpose, errno};
 
 impl ClientCore {
@@ -69,13 +69,34 @@ impl ClientCore {
         file.open_count += 1;
         let attr = file.overlay(attr);
         let errors_seen = file.error_count;
+        let made_now = created && !file.written_before;
         self.touched.insert(attr.ino);
         let handle = self.new_handle(attr.ino, false, errors_seen, id);
-        let opened = Opened { handle, keep_cache, direct: flags.direct, append: flags.append };
+        // Past the page cache the kernel does not take setuid, setgid and capabilities away.
+        let append = flags.append && attr.mode & 0o6000 == 0;
+        let opened = Opened { handle, keep_cache, direct: flags.direct, append };
         let reply = match created {
             true => FsReply::Created(attr, self.ttl_of_new(parent, attr.ino), opened),
             false => FsReply::Opened(opened),
         };
+        if !append || made_now {
+            return self.finish(id, Ok(reply));
+        }
+        self.set_kind(id, OpKind::Opening { reply: Some(reply) });
+        let request = MetaRequest::GetXattr { ino: attr.ino, name: b"security.capability" };
+        let purpose = Purpose::Capability { op: id, handle };
+        self.meta_call(attr.ino, Caller::default(), &request, purpose);
+    }
+
+    /// Whether the file that is being opened to append has capabilities.
+    pub(crate) fn capability_answered(&mut self, id: OpId, handle: Handle, status: Status) {
+        let Some(OpKind::Opening { reply }) = self.ops.get_mut(&id).map(|op| &mut op.kind) else {
+            return self.unmake(handle); // Nobody waits for it any more.
+        };
+        let mut reply = reply.take().expect("answered once");
+        if let FsReply::Created(_, _, opened) | FsReply::Opened(opened) = &mut reply {
+            opened.append = status != Status::Ok;
+        }
         self.finish(id, Ok(reply));
     }
 

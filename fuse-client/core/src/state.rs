@@ -80,6 +80,11 @@ pub(crate) enum Purpose {
     },
     /// The volume counts an open if this succeeds.
     Open(OpId),
+    /// The last question before an open is answered.
+    Capability {
+        op: OpId,
+        handle: Handle,
+    },
     /// `held`: the file is closed to reads and writes until the answer.
     SetAttr {
         op: OpId,
@@ -140,6 +145,7 @@ impl Purpose {
             Purpose::Op(op)
             | Purpose::Open(op)
             | Purpose::List { op, .. }
+            | Purpose::Capability { op, .. }
             | Purpose::SetAttr { op, .. }
             | Purpose::Seek { op }
             | Purpose::Read { op, .. } => Some(op),
@@ -204,6 +210,10 @@ pub(crate) enum OpKind {
     Meta {
         bytes_max: Option<u32>,
         name: Option<(Ino, Vec<u8>)>,
+    },
+    /// `Open` or `Make` was answered; what is said of it depends on one more answer.
+    Opening {
+        reply: Option<FsReply>,
     },
     /// The kernel asked for attributes, and is to forget pages before it gets them.
     Forgetting {

@@ -421,7 +421,7 @@ impl ClientCore {
     }
 
     /// A handle that the kernel never heard of.
-    fn unmake(&mut self, handle: Handle) {
+    pub(crate) fn unmake(&mut self, handle: Handle) {
         let Some(state) = self.handles.get(&handle).copied() else { return };
         self.drop_handle(handle);
         if let Some(file) = self.files.get_mut(&state.ino).filter(|_| !state.dir) {
