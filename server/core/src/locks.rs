@@ -419,7 +419,12 @@ impl LockTable {
         let ClaimedLock { ino, owner, held } = *claimed;
         let (holder, to) = (Holder { session, owner }, Some((held.kind, held.pid)));
         let known = self.files.get(&ino).and_then(|file| file.held_by(holder));
-        if !known.is_some_and(|known| known.has(held.range, held.kind)) {
+        // It may have more than it was told: the answer to a grant was lost.
+        let has = |known: &LockRanges| match held.kind {
+            LockKind::Shared => known.covers(held.range),
+            LockKind::Exclusive => known.has(held.range, held.kind),
+        };
+        if !known.is_some_and(has) {
             let wanted = Wanted { holder, range: held.range, kind: held.kind };
             let is_free = self.files.get(&ino).is_none_or(|f| f.conflicts(wanted).next().is_none());
             if !self.awaited.contains(&session) || !is_free || self.count() + 1 > self.count_max {

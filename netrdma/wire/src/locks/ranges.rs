@@ -100,9 +100,15 @@ impl LockRanges {
     /// Whether all of `range` is held in this way.
     #[must_use]
     pub fn has(&self, range: LockRange, kind: LockKind) -> bool {
+        self.overlapping(range).all(|held| held.kind == kind) && self.covers(range)
+    }
+
+    /// Whether all of `range` is held in some way.
+    #[must_use]
+    pub fn covers(&self, range: LockRange) -> bool {
         let mut next = Some(range.start);
         for held in self.overlapping(range) {
-            if held.kind != kind || next.is_none_or(|next| held.range.start > next) {
+            if next.is_none_or(|next| held.range.start > next) {
                 return false;
             }
             next = held.range.end.checked_add(1);

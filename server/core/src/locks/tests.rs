@@ -275,6 +275,19 @@ fn what_a_session_does_not_claim_it_does_not_have_and_waits_for_nothing() {
     assert_eq!(rig.lock((3, 1), 6, EXCLUSIVE, false), Ok(false), "nobody waits");
 }
 
+#[test]
+fn a_lock_that_grew_unheard_is_claimed_as_it_was() {
+    let mut rig = Rig::new(100);
+    assert_eq!(rig.lock((1, 1), 5, SHARED, false), Ok(false));
+    assert_eq!(rig.lock((1, 1), 5, EXCLUSIVE, false), Ok(false));
+    let held = HeldLock { range: bytes(0, 9), kind: SHARED, pid: 1 };
+    let claimed = ClaimedLock { ino: Ino(5), owner: range_owner(1), held };
+    assert!(rig.table.claim(session(1), &claimed));
+    rig.table.claimed_all(session(1), rig.now);
+    assert!(rig.holds((1, 1), 5, SHARED));
+    assert_eq!(rig.lock((2, 1), 5, SHARED, false), Ok(false), "it is not exclusive any more");
+}
+
 /// One step of the random test.
 #[derive(Clone, Debug)]
 enum Step {
