@@ -26,6 +26,7 @@ from lib.trees import FSX, PJDFSTEST, crate_source, dependency_closure, tool  # 
 
 MODULES = [
     "lifecycle",
+    "metrics",
     "transport",
     "takeover",
     "coherence",

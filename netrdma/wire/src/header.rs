@@ -98,6 +98,8 @@ kinds! {
     Scrub = 0x0011;
     /// Damaged blocks of a target.
     DamageList = 0x0012;
+    /// Counters and histograms of a shard, as Prometheus has them.
+    Metrics = 0x0013;
     /// Name to inode.
     Lookup = 0x0100;
     /// Attributes of an inode.

@@ -57,6 +57,8 @@ pub(crate) enum Command {
     /// Mounts of this machine
     #[command(subcommand)]
     Mount(MountCommand),
+    /// What shards and targets do now: rates, latencies, queues; live on a terminal
+    Top(TopArgs),
     /// Walk every step from the config to a read on each target, with times
     Ping(ServerArgs),
     /// Print completions for a shell
@@ -284,6 +286,18 @@ pub(crate) enum NodeCommand {
     },
 }
 
+#[derive(Args, Clone, Debug)]
+pub(crate) struct TopArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Seconds between two looks
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    pub(crate) interval: Duration,
+    /// Looks; else until interrupted on a terminal, and one elsewhere and with --json
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) count: Option<u32>,
+}
+
 #[derive(Subcommand, Debug)]
 pub(crate) enum MountCommand {
     /// Weft mounts of this machine
@@ -355,6 +369,7 @@ mod tests {
             "weft mount ops --json",
             "weft mount upgrade /mnt/weft --program /usr/local/sbin/mount.weft",
             "weft ping --json",
+            "weft top --server h:1 --interval 0.5 --count 3",
             "weft completions bash",
         ] {
             if let Err(error) = parse(line) {

@@ -309,6 +309,19 @@ impl Connection {
         list.map(|list| list.targets).map_err(|e| self.error(op, ClientErrorKind::Garbage(e)))
     }
 
+    /// What this shard counts, as Prometheus has it.
+    ///
+    /// # Errors
+    /// Any [`ClientErrorKind`].
+    pub(crate) fn metrics(&mut self) -> Result<String, ClientError> {
+        let op = "get the metrics of";
+        let reply = self.call(op, Kind::Metrics, &[])?;
+        String::from_utf8(reply.body).map_err(|_| {
+            let error = WireError::new(WireErrorKind::Value, "metrics");
+            self.error(op, ClientErrorKind::Garbage(error))
+        })
+    }
+
     /// Starts or stops a scrub.
     ///
     /// # Errors

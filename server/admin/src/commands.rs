@@ -16,6 +16,7 @@ mod shards;
 mod stat;
 mod target;
 mod target_check;
+mod top;
 
 use clap::CommandFactory;
 use serde_json::json;
@@ -56,6 +57,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Report, AdminError> {
         Command::Mount(MountCommand::Upgrade { mount_point, program }) => {
             mount_upgrade::run(mount_point, program.as_deref())
         }
+        Command::Top(args) => top::run(args, timeout, cli.json),
         Command::Ping(server) => ping::run(server, timeout),
         Command::Completions { shell } => Ok(completions(*shell)),
     }

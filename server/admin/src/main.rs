@@ -12,6 +12,7 @@ mod commands;
 mod error;
 mod format;
 mod locate;
+mod metrics;
 mod mounts;
 mod output;
 mod signature;

@@ -65,6 +65,13 @@ pub enum Action {
         /// Comes back with the answer.
         op: u64,
     },
+    /// Somebody wants the counters of this shard. To be answered with [`crate::Shard::metrics`].
+    TellMetrics {
+        /// Who.
+        conn: ConnId,
+        /// Its request.
+        request: weft_wire::Header,
+    },
     /// Log work of the volume; never a reply.
     Volume(weft_metadata::Action),
     /// A message for another shard of this node.

@@ -27,7 +27,7 @@ pub const CORE_COUNT_MAX: usize = 256;
 pub const NODE_NAME_BYTES_MAX: usize = 64;
 
 /// Every key there is, in the order of [`Config::generate`]: the first five must be there.
-pub const KEYS: [&str; 18] = [
+pub const KEYS: [&str; 19] = [
     "cluster",
     "node",
     "listen",
@@ -46,6 +46,7 @@ pub const KEYS: [&str; 18] = [
     "scrub_interval_days",
     "scrub_mib_per_second",
     "lease_ms",
+    "metrics",
 ];
 
 /// What a node's config file says.
@@ -93,6 +94,8 @@ pub struct Config {
     pub scrub_interval_days: u32,
     /// How fast a target is scrubbed, in MiB a second.
     pub scrub_mib_per_second: u32,
+    /// `HOST:PORT` where metrics are told over HTTP; empty for nowhere.
+    pub metrics: String,
 }
 
 /// Whether to use what not every machine offers.
@@ -202,6 +205,7 @@ impl Config {
             discard: Wanted::Auto,
             scrub_interval_days: fields::SCRUB_INTERVAL_DAYS.default,
             scrub_mib_per_second: fields::SCRUB_MIB_PER_SECOND.default,
+            metrics: String::new(),
         }
     }
 
@@ -275,6 +279,10 @@ impl Config {
             if value != bounds.default {
                 writeln!(out, "{key} = {value}").expect("a String takes everything");
             }
+        }
+        if !self.metrics.is_empty() {
+            let value = quoted(&self.metrics);
+            writeln!(out, "metrics = {value}").expect("a String takes everything");
         }
         out
     }

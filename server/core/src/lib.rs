@@ -22,6 +22,7 @@ pub mod config;
 mod leases;
 mod locks;
 pub mod memory;
+pub mod metrics;
 mod shard;
 
 pub use action::{Action, ConnId, Message, Now};

@@ -1,6 +1,7 @@
 //! One shard: its connections, targets and perhaps the volume.
 
 mod conns;
+mod counts;
 mod data;
 mod leases;
 mod locks;
@@ -23,6 +24,7 @@ use weft_wire::{ClusterId, Header, Ino, Kind, LeaseBits, SessionId, ShardId, Sta
 use crate::action::{Action, ConnId, Message, Now};
 use crate::locks::LockTable;
 use crate::memory::MemoryPlan;
+use crate::metrics::ShardMetrics;
 use conns::Conn;
 use leases::LeaseState;
 use works::Works;
@@ -161,6 +163,7 @@ pub struct Shard {
     stopping: bool,
     /// When the event at hand came.
     now: Now,
+    metrics: ShardMetrics,
     out: Vec<Action>,
 }
 
@@ -208,6 +211,7 @@ impl Shard {
             space_told: Duration::ZERO,
             stopping: false,
             now: Now { mono: Duration::ZERO, wall: Time::default() },
+            metrics: ShardMetrics::new(params.id),
             out: Vec::new(),
         }
     }
@@ -225,6 +229,7 @@ impl Shard {
         self.grace_end = Some(now.mono + self.grace);
         self.await_returns();
         self.tell_space();
+        self.count();
         self.take_pending_works()
     }
 
@@ -250,11 +255,11 @@ impl Shard {
                 _ => self.break_off(conn, "a reply where a request was expected"),
             };
         }
-        if state.in_flight >= self.credits {
+        if state.in_flight() >= self.credits {
             return self.break_off(conn, "more requests in flight than its credits");
         }
-        state.in_flight += 1;
         let header = frame.header;
+        state.begin(header.request_id, now.mono);
         if self.stopping {
             return self.answer(conn, &header, Status::Unavailable, &[], Vec::new());
         }
@@ -282,6 +287,7 @@ impl Shard {
             }
             Kind::Reclaim => self.reclaim(conn, session, &frame),
             Kind::Recall => self.break_off(conn, "a recall from a client"),
+            Kind::Metrics => self.out.push(Action::TellMetrics { conn, request: header }),
             Kind::Scrub => self.scrub_order(conn, &header, &frame.body),
             Kind::DamageList => self.damage_list(conn, &header, &frame.body),
             kind if kind.is_metadata() => self.metadata_request(conn, session, &frame),
@@ -336,6 +342,7 @@ impl Shard {
         self.tick_leases();
         self.expire_sessions();
         self.tick_locks();
+        self.tick_metrics();
         if now.mono.saturating_sub(self.space_told) >= SPACE_INTERVAL {
             self.tell_space();
         }
@@ -383,8 +390,13 @@ impl Shard {
         pieces: Vec<ReadPiece>,
     ) {
         let Some(state) = self.conns.get_mut(&conn) else { return };
-        state.in_flight = state.in_flight.saturating_sub(1);
+        let began = state.end(request.request_id);
         let payload_bytes = pieces.iter().map(ReadPiece::bytes).sum();
+        self.metrics.sent_bytes.increment(u64::from(payload_bytes));
+        if let Some(began) = began {
+            let took = self.now.mono.saturating_sub(began);
+            self.metrics.answered(request.kind, took, status);
+        }
         let mut header = request.reply(status, body, payload_bytes);
         header.epoch = self.epoch;
         header.lease = lease;

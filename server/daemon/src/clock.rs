@@ -9,9 +9,14 @@ use weft_wire::meta::Time;
 
 static START: OnceLock<Instant> = OnceLock::new();
 
+/// The monotonic clock of [`now`] alone.
+pub(crate) fn mono() -> std::time::Duration {
+    START.get_or_init(Instant::now).elapsed()
+}
+
 /// Both clocks now. The monotonic one counts from the first call in this process.
 pub(crate) fn now() -> Now {
-    let mono = START.get_or_init(Instant::now).elapsed();
+    let mono = mono();
     let wall = match SystemTime::now().duration_since(UNIX_EPOCH) {
         Ok(since) => Time {
             seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),

@@ -7,6 +7,7 @@
 mod advice;
 mod clock;
 mod known;
+mod metrics;
 mod open;
 mod shard;
 mod start;

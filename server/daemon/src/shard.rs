@@ -8,6 +8,7 @@ mod disk;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use slab::Slab;
@@ -20,6 +21,7 @@ use weft_target::{Step, Targets};
 use weft_wire::{Header, ShardId};
 
 use crate::clock;
+use crate::metrics::{LoopMetrics, Registry};
 use conn::{ConnIo, ZEROS_BYTES};
 
 /// How often the core is told that time passes.
@@ -88,6 +90,10 @@ pub(crate) struct ShardLoop {
     listener: Option<TcpListener>,
     /// Operations the ring had no room for.
     backlog: VecDeque<(Token, Op)>,
+    metrics: LoopMetrics,
+    registry: Arc<Registry>,
+    /// Since when the thread has not waited, and the time at hand.
+    turn: Duration,
     stopped: bool,
 }
 
@@ -102,6 +108,7 @@ pub(crate) struct ShardSetup {
     pub(crate) mailbox: Mailbox<Mail>,
     pub(crate) peers: Vec<Option<Sender<Mail>>>,
     pub(crate) listener: Option<TcpListener>,
+    pub(crate) registry: Arc<Registry>,
 }
 
 pub(crate) use disk::LogFiles;
@@ -110,6 +117,7 @@ impl ShardLoop {
     pub(crate) fn new(setup: ShardSetup) -> Result<ShardLoop, String> {
         let mut zeros = setup.pool.alloc(ZEROS_BYTES).ok_or("no memory for buffers")?;
         zeros.as_mut_slice().fill(0);
+        let metrics = LoopMetrics::new(&setup.core.id().to_string(), &setup.core.target_ids());
         Ok(ShardLoop {
             zeros: zeros.share(),
             bodies: Budget::new(setup.memory.bodies_bytes),
@@ -130,6 +138,9 @@ impl ShardLoop {
             unsent: Vec::new(),
             listener: setup.listener,
             backlog: VecDeque::new(),
+            metrics,
+            registry: setup.registry,
+            turn: Duration::ZERO,
             stopped: false,
         })
     }
@@ -150,7 +161,9 @@ impl ShardLoop {
                 self.listen().map_err(|error| error.to_string())?;
                 tell();
             }
+            self.metrics.turned(clock::mono().saturating_sub(self.turn));
             self.wait().map_err(|error| error.to_string())?;
+            self.turn = clock::mono();
             self.take_completions();
             self.take_mail();
             let now = clock::now();
@@ -158,6 +171,7 @@ impl ShardLoop {
                 last_tick = now.mono;
                 self.core.tick(now);
                 self.drop_silent(now);
+                self.metrics.count();
             }
             self.retry();
         }
@@ -229,6 +243,7 @@ impl ShardLoop {
             Token::CloseConn => {}
             Token::Target(..) => unreachable!("kept for `take_ended`"),
             Token::Log(io) => {
+                self.metrics.log_ended(io, now.mono);
                 let result = disk::log_result(&completion);
                 self.core.volume_io_done(io, result, now);
             }
@@ -287,9 +302,16 @@ impl ShardLoop {
                 let length = self.targets.length(&self.ring, index);
                 self.core.target_length(index, op, length, clock::now());
             }
+            Action::TellMetrics { conn, request } => {
+                self.core.count();
+                self.metrics.count();
+                let text = self.registry.render_shard(&self.core.id().to_string());
+                self.core.metrics(conn, &request, &text, clock::now());
+            }
             Action::Volume(action) => {
                 let log = self.log.expect("only a shard with a volume has log work");
                 let (io, op) = log.log_op(action, &self.pool);
+                self.metrics.log_began(io, clock::mono());
                 self.submit(Token::Log(io), op);
             }
             Action::ToShard { shard, message } => self.mail(shard, Mail::Message(message)),
@@ -298,6 +320,7 @@ impl ShardLoop {
     }
 
     fn target_action(&mut self, index: usize, action: weft_store::Action) {
+        self.metrics.io_began(index, &action, self.turn);
         let step = self.targets.start(&self.ring, index, action);
         self.target_step(index, step);
     }
@@ -305,7 +328,11 @@ impl ShardLoop {
     fn target_step(&mut self, index: usize, step: Step) {
         match step {
             Step::Ring(io, op) => self.submit(Token::Target(index, io), op),
-            Step::Done(io, result) => self.core.target_io_done(index, io, result, clock::now()),
+            Step::Done(io, result) => {
+                let now = clock::now();
+                self.metrics.io_ended(index, io, now.mono);
+                self.core.target_io_done(index, io, result, now);
+            }
             Step::Polled => {}
         }
     }

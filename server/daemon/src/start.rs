@@ -21,6 +21,7 @@ use weft_wire::units::{to_u64, to_usize};
 use weft_wire::{ShardId, TargetId, VolumeId};
 
 use crate::clock;
+use crate::metrics::{self, Registry};
 use crate::open::{self, TargetMemory, TargetPlace, Unopened};
 use crate::shard::{Mail, ShardLoop, ShardSetup};
 
@@ -58,6 +59,7 @@ struct Seed {
     lock: std::fs::File,
     peers: mpsc::Receiver<Vec<Option<Sender<Mail>>>>,
     offline: Arc<OfflineBoard>,
+    registry: Arc<Registry>,
 }
 
 /// Where shards tell one another which targets could not be opened: the volume must not put new files on them.
@@ -99,6 +101,11 @@ pub(crate) fn serve(config: &Config) -> Result<(), String> {
         cluster = %config.cluster, node = %config.node, listen = %config.listen,
         shards = config.cores.len(), targets = targets.len(), "starting"
     );
+    let registry = metrics::install()?;
+    weft_server_core::metrics::describe();
+    if !config.metrics.is_empty() {
+        metrics::serve(&config.metrics, Arc::clone(&registry))?;
+    }
     let (reports, inbox) = mpsc::channel();
     watch_signals(reports.clone())?;
     let mut threads = Vec::new();
@@ -113,7 +120,9 @@ pub(crate) fn serve(config: &Config) -> Result<(), String> {
         let listener = listener.take();
         let lock = lock.try_clone().map_err(|error| error.to_string())?;
         let offline = Arc::clone(&offline);
-        let seed = Seed { id, config, targets, map, epoch, listener, lock, peers, offline };
+        let registry = Arc::clone(&registry);
+        let seed =
+            Seed { id, config, targets, map, epoch, listener, lock, peers, offline, registry };
         threads.push(spawn(seed, reports.clone())?);
     }
     drop(reports);
@@ -391,6 +400,6 @@ fn build_shard(
         volume,
     };
     let core = Shard::new(params, pool.clone());
-    let listener = seed.listener;
-    Ok(ShardSetup { core, ring, pool, targets, memory, log, mailbox, peers, listener })
+    let (listener, registry) = (seed.listener, seed.registry);
+    Ok(ShardSetup { core, ring, pool, targets, memory, log, mailbox, peers, listener, registry })
 }

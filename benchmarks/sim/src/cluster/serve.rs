@@ -144,6 +144,7 @@ impl World {
                     host.core.target_length(index, op, Ok(length), now);
                 }
             }
+            Action::TellMetrics { .. } => unreachable!("no client of the simulation asks"),
             Action::Volume(VolumeAction::AppendLog { io, offset, bytes }) => {
                 let work = Work::Write { offset, bytes, through: Through::Durably };
                 self.submit(Which::Log, io, work);

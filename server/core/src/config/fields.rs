@@ -63,6 +63,7 @@ pub(super) fn parse(text: &str, base_dir: &Path) -> Fallible<Config> {
         discard: wanted(&table, "discard")?,
         scrub_interval_days: number(&table, &SCRUB_INTERVAL_DAYS)?,
         scrub_mib_per_second: number(&table, &SCRUB_MIB_PER_SECOND)?,
+        metrics: metrics(&table)?,
     };
     memory_for_all(&config)?;
     Ok(config)
@@ -150,15 +151,27 @@ fn node(table: &Table) -> Fallible<String> {
 }
 
 fn listen(table: &Table) -> Fallible<String> {
-    let value = required(table, "listen")?;
-    let address = text("listen", value)?;
+    address("listen", required(table, "listen")?)
+}
+
+/// Not said, or empty: nowhere.
+fn metrics(table: &Table) -> Fallible<String> {
+    match table.get("metrics") {
+        None => Ok(String::new()),
+        Some(Value::String(text)) if text.is_empty() => Ok(String::new()),
+        Some(value) => address("metrics", value),
+    }
+}
+
+fn address(key: &str, value: &Value) -> Fallible<String> {
+    let address = text(key, value)?;
     let port = address.rsplit_once(':').filter(|(host, _)| is_host(host)).map(|(_, port)| port);
     match port.map(str::parse::<u16>) {
         Some(Ok(1..)) => Ok(address.to_owned()),
         _ => {
             let advice = "HOST:PORT is expected with a port of 1 to 65535, such as \
                           \"127.0.0.1:7811\" or \"[::]:7811\"";
-            Err(out_of_range("listen", value, advice))
+            Err(out_of_range(key, value, advice))
         }
     }
 }

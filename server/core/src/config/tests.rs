@@ -21,6 +21,7 @@ discard = "on"
 scrub_interval_days = 14
 scrub_mib_per_second = 32
 lease_ms = 5001
+metrics = "127.0.0.1:7812"
 "#;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
@@ -51,6 +52,7 @@ fn every_key_is_read() {
     assert_eq!(config.discard, Wanted::On);
     assert_eq!((config.scrub_interval_days, config.scrub_mib_per_second), (14, 32));
     assert_eq!(config.lease_ms, 5001);
+    assert_eq!(config.metrics, "127.0.0.1:7812");
 }
 
 #[test]
@@ -123,6 +125,8 @@ fn a_value_out_of_range_says_what_is_allowed() {
         ("listen = \"127.0.0.1:0\"", "1 to 65535"),
         ("listen = \"127.0.0.1:65536\"", "1 to 65535"),
         ("listen = \":7811\"", "HOST:PORT"),
+        ("metrics = \"7812\"", "HOST:PORT"),
+        ("metrics = \"127.0.0.1:0\"", "1 to 65535"),
         ("listen = \"::1:7811\"", "HOST:PORT"),
         ("listen = \"[::1:7811\"", "HOST:PORT"),
         ("state_dir = \"\"", "a path"),

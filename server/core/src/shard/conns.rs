@@ -1,11 +1,12 @@
 //! Connections and sessions: the hello, the one connection a session has, and its end.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use weft_net::Frame;
 use weft_wire::header::{VERSION, VERSION_MIN};
 use weft_wire::session::{FEATURE_LEASES, Hello, Welcome};
-use weft_wire::units::to_u64;
+use weft_wire::units::{to_u32, to_u64};
 use weft_wire::{ClusterId, Header, Kind, SessionId, Status};
 
 use super::Shard;
@@ -14,11 +15,31 @@ use crate::action::{Action, ConnId, Now};
 #[derive(Debug, Default)]
 pub(super) struct Conn {
     pub(super) session: Option<SessionId>,
-    pub(super) in_flight: u32,
+    /// Requests that came and are not answered, with their times, oldest first.
+    in_flight: VecDeque<(u64, Duration)>,
     /// Of these, how many wait for leases.
     pub(super) held: u32,
     /// Last sign of life.
     pub(super) heard: Duration,
+}
+
+impl Conn {
+    /// Requests that came and are not answered.
+    pub(super) fn in_flight(&self) -> u32 {
+        to_u32(self.in_flight.len())
+    }
+
+    /// A request came.
+    pub(super) fn begin(&mut self, request: u64, now: Duration) {
+        self.in_flight.push_back((request, now));
+    }
+
+    /// A request is answered. Gives when it came.
+    pub(super) fn end(&mut self, request: u64) -> Option<Duration> {
+        // Answers come nearly in the order of the requests.
+        let place = self.in_flight.iter().position(|(id, _)| *id == request)?;
+        self.in_flight.remove(place).map(|(_, began)| began)
+    }
 }
 
 impl Shard {
@@ -82,7 +103,6 @@ impl Shard {
         }
         let Some(state) = self.conns.get_mut(&conn) else { return };
         state.session = Some(hello.session);
-        state.in_flight = 1;
         tracing::debug!(conn = conn.0, session = %hello.session, shard = self.id.0, "hello");
         self.welcome(conn, &frame.header, &hello);
         self.recall_again(conn, hello.session);

@@ -31,6 +31,7 @@ impl Shard {
         let Some(op) = self.admit(conn, header, &request) else {
             return self.busy(conn, &header);
         };
+        self.metrics.received_bytes.increment(u64::from(payload_bytes));
         let target = &mut self.targets[index];
         let store = &mut target.params.store;
         let mut actions = Vec::new();
