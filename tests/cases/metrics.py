@@ -154,5 +154,8 @@ def top(ctx):
     check(len(told["targets"]) == 4, told["targets"])
     check(sum(row["writes"]["bytes_per_s"] for row in told["targets"]) > 0, told["targets"])
     check(sum(row["flushes"]["per_s"] for row in told["targets"]) > 0, told["targets"])
+    mount = {row["operation"]: row for row in told["mounts"] if row["mount_point"] == str(fs.path)}
+    check(mount["fsync"]["per_s"] > 0 and mount["write"]["bytes_per_s"] > 0, "mount:", mount)
+    check(mount["fsync"]["p50_s"] >= kinds["sync"]["p50_s"] / 2, "fsync takes longer at the mount:", mount)
     for head in ("BUSY", "LONGEST", "FLUSHES/S"):
         check(text.count(head) == 2, head, "in", text)

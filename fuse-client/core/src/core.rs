@@ -345,6 +345,7 @@ impl ClientCore {
     pub(crate) fn finish(&mut self, id: OpId, result: Result<FsReply, i32>) {
         let Some(op) = self.ops.remove(&id) else { return };
         self.finished_ops.extend(op.kept);
+        self.count(&op, &result);
         if let OnTimeout::Eio(timeout) = self.config.on_timeout {
             self.op_timers.remove(&(op.started + timeout, id, errno::EIO));
         }
@@ -352,6 +353,17 @@ impl ClientCore {
             self.op_timers.remove(&(at, id, errno::EINTR));
         }
         self.push(Output::Reply { op: id, result });
+    }
+
+    fn count(&mut self, op: &Op, result: &Result<FsReply, i32>) {
+        let Some(keep) = &mut self.keep else { return };
+        let bytes = match result {
+            Ok(FsReply::Data(pieces)) => pieces.iter().map(|piece| piece.bytes()).sum(),
+            Ok(FsReply::Written(bytes)) => weft_wire::units::to_usize(u64::from(*bytes)),
+            _ => 0,
+        };
+        let took = self.now.saturating_sub(op.started);
+        keep.count(op.what, took, !op.tags.is_empty(), weft_wire::units::to_u64(bytes));
     }
 
     /// Asks a server; the answer comes to [`ClientCore::answered`].

@@ -12,18 +12,21 @@
 //!   needs only when the answer is out (`ClientCore::replied`).
 //! - One process writes. Others may read the memory at any time (`weft mount ops`) and tell torn records by their sums.
 
+pub(crate) mod counts;
 pub mod records;
 mod table;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use weft_iobuf::Mapped;
 use weft_wire::VolumeId;
 use weft_wire::limits::SLOTS_MAX;
 use weft_wire::units::{to_u64, to_usize};
 
+pub use counts::{OpCounts, read_counts};
 use records::OpState;
 pub(crate) use records::{
     Change, FileRecord, HandleRecord, LinkRecord, LockRecord, OpRecord, WriteRecord,
@@ -31,7 +34,7 @@ pub(crate) use records::{
 use table::{Shape, Table};
 
 /// Version of the layout: a successor that has another one cannot take over.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 const MAGIC: [u8; 8] = *b"WEFTKEEP";
 const HEADER_BYTES: usize = 4096;
 /// In the header: set once the client-core was ready.
@@ -54,9 +57,10 @@ const WRITES: Shape = shape(FILES.end(), 3, 1 << 18, 2, 104);
 const LINKS: Shape = shape(WRITES.end(), 4, 4096, 2, 512);
 const CHANGES: Shape = shape(LINKS.end(), 5, 1024, 1, 72 << 10);
 const LOCKS: Shape = shape(CHANGES.end(), 6, 64 << 10, 1, 48);
+const COUNTS_AT: usize = LOCKS.end();
 const _: () = assert!(crate::limits::OPS_MAX <= 64 << 10);
 /// Bytes of all tables, a whole number of huge pages. Pages that were never written take no memory.
-pub const KEEP_BYTES: usize = LOCKS.end().next_multiple_of(2 << 20);
+pub const KEEP_BYTES: usize = (COUNTS_AT + counts::BYTES).next_multiple_of(2 << 20);
 
 /// Which table a record is in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -273,6 +277,11 @@ impl Keep {
         for (which, at) in freed {
             self.remove(which, at);
         }
+    }
+
+    /// Counts an operation that ended; `place` as of [`counts::place`].
+    pub(crate) fn count(&mut self, place: usize, took: Duration, asked: bool, bytes: u64) {
+        counts::count(self.memory.bytes_mut(), COUNTS_AT, place, took, asked, bytes);
     }
 
     /// Whether one more change can be recorded.

@@ -19,6 +19,7 @@ use crate::leases::{Changes, wanted};
 use crate::limits::DIR_BYTES_MAX;
 use crate::op::{Caller, FsOp, FsReply, Handle, OpId, Opened, Ttl};
 use crate::records::OpState;
+use crate::saving::describe;
 use crate::state::{Answer, Call, HandleState, Op, OpKind, Purpose, ReadAsked, errno};
 use crate::volume::{Queued, Volume, encode};
 use crate::write::WriteHow;
@@ -32,7 +33,8 @@ impl ClientCore {
         let kept = self.keep_op(id, caller.pid, &op, OpState::InProgress);
         let kind = OpKind::Meta { bytes_max: None, name: None };
         let started = self.now;
-        let state = Op { caller, started, kind, tags: Vec::new(), patience_ends: None, kept };
+        let what = crate::keep::counts::place(describe(&op).0);
+        let state = Op { caller, started, kind, tags: Vec::new(), patience_ends: None, kept, what };
         self.ops.insert(id, state);
         let begun = match op {
             FsOp::Open { ino, flags } => {

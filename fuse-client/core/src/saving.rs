@@ -304,7 +304,7 @@ fn file_record(file: &File) -> FileRecord {
 }
 
 /// Name and inode of an operation, for people.
-fn describe(op: &FsOp) -> (&'static str, Ino) {
+pub(crate) fn describe(op: &FsOp) -> (&'static str, Ino) {
     let none = Ino(0);
     match op {
         FsOp::Lookup { parent, .. } => ("lookup", *parent),

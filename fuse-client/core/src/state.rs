@@ -179,6 +179,8 @@ pub(crate) struct Op {
     pub(crate) patience_ends: Option<Duration>,
     /// Its record.
     pub(crate) kept: Option<u32>,
+    /// What it is counted as.
+    pub(crate) what: usize,
 }
 
 /// What a read asks for.

@@ -358,6 +358,7 @@ impl ClientCore {
             tags: vec![tag],
             patience_ends: None,
             kept: record,
+            what: crate::keep::counts::place(crate::saving::describe(op).0),
         };
         self.ops.insert(id, state);
         if let Some(answer) = answer {

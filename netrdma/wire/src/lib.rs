@@ -13,6 +13,7 @@
 //! The byte tables are in `doc/format.md`, held against this code by `tests/wire/format.rs`.
 
 pub mod blocks;
+pub mod buckets;
 pub mod codec;
 pub mod data;
 pub mod header;

@@ -57,7 +57,7 @@ pub(crate) enum Command {
     /// Mounts of this machine
     #[command(subcommand)]
     Mount(MountCommand),
-    /// What shards and targets do now: rates, latencies, queues; live on a terminal
+    /// What shards, targets and the mounts of this machine do now: rates, latencies, queues; live on a terminal
     Top(TopArgs),
     /// Walk every step from the config to a read on each target, with times
     Ping(ServerArgs),

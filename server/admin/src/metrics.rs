@@ -103,6 +103,16 @@ fn labels_of(text: &str) -> Vec<(String, String)> {
 }
 
 impl Histogram {
+    /// From (bound, values up to it and above the one before), ascending.
+    pub(crate) fn of_counts(counts: impl Iterator<Item = (f64, f64)>) -> Histogram {
+        let mut sum = 0.0;
+        let up_to = counts.map(|(bound, count)| {
+            sum += count;
+            (bound, sum)
+        });
+        Histogram { bounds: up_to.collect() }
+    }
+
     /// Values up to `bound`.
     fn up_to(&self, bound: f64) -> f64 {
         let below = self.bounds.iter().take_while(|(known, _)| *known <= bound);

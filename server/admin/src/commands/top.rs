@@ -1,10 +1,13 @@
-//! `weft top`: what shards and targets do now, from two looks at what they count.
+//! `weft top`: what shards, targets and the mounts of this machine do now, from two looks at what they count.
 
 use std::io::IsTerminal;
+use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use weft_client_core::keep::{OpCounts, read_counts};
 use weft_server_core::metrics as names;
+use weft_wire::buckets::bound_micros;
 
 use super::shards::Shards;
 use crate::cli::TopArgs;
@@ -12,6 +15,7 @@ use crate::clock;
 use crate::error::AdminError;
 use crate::locate;
 use crate::metrics::{Histogram, Sample};
+use crate::mounts;
 use crate::output::Align::{Left, Right};
 use crate::output::{self, Outcome, Report, Table};
 use crate::units::{human_bytes, percent};
@@ -26,6 +30,8 @@ struct Look {
     sample: Sample,
     /// By node and shard, in order; those that did not answer with the reason.
     shards: Vec<(String, u16, Option<String>)>,
+    /// What the mounts of this machine counted, by mount point.
+    mounts: Vec<(String, Vec<OpCounts>)>,
     at: std::time::Instant,
 }
 
@@ -80,7 +86,18 @@ fn look(shards: &mut Shards) -> Look {
         };
         answered.push((node, place.shard.0, error));
     }
-    Look { sample, shards: answered, at: clock::now() }
+    Look { sample, shards: answered, mounts: mounts_now(), at: clock::now() }
+}
+
+/// What the mounts of this machine counted: those that we may look into.
+fn mounts_now() -> Vec<(String, Vec<OpCounts>)> {
+    let all = mounts::all().unwrap_or_default();
+    let counts = |mount: &mounts::Mount| {
+        let memory = mounts::client(mount).supervisor.and_then(mounts::kept_memory)?;
+        let counts = read_counts(|at, bytes: &mut [u8]| memory.read_exact_at(bytes, at)).ok()?;
+        Some((mount.mount_point.to_string_lossy().into_owned(), counts))
+    };
+    all.iter().filter(|mount| mount.is_weft).filter_map(counts).collect()
 }
 
 struct Shown<'a> {
@@ -100,11 +117,12 @@ impl Shown<'_> {
 
     fn text(&self, server: &str) -> String {
         format!(
-            "{server}, over {:.1} s\n\n{}\n{}\n{}",
+            "{server}, over {:.1} s\n\n{}\n{}\n{}\n{}",
             self.seconds(),
             self.shard_table(),
             self.target_table(),
-            self.request_table()
+            self.request_table(),
+            self.mount_table()
         )
     }
 
@@ -114,6 +132,7 @@ impl Shown<'_> {
             "shards": self.shards().iter().map(|row| row.json()).collect::<Vec<_>>(),
             "targets": self.targets().iter().map(|row| row.json()).collect::<Vec<_>>(),
             "requests": self.requests().iter().map(|row| row.json()).collect::<Vec<_>>(),
+            "mounts": self.mount_ops().iter().map(|row| row.json()).collect::<Vec<_>>(),
         })
     }
 
@@ -198,6 +217,51 @@ impl Shown<'_> {
         rows.retain(|row| row.times.count() > 0.0);
         rows.sort_by(|a, b| b.times.count().total_cmp(&a.times.count()));
         rows
+    }
+
+    /// What programs asked of this machine's mounts, by mount and the most frequent first.
+    fn mount_ops(&self) -> Vec<MountRow> {
+        let mut rows = Vec::new();
+        for (mount, counts) in &self.now.mounts {
+            let before = self.before.mounts.iter().find(|(other, _)| other == mount);
+            let mut own: Vec<MountRow> = Vec::new();
+            for (index, now) in counts.iter().enumerate() {
+                let was = before.and_then(|(_, before)| before.get(index));
+                own.extend(MountRow::new(mount, now, was, self.seconds()));
+            }
+            own.sort_by(|a, b| b.times.count().total_cmp(&a.times.count()));
+            rows.append(&mut own);
+        }
+        rows
+    }
+
+    fn mount_table(&self) -> String {
+        let mut table = Table::new(&[
+            ("MOUNT", Left),
+            ("OPERATION", Left),
+            ("PER S", Right),
+            ("BYTES/S", Right),
+            ("P50", Right),
+            ("P99", Right),
+            ("LONGEST", Right),
+            ("FROM CACHE", Right),
+        ]);
+        for row in self.mount_ops() {
+            table.row([
+                row.mount,
+                row.operation.to_owned(),
+                whole(row.times.count() / row.seconds),
+                bytes(row.bytes / row.seconds),
+                time(row.times.quantile(0.5)),
+                time(row.times.quantile(0.99)),
+                time(row.times.quantile(1.0)),
+                match row.cached {
+                    Some(part) => format!("{:.0} %", part * 100.0),
+                    None => "-".to_owned(),
+                },
+            ]);
+        }
+        table.render()
     }
 
     fn shard_table(&self) -> String {
@@ -366,6 +430,60 @@ impl RequestRow {
     }
 }
 
+/// One kind of operation of one mount between the two looks.
+struct MountRow {
+    mount: String,
+    operation: &'static str,
+    times: Histogram,
+    bytes: f64,
+    /// Of those that may be answered from what the client holds: the part that was.
+    cached: Option<f64>,
+    seconds: f64,
+}
+
+impl MountRow {
+    /// `None` when there was none. Counts that fell are of another mount at the same place.
+    fn new(mount: &str, now: &OpCounts, was: Option<&OpCounts>, seconds: f64) -> Option<MountRow> {
+        let total = |counts: &OpCounts| counts.buckets.iter().sum::<u64>();
+        let was = was.filter(|was| was.name == now.name && total(was) <= total(now));
+        let since = |now: u64, was: Option<u64>| now.saturating_sub(was.unwrap_or(0));
+        let added = now.buckets.iter().enumerate().map(|(index, now)| {
+            let count = since(*now, was.map(|was| was.buckets[index]));
+            (bound_micros(index) / 1e6, float(count))
+        });
+        let times = Histogram::of_counts(added);
+        if times.count() == 0.0 {
+            return None;
+        }
+        let may_be_cached =
+            matches!(now.name, "lookup" | "getattr" | "read" | "readlink" | "readdir" | "getxattr");
+        let unasked = float(since(now.unasked, was.map(|was| was.unasked)));
+        Some(MountRow {
+            mount: mount.to_owned(),
+            operation: now.name,
+            cached: may_be_cached.then(|| unasked / times.count()),
+            bytes: float(since(now.bytes, was.map(|was| was.bytes))),
+            times,
+            seconds,
+        })
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "mount_point": self.mount, "operation": self.operation,
+            "per_s": self.times.count() / self.seconds, "bytes_per_s": self.bytes / self.seconds,
+            "p50_s": self.times.quantile(0.5), "p99_s": self.times.quantile(0.99),
+            "longest_s": self.times.quantile(1.0), "from_cache": self.cached,
+        })
+    }
+}
+
+/// Exact up to 2^53.
+#[allow(clippy::cast_precision_loss, reason = "said above")]
+fn float(value: u64) -> f64 {
+    value as f64
+}
+
 /// A count that came as a float.
 #[allow(
     clippy::cast_possible_truncation,
@@ -402,7 +520,7 @@ mod tests {
     fn look(text: &str, at: std::time::Instant) -> Look {
         let mut sample = Sample::default();
         sample.add(text);
-        Look { sample, shards: vec![("n".to_owned(), 0, None)], at }
+        Look { sample, shards: vec![("n".to_owned(), 0, None)], mounts: Vec::new(), at }
     }
 
     #[test]

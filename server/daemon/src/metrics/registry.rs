@@ -13,9 +13,8 @@ use metrics::{
     Counter, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder,
     SharedString, Unit,
 };
+use weft_wire::buckets::{BUCKETS, bound_micros, bucket_of};
 
-/// Two buckets for each power of two of microseconds, up to 16.8 s: 1, 1.5, 2, 3, 4, 6 and so on.
-const BUCKETS: usize = 48;
 /// What the last part of a counter's name says when the unit in the code is another: nanoseconds are counted.
 const NANOS: &str = "_seconds_total";
 
@@ -88,24 +87,6 @@ struct Buckets {
     counts: [AtomicU64; BUCKETS + 1],
     /// Bits of a float, in seconds.
     sum: AtomicU64,
-}
-
-/// The bucket of so many microseconds: the first whose bound is not below.
-fn bucket_of(micros: f64) -> usize {
-    if micros <= 1.0 || micros.is_nan() {
-        return 0;
-    }
-    // Exponent and the first bit of the fraction count half powers of two; a bound itself belongs to the bucket below.
-    let place = |value: f64| value.to_bits() >> 51;
-    let below = f64::from_bits(micros.to_bits() - 1);
-    let steps = place(below) - place(1.0) + 1;
-    usize::try_from(steps).map_or(BUCKETS, |steps| steps.min(BUCKETS))
-}
-
-/// The largest value of a bucket, in microseconds.
-fn bound_micros(bucket: usize) -> f64 {
-    let power = f64::from(1_u32 << (bucket / 2).min(31));
-    if bucket.is_multiple_of(2) { power } else { power * 1.5 }
 }
 
 impl HistogramFn for Buckets {
@@ -260,26 +241,6 @@ mod tests {
         let registry = Arc::new(Registry::default());
         metrics::with_local_recorder(&Shared(Arc::clone(&registry)), run);
         registry
-    }
-
-    #[test]
-    fn a_value_is_in_the_bucket_whose_bound_is_not_below() {
-        for (micros, bound) in [
-            (0.0, 1.0),
-            (1.0, 1.0),
-            (1.01, 1.5),
-            (1.5, 1.5),
-            (1.6, 2.0),
-            (2.0, 2.0),
-            (900.0, 1024.0),
-        ] {
-            assert_eq!(bound_micros(bucket_of(micros)), bound, "{micros}");
-        }
-        assert_eq!(bucket_of(bound_micros(BUCKETS - 1)), BUCKETS - 1);
-        assert_eq!(bucket_of(1e12), BUCKETS);
-        assert_eq!(bucket_of(f64::INFINITY), BUCKETS);
-        assert_eq!(bucket_of(f64::NAN), 0);
-        assert_eq!(bucket_of(-1.0), 0);
     }
 
     #[test]
