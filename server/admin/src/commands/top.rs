@@ -160,7 +160,8 @@ impl Shown<'_> {
                 requests: answered / self.seconds(),
                 received: self.rate(names::RECEIVED_BYTES, &labels),
                 sent: self.rate(names::SENT_BYTES, &labels),
-                errors: errors.sum(),
+                // The sum of nothing is -0.
+                errors: errors.sum::<f64>() + 0.0,
                 in_flight: now(names::IN_FLIGHT),
                 connections: now(names::CONNECTIONS),
                 locks: now(names::LOCKS),
