@@ -29,6 +29,8 @@ pub const REQUESTS_BYTES: &str = "weft_server_requests_bytes";
 pub const REQUESTS_BYTES_MAX: &str = "weft_server_requests_bytes_max";
 /// Locks held and waited for.
 pub const LOCKS: &str = "weft_server_locks";
+/// Leases that clients hold.
+pub const LEASES: &str = "weft_server_leases";
 /// Length of a target that holds data.
 pub const TARGET_BYTES: &str = "weft_target_bytes";
 /// Free bytes of a target.
@@ -86,6 +88,7 @@ pub fn describe() {
         (REQUESTS_BYTES, Unit::Bytes, "Memory that data requests in flight take"),
         (REQUESTS_BYTES_MAX, Unit::Bytes, "Memory there is for data requests in flight"),
         (LOCKS, Unit::Count, "File locks, held and waited for"),
+        (LEASES, Unit::Count, "Leases that clients hold on inodes"),
         (TARGET_IO_IN_FLIGHT, Unit::Count, "Device work of a target under way"),
         (TARGET_BYTES, Unit::Bytes, "Room of a target for data"),
         (TARGET_FREE_BYTES, Unit::Bytes, "Free room of a target"),
@@ -122,6 +125,7 @@ pub(crate) struct ShardMetrics {
     pub(crate) requests_bytes: Gauge,
     pub(crate) requests_bytes_max: Gauge,
     pub(crate) locks: Gauge,
+    pub(crate) leases: Gauge,
     pub(crate) told: Duration,
 }
 
@@ -141,6 +145,7 @@ impl ShardMetrics {
             requests_bytes: gauge(REQUESTS_BYTES),
             requests_bytes_max: gauge(REQUESTS_BYTES_MAX),
             locks: gauge(LOCKS),
+            leases: gauge(LEASES),
             told: Duration::ZERO,
             shard,
         }

@@ -165,6 +165,7 @@ impl Shown<'_> {
                 in_flight: now(names::IN_FLIGHT),
                 connections: now(names::CONNECTIONS),
                 locks: now(names::LOCKS),
+                leases: now(names::LEASES),
             }
         };
         self.now.shards.iter().map(row).collect()
@@ -277,6 +278,7 @@ impl Shown<'_> {
             ("IN FLIGHT", Right),
             ("CONNECTIONS", Right),
             ("LOCKS", Right),
+            ("LEASES", Right),
             ("STATE", Left),
         ]);
         for row in self.shards() {
@@ -291,6 +293,7 @@ impl Shown<'_> {
                 whole(row.in_flight),
                 whole(row.connections),
                 whole(row.locks),
+                whole(row.leases),
                 row.error.unwrap_or_else(|| "up".to_owned()),
             ]);
         }
@@ -367,6 +370,7 @@ struct ShardRow {
     in_flight: f64,
     connections: f64,
     locks: f64,
+    leases: f64,
 }
 
 impl ShardRow {
@@ -376,6 +380,7 @@ impl ShardRow {
             "requests_per_s": self.requests, "received_bytes_per_s": self.received,
             "sent_bytes_per_s": self.sent, "errors_per_s": self.errors,
             "in_flight": self.in_flight, "connections": self.connections, "locks": self.locks,
+            "leases": self.leases,
         })
     }
 }

@@ -33,6 +33,7 @@ impl Shard {
         metrics.sessions.set(f64::from(to_u32(self.sessions.len())));
         metrics.in_flight.set(f64::from(in_flight));
         metrics.locks.set(f64::from(to_u32(self.locks.count())));
+        metrics.leases.set(metrics::float(self.lease_count()));
         metrics.requests_bytes.set(metrics::float(self.requests_bytes));
         metrics.requests_bytes_max.set(metrics::float(self.memory.requests_bytes));
         for target in &self.targets {
