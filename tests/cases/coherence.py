@@ -1,10 +1,12 @@
 """Several mounts of one file system agree: what one changed, the others see as soon as its call has returned."""
 
 import errno
+import json
 import mmap
 import os
 import re
 import signal
+import struct
 import threading
 import time
 
@@ -301,4 +303,53 @@ def coherence_cached(ctx):
     received = _received(cluster) - before
     check(received <= 64 * signs, "bytes received for", looks, "looks:", received)
     os.close(held)
+    cluster.close()
+
+
+# Revision 2, effective; permitted: CAP_NET_RAW.
+CAPABILITIES = struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0)
+
+
+def _has_capabilities(path):
+    try:
+        return os.getxattr(path, "security.capability") == CAPABILITIES
+    except OSError as error:
+        check(error.errno == errno.ENODATA, error)
+        return False
+
+
+@case(timeout_s=120)
+def coherence_capabilities(ctx):
+    """A write takes capabilities away that another mount gave; that there are none costs no message for each write."""
+    cluster, (a, b) = _cluster(ctx, 2)
+    with open(a / "x", "wb", buffering=0) as out:
+        for turn in range(5):
+            out.write(b"none")
+            check(not _has_capabilities(a / "x") and not _has_capabilities(b / "x"), "none yet", turn)
+            out.write(b"none, and that is known")
+            os.setxattr(b / "x", "security.capability", CAPABILITIES)
+            check(_has_capabilities(a / "x"), "given through the other mount", turn)
+            out.write(b"write")
+            check(not _has_capabilities(a / "x"), "gone with the write", turn)
+            check(not _has_capabilities(b / "x"), "gone in the other mount", turn)
+            os.setxattr(a / "x", "security.capability", CAPABILITIES)
+            out.write(b"write")
+            check(not _has_capabilities(b / "x"), "given through the same mount", turn)
+        stop = threading.Event()
+
+        def work():
+            while not stop.is_set():
+                out.write(b"w" * 4096)
+                out.seek(0)
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        try:
+            told = json.loads(cluster.weft("top", "--config", cluster.config, "--json", "--interval", "1").out)
+        finally:
+            stop.set()
+            worker.join()
+    [asked] = [row for row in told["mounts"] if row["mount_point"] == str(a) and row["operation"] == "getxattr"]
+    ctx.figure("capabilities.asked", asked["per_s"], "times/s")
+    check(asked["from_cache"] > 0.9, "asked the server:", asked)
     cluster.close()

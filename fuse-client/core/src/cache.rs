@@ -22,6 +22,8 @@ struct Known {
     attr: Option<(Attr, u64)>,
     /// Of a directory: names, and that there is no such name.
     names: BTreeMap<Vec<u8>, Option<Ino>>,
+    /// It has no file capabilities: the kernel asks before every write(2), to know whether to take them away.
+    no_capabilities: bool,
     age: u64,
 }
 
@@ -68,7 +70,8 @@ impl Cache {
             return;
         }
         let age = self.next_age;
-        let fresh = Known { mode, attr: None, names: BTreeMap::new(), age };
+        let names = BTreeMap::new();
+        let fresh = Known { mode, attr: None, names, no_capabilities: false, age };
         let known = self.known.entry(ino).or_insert(fresh);
         // Less is what a recall leaves, not a grant.
         known.mode = if mode == LeaseMode::Through { mode } else { known.mode.max(mode) };
@@ -96,6 +99,18 @@ impl Cache {
             && known.attr.is_none_or(|(old, _)| old.version <= attr.version)
         {
             known.attr = Some((*attr, generation));
+        }
+    }
+
+    /// Whether it is known to have no file capabilities.
+    pub(crate) fn has_no_capabilities(&self, ino: Ino) -> bool {
+        self.known.get(&ino).is_some_and(|known| known.no_capabilities)
+    }
+
+    /// It has no file capabilities, granted just now; or that is not known any more.
+    pub(crate) fn set_no_capabilities(&mut self, ino: Ino, none: bool) {
+        if let Some(known) = self.known.get_mut(&ino) {
+            known.no_capabilities = none && known.mode >= LeaseMode::Read;
         }
     }
 

@@ -29,6 +29,8 @@ pub(crate) struct Changes {
     names: Vec<(Ino, Vec<u8>)>,
     /// Whom a name leads to was not known, so any attributes may change.
     any: bool,
+    /// The inode whose extended attributes change.
+    xattrs: Option<Ino>,
 }
 
 impl Changes {
@@ -57,9 +59,16 @@ impl Changes {
             | MetaRequest::Link { ino, .. } => inodes.push(*ino),
             _ => {}
         }
-        Changes { inodes, names, any: false }
+        let xattrs = match request {
+            MetaRequest::SetXattr { ino, .. } => Some(*ino),
+            _ => None,
+        };
+        Changes { inodes, names, any: false, xattrs }
     }
 }
+
+/// The extended attribute with a file's capabilities.
+pub(crate) const CAPABILITIES: &[u8] = b"security.capability";
 
 /// The leases a request asks for.
 pub(crate) fn wanted(request: &MetaRequest<'_>) -> LeaseBits {
@@ -71,6 +80,7 @@ pub(crate) fn wanted(request: &MetaRequest<'_>) -> LeaseBits {
         MetaRequest::ReadDir { plus: true, .. } => read.with(LeaseBits::NAMES),
         MetaRequest::ReadDir { .. }
         | MetaRequest::GetAttr { .. }
+        | MetaRequest::GetXattr { name: CAPABILITIES, .. }
         | MetaRequest::Open { .. }
         | MetaRequest::SetAttr { .. }
         | MetaRequest::Wrote { .. } => read,
@@ -226,6 +236,9 @@ impl ClientCore {
             self.cache.drop_name(*parent, name);
         }
         changes.inodes.iter().for_each(|ino| self.cache.drop_attr(*ino));
+        if let Some(ino) = changes.xattrs {
+            self.cache.set_no_capabilities(ino, false);
+        }
         if changes.any {
             self.cache.drop_attrs();
         }

@@ -15,7 +15,7 @@ use weft_wire::units::to_u32;
 use weft_wire::{Kind, LeaseBits, LeaseMode, VolumeId};
 
 use crate::core::ClientCore;
-use crate::leases::{Changes, wanted};
+use crate::leases::{CAPABILITIES, Changes, wanted};
 use crate::limits::DIR_BYTES_MAX;
 use crate::op::{Caller, FsOp, FsReply, Handle, OpId, Opened, Ttl};
 use crate::records::OpState;
@@ -181,7 +181,15 @@ impl ClientCore {
         match op {
             FsOp::GetXattr { ino, name, bytes_max } => {
                 check_xattr_name(&name)?;
-                self.set_kind(id, OpKind::Meta { bytes_max: Some(bytes_max), name: None });
+                let capabilities = name == CAPABILITIES;
+                if capabilities
+                    && self.cache.has_no_capabilities(ino)
+                    && self.holds(ino, LeaseMode::Read)
+                {
+                    return Err(errno::ENODATA);
+                }
+                let name_kept = capabilities.then(|| (ino, name.clone()));
+                self.set_kind(id, OpKind::Meta { bytes_max: Some(bytes_max), name: name_kept });
                 self.ask(id, ino, &MetaRequest::GetXattr { ino, name: &name })
             }
             FsOp::ListXattr { ino, bytes_max } => {
@@ -331,6 +339,11 @@ impl ClientCore {
         lease: LeaseBits,
         (bytes_max, name): (Option<u32>, Option<(Ino, Vec<u8>)>),
     ) {
+        if let (Kind::GetXattr, Some((ino, _))) = (kind, &name) {
+            self.granted(*ino, lease);
+            let none = matches!(reply, Err(errno::ENODATA)) && lease.mode() >= LeaseMode::Read;
+            self.cache.set_no_capabilities(*ino, none);
+        }
         let leased = name.as_ref().filter(|_| lease.has(LeaseBits::NAMES));
         let parent = leased.map(|(parent, _)| *parent);
         if let Some((parent, name)) = name {

@@ -26,6 +26,7 @@ pub(crate) mod errno {
     pub(crate) const ERANGE: i32 = 34;
     pub(crate) const ENOLCK: i32 = 37;
     pub(crate) const ENAMETOOLONG: i32 = 36;
+    pub(crate) const ENODATA: i32 = 61;
     pub(crate) const EOPNOTSUPP: i32 = 95;
 }
 

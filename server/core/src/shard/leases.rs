@@ -323,7 +323,9 @@ impl Shard {
     ) -> LeaseBits {
         self.leave(about);
         let wants = header.lease;
-        if !matches!(status, Status::Ok | Status::NotFound) {
+        // That there is no such attribute is something to cache, too.
+        let no_data = header.kind == Kind::GetXattr && status == Status::NoData;
+        if !(matches!(status, Status::Ok | Status::NotFound) || no_data) {
             return LeaseBits::NONE;
         }
         let now = self.now.mono;
@@ -350,7 +352,9 @@ impl Shard {
             None if wants.has(LeaseBits::WRITE) => Want::Write,
             None => Want::Read,
         };
-        if let Some(ino) = subject.filter(|_| status == Status::Ok && wants != LeaseBits::NONE) {
+        if let Some(ino) =
+            subject.filter(|_| (status == Status::Ok || no_data) && wants != LeaseBits::NONE)
+        {
             granted = granted.with(LeaseBits::granting(table.grant(session, ino, want, now)));
         }
         if header.lease != LeaseBits::NONE && self.leases.table.others_hold(session) {
