@@ -281,7 +281,7 @@ def scrub_schedule(ctx):
 
 @case(timeout_s=300)
 def target_dead(ctx):
-    """A node whose disk is gone, emptied or swapped comes up: that target is offline by name; one never known is refused."""
+    """A node whose disks are gone, all too, emptied or swapped comes up: they are offline by name; one never known is refused."""
     node = Node(ctx)
     node.fill()
     fs = node.fs
@@ -322,6 +322,22 @@ def target_dead(ctx):
     fs.start()
     right, broken = node.answers("all are back:")
     check(broken == 0 and right == len(node.want), "not whole again")
+    fs.close()
+    away = [(target, target.with_name(target.name + "-away")) for target in fs.targets]
+    for target, elsewhere in away:
+        target.rename(elsewhere)
+    fs.start()
+    out = fs.weft("target", "list", "--config", fs.config, ok=(0, 1)).out
+    check(out.count("OFFLINE") == len(fs.targets), "all are gone, and that is not told:\n" + out)
+    right, broken = node.answers("all are gone:")
+    check(right == sum(not want for want in node.want.values()), right, "right,", broken, "EIO")
+    (fs.path / "name").symlink_to("served")
+    fs.close()
+    for target, elsewhere in away:
+        elsewhere.rename(target)
+    fs.start()
+    right, broken = node.answers("all are back again:")
+    check(broken == 0 and right == len(node.want) and os.readlink(fs.path / "name") == "served", "not whole again")
     fs.close()
 
 

@@ -116,6 +116,8 @@ pub struct Counts {
     pub ios: u64,
     /// Flushes that succeeded.
     pub flushes: u64,
+    /// Flushes that failed, told to somebody or not.
+    pub failed_flushes: u64,
     /// I/Os that failed.
     pub errors: u64,
     /// Writes dropped or misdirected and bits flipped.
@@ -223,10 +225,17 @@ impl Disk {
     }
 
     /// The process dies, the machine goes on: what was complete stays, and what was under way
-    /// arrives or not.
+    /// arrives or not. Where flushes fail, one under way may fail and nobody hears of it.
     pub fn kill(&mut self) {
         for flight in std::mem::take(&mut self.flights).into_values() {
-            let Work::Write { offset, mut bytes, through } = flight.work else { continue };
+            let Work::Write { offset, mut bytes, through } = flight.work else {
+                let fails = matches!(flight.work, Work::Flush) && self.faults.flush_errors > 0;
+                if fails && self.random.chance(50) {
+                    self.counts.errors += 1;
+                    self.take_back(flight.covers);
+                }
+                continue;
+            };
             if self.random.chance(50) {
                 continue;
             }
@@ -270,6 +279,11 @@ impl Disk {
     /// Whether it did.
     pub fn power_is_gone(&self) -> bool {
         self.calls_left == Some(0)
+    }
+
+    /// Whether a flush is under way.
+    pub fn is_flushing(&self) -> bool {
+        self.flights.values().any(|flight| matches!(flight.work, Work::Flush))
     }
 
     /// Whether there are blocks that cannot be read.
@@ -462,6 +476,7 @@ impl Disk {
 
     /// A flush failed: some of what it was to cover is gone for good, the rest is still unsynced.
     fn take_back(&mut self, covers: u64) {
+        self.counts.failed_flushes += 1;
         let (random, current, durable) = (&mut self.random, &mut self.current, &self.durable);
         self.cache.retain(|write| {
             let gone = write.number <= covers && random.chance(30);

@@ -41,6 +41,16 @@ enum Pending {
     Grow { capacity_bytes: u64 },
 }
 
+/// Whether what was acknowledged and not synced is lost, as far as the next open can know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Loss {
+    None,
+    /// A flush was under way: nobody knows how it ended.
+    Perhaps,
+    /// The power went, or a flush failed.
+    Sure,
+}
+
 #[derive(Debug)]
 struct World {
     rig: Rig,
@@ -59,6 +69,9 @@ struct World {
     /// The machine's boot, and how many there were.
     boot: [u8; 16],
     boots: u8,
+    /// What the open store says of losses, and whether clients may or must be told of one when it is opened again.
+    loss_count: u32,
+    loss: Loss,
     tally: Tally,
     next_tick: Duration,
 }
@@ -127,9 +140,12 @@ impl World {
             capacities: vec![CAPACITY_BYTES],
             boot: BOOT,
             boots: 0,
+            loss_count: 0,
+            loss: Loss::None,
             tally,
             next_tick: Duration::ZERO,
         };
+        world.loss_count = world.rig.store().loss_count();
         if world.habits.filler_blocks > 0 {
             let bytes = vec![FILLER_BYTE; BLOCK_LEN * blocks(world.habits.filler_blocks)];
             assert_eq!(world.rig.write(FILLER, 0, &bytes), Answer::Done);
@@ -471,6 +487,8 @@ impl World {
         self.tally.crashes += 1;
         let power = self.regime != Regime::Kills;
         let failed = self.rig.store().is_read_only();
+        let failed_flushes = self.rig.disk.counts.failed_flushes;
+        let flushing = self.rig.disk.is_flushing();
         let crash = match self.random.below(100) {
             0..10 => {
                 self.rig.disk.faults = Faults::default();
@@ -490,10 +508,20 @@ impl World {
                 Crash::Kill
             }
         };
+        let failed = failed || self.rig.disk.counts.failed_flushes > failed_flushes;
+        self.loss = match crash {
+            // The end of a store that failed is no clean one.
+            _ if failed => Loss::Sure,
+            Crash::Kill if flushing => Loss::Perhaps,
+            Crash::Kill | Crash::Clean => Loss::None,
+            Crash::PowerLoss => Loss::Sure,
+        };
         self.rig.telling.step(self.rig.now, || format!("{crash:?}, read-only: {failed}"));
-        // After a kill the machine may be known to be the same, or not; after a power loss never.
+        // After a kill the machine may be known to be the same, or not; after a power loss never. While a flush is under
+        // way nothing is known.
         let same_boot = crash == Crash::Kill && self.random.chance(70);
-        let unknown = self.regime.lies() && crash == Crash::Kill && !same_boot;
+        let known = same_boot && !flushing;
+        let unknown = self.regime.lies() && crash == Crash::Kill && !known;
         if self.regime.lies() {
             self.rig.disk.rot(self.random.below(3));
         }
@@ -507,6 +535,7 @@ impl World {
         let mut cuts = if self.regime == Regime::Kills { 0 } else { self.random.below(4) };
         loop {
             if !std::mem::replace(&mut same_boot, false) {
+                self.loss = Loss::Sure;
                 self.boots += 1;
                 self.boot = [100 + self.boots; 16];
             }
@@ -533,12 +562,25 @@ impl World {
                 Ok(_) if cut => self.rig.power_loss(),
                 Ok(report) => {
                     assert!(report.copies == Copies::Both, "the superblocks are good");
+                    self.check_losses();
                     let unknown = self.regime == Regime::JournalLies && crash == Crash::Kill;
                     return Some(if unknown { Crash::PowerLoss } else { crash });
                 }
             }
             self.tally.crashes += 1;
             cuts -= 1;
+        }
+    }
+}
+
+impl World {
+    /// Clients write again what a loss may have taken, and only then.
+    fn check_losses(&mut self) {
+        let before = std::mem::replace(&mut self.loss_count, self.rig.store().loss_count());
+        match self.loss {
+            Loss::None => assert_eq!(before, self.loss_count, "a loss is told that was none"),
+            Loss::Perhaps => {}
+            Loss::Sure => assert_ne!(before, self.loss_count, "a loss is told to nobody"),
         }
     }
 }

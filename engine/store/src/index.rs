@@ -14,6 +14,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::chunk::Chunk;
 use crate::damage::{self, Damages, ScrubStatus};
 use crate::error::{Kind, StoreError};
+use crate::flush_note;
+use crate::planted::{self, Bug};
 use crate::space_rows::{Row, SpaceHead, decode_row, encode_row};
 use crate::superblock::TargetUuid;
 
@@ -83,11 +85,15 @@ impl Index {
         txn.commit().map_err(|e| StoreError::index(op, e))
     }
 
-    /// Opens the index in `dir`.
+    /// Opens the index in `dir`. Where the last flush may have failed its boot is unknown: what was written in it may
+    /// be lost.
     pub(crate) fn open(dir: &Path, map_bytes_max: u64) -> Result<(Index, Meta), StoreError> {
         let index = Index::open_env(dir, map_bytes_max, false)?;
         let missing = || StoreError::new(Kind::Damaged, "index: its meta row is missing", 0);
-        let meta = index.read_meta()?.ok_or_else(missing)?;
+        let mut meta = index.read_meta()?.ok_or_else(missing)?;
+        if flush_note::in_doubt(dir) && !planted::is(Bug::IgnoreNote) {
+            meta.boot_id = [0; 16];
+        }
         Ok((index, meta))
     }
 
@@ -124,14 +130,6 @@ impl Index {
             boot_id: raw.boot_id,
             loss_count: raw.loss_count.get(),
         }))
-    }
-
-    /// Forgets the boot in the committed meta row, and commits that.
-    pub(crate) fn forget_boot(&self) -> Result<(), StoreError> {
-        let Some(meta) = self.read_meta()? else { return Err(damaged_row()) };
-        let mut txn = self.begin()?;
-        self.put_meta(&mut txn, &Meta { boot_id: [0; 16], ..meta })?;
-        txn.commit().map_err(|e| StoreError::index("index: boot forgotten", e))
     }
 
     /// Begins the write transaction of a checkpoint. There is one at a time.

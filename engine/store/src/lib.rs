@@ -47,6 +47,7 @@ mod counters;
 mod damage;
 mod discard;
 mod error;
+mod flush_note;
 #[cfg(test)]
 mod format_tests;
 mod index;

@@ -355,11 +355,6 @@ impl Map {
         result.map(|()| txn)
     }
 
-    /// Says durably that what was written in this boot may be lost. No checkpoint is under way.
-    pub(crate) fn forget_boot(&self) -> Result<(), StoreError> {
-        self.index.forget_boot()
-    }
-
     /// Commits that transaction: durable when this returns.
     pub(crate) fn commit(&mut self, txn: WriteTxn) -> Result<(), StoreError> {
         txn.commit().map_err(|e| StoreError::index("index: commit of a checkpoint", e))?;

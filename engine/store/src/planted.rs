@@ -42,11 +42,13 @@ pub enum Bug {
     KeepBoot,
     /// What a failed flush lost is told to nobody.
     HideLoss,
+    /// Open does not ask whether the last flush ended well.
+    IgnoreNote,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 18] = [
+    pub const ALL: [Bug; 19] = [
         Bug::SkipFlush,
         Bug::SkipReadSum,
         Bug::FreeEarly,
@@ -65,6 +67,7 @@ impl Bug {
         Bug::TrustEveryBoot,
         Bug::KeepBoot,
         Bug::HideLoss,
+        Bug::IgnoreNote,
     ];
 }
 

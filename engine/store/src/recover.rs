@@ -26,6 +26,7 @@ use weft_wire::blocks::{BLOCK_LEN, crc32c};
 
 use crate::chunk::Placed;
 use crate::error::{Kind, StoreError};
+use crate::flush_note::FlushNote;
 use crate::index::Meta;
 use crate::map::{Map, push_extent};
 use crate::planted::{self, Bug};
@@ -105,6 +106,7 @@ pub(crate) fn recover(
     map: Map,
     meta: &Meta,
     params: &OpenParams,
+    note: &mut Option<FlushNote>,
 ) -> Result<Recovered, StoreError> {
     let boot_id = params.boot_id;
     let block_count = superblock.areas.data_block_count;
@@ -129,7 +131,10 @@ pub(crate) fn recover(
     let generation = replay.next_generation;
     let loss_count =
         meta.loss_count.wrapping_add(u32::from(!work.same_boot && !planted::is(Bug::HideLoss)));
-    let now = Meta { applied: replay.last_sequence, generation, boot_id, loss_count, ..*meta };
+    // What is not noted must not be trusted either.
+    let trusted = if note.is_some() { boot_id } else { [0; 16] };
+    let applied = replay.last_sequence;
+    let now = Meta { applied, generation, boot_id: trusted, loss_count, ..*meta };
     let mut txn = map.begin_commit(&now)?;
     let used_count = space.total() - space.free();
     let head = SpaceHead { applied: now.applied, block_count, used_count };
@@ -137,15 +142,17 @@ pub(crate) fn recover(
     map.put_space(&mut txn, &head, rows)?;
     // Data before the index that finds it: after a kill the blocks may still be in a volatile
     // cache of the device, and the journal that could tell is cut by the commit.
-    if !planted::is(Bug::SkipRecoverFlush)
-        && let Err(source) = device.flush()
-    {
-        // As after a failed flush of a store that runs: the next open must not trust this boot.
-        drop(txn);
-        map.forget_boot()?;
-        return Err(StoreError::device("flush at open", 0, source));
+    if !planted::is(Bug::SkipRecoverFlush) {
+        let noted = note.as_mut().map_or(Ok(()), FlushNote::begin);
+        noted
+            .and_then(|()| device.flush())
+            .map_err(|source| StoreError::device("flush at open", 0, source))?;
     }
     map.commit(txn)?;
+    // Only now: the commit counts the loss that a flush in doubt may have been.
+    if let Some(note) = note {
+        note.ended_well();
+    }
     let last_sequence = replay.last_sequence;
     Ok(Recovered { map, space, last_sequence, generation, loss_count, report })
 }

@@ -18,6 +18,7 @@ use crate::counters::{Counters, Space as SpaceReport};
 use crate::damage::{DamageKind, Damages};
 use crate::discard::Discards;
 use crate::error::{Kind, StoreError};
+use crate::flush_note::FlushNote;
 use crate::index::{Index, Meta};
 use crate::journal::Journal;
 use crate::limits::{
@@ -234,7 +235,10 @@ pub struct Store {
     dirty_chunks_max: u64,
     tables: TableLimits,
     checkpoint_interval: Duration,
+    /// As the index is to say: all zero without a note.
     boot_id: [u8; 16],
+    /// Says whether a flush is in doubt; `None` where none can be kept.
+    note: Option<FlushNote>,
     loss_count: u32,
     zero_sum: u32,
     /// The journal can no longer be trusted to take records: nothing may change any more.
@@ -292,7 +296,8 @@ impl Store {
             return Err(mismatch("open: the index belongs to another target"));
         }
         let map = Map::new(index, params.cache_bytes_max, index_headroom_bytes(&superblock))?;
-        let done = recover::recover(device, &superblock, copies, map, &meta, &params)?;
+        let mut note = FlushNote::open(&params.index_dir).ok();
+        let done = recover::recover(device, &superblock, copies, map, &meta, &params, &mut note)?;
         let (scrub, mut damages) = scrub::restore(done.map.read_scrub());
         // What replay removed is damaged no more, and no pass would come by to say so.
         damages.keep(|chunk, block| {
@@ -336,7 +341,8 @@ impl Store {
             dirty_chunks_max: params.dirty_chunks_max,
             tables: TableLimits::new(params.tables_bytes_max),
             checkpoint_interval: params.checkpoint_interval,
-            boot_id: params.boot_id,
+            boot_id: if note.is_some() { params.boot_id } else { [0; 16] },
+            note,
             loss_count: done.loss_count,
             zero_sum: crc32c(&[0; BLOCK_LEN]),
             failed: false,

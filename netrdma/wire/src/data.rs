@@ -155,6 +155,20 @@ impl DataRequest {
         }
     }
 
+    /// The file it is about, if it is about one.
+    pub fn ino(&self) -> Option<Ino> {
+        match self {
+            DataRequest::Read(range)
+            | DataRequest::Write(range, _)
+            | DataRequest::Zero(range, _) => Some(range.chunk.ino),
+            DataRequest::Sync(ino)
+            | DataRequest::ChunkList(ino, _)
+            | DataRequest::Truncate { ino, .. } => Some(*ino),
+            DataRequest::Seek(from) => Some(from.ino),
+            DataRequest::Grow => None,
+        }
+    }
+
     /// Appends the body: the target, then the request's own fields.
     pub fn encode(&self, target: TargetId, body: &mut Vec<u8>) {
         let out = &mut Writer::new(body);

@@ -130,6 +130,11 @@ pub enum Message {
         /// The session.
         session: SessionId,
     },
+    /// From the volume's shard, before anything is served: nobody reads or writes this file until the next start.
+    Hold {
+        /// The file.
+        ino: Ino,
+    },
     /// To the volume's shard, now and then: how full a target is.
     Space {
         /// The target.

@@ -13,7 +13,8 @@
 //!   (`shard/leases.rs`, `doc/leases.md`).
 //! - Memory is dealt out once ([`memory::MemoryPlan`]); at a bound the answer is `Busy`.
 //! - A target that could not be opened is offline: what is asked of it fails with EIO, new files are not put on it, and
-//!   no file that is on it is cut (`shard/works.rs`).
+//!   no file that is on it is cut. One that was being cut when the server went down is held: all of its data fails
+//!   (`shard/works.rs`).
 //! - A file that dies or is cut short in the namespace is so on its targets before the volume forgets the work
 //!   (`shard/works.rs`).
 
@@ -26,4 +27,4 @@ pub mod metrics;
 mod shard;
 
 pub use action::{Action, ConnId, Message, Now};
-pub use shard::{OfflineTarget, ScrubSchedule, Shard, ShardParams, StartError, TargetParams};
+pub use shard::{OfflineTarget, ScrubSchedule, Shard, ShardParams, TargetParams};

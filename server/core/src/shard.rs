@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use slab::Slab;
 use weft_iobuf::Pool;
-use weft_metadata::Volume;
+use weft_metadata::{MetaError, Volume};
 use weft_net::Frame;
 use weft_store::{ReadPiece, Store};
 use weft_wire::meta::Time;
@@ -30,7 +30,6 @@ use leases::LeaseState;
 use works::Works;
 
 pub use scrub::ScrubSchedule;
-pub use works::StartError;
 
 /// How often a shard tells the volume's shard how full its targets are.
 const SPACE_INTERVAL: Duration = Duration::from_millis(200);
@@ -144,6 +143,8 @@ pub struct Shard {
     targets: Vec<Target>,
     offline: Vec<OfflineTarget>,
     offline_of_node: BTreeSet<TargetId>,
+    /// Files whose data gives EIO: a cut of theirs waits for a target that is offline.
+    held: BTreeSet<Ino>,
     scrub: ScrubSchedule,
     volume: Option<Volume>,
     volume_stopped: bool,
@@ -197,6 +198,7 @@ impl Shard {
             targets: targets.collect(),
             offline: params.offline,
             offline_of_node: params.offline_of_node,
+            held: BTreeSet::new(),
             scrub: params.scrub,
             volume_stopped: params.volume.is_none(),
             volume: params.volume,
@@ -219,8 +221,8 @@ impl Shard {
     /// Takes up what the last run left undone.
     ///
     /// # Errors
-    /// The volume is damaged where it keeps that; or a file is to be cut on a target that is offline.
-    pub fn start(&mut self, now: Now) -> Result<(), StartError> {
+    /// The volume is damaged where it keeps that.
+    pub fn start(&mut self, now: Now) -> Result<(), MetaError> {
         self.now = now;
         let sessions = self.volume.as_ref().map(Volume::sessions).unwrap_or_default();
         let awaited = sessions.iter().copied().collect();
@@ -323,6 +325,9 @@ impl Shard {
             }
             Message::Fence { from, session, number } => self.fence_here(from, session, number),
             Message::Fenced { from, session } => self.fenced(from, session),
+            Message::Hold { ino } => {
+                self.held.insert(ino);
+            }
             Message::Space { target, total_bytes, free_bytes } => {
                 self.space.insert(target, (total_bytes, free_bytes));
             }

@@ -74,19 +74,12 @@ impl OfflineBoard {
     }
 
     /// Adds this shard's and waits for the others'. A shard that fails before ends the process, and with it the wait.
-    fn exchange(
-        &self,
-        mine: &[OfflineTarget],
-        target_count: usize,
-    ) -> Result<BTreeSet<TargetId>, String> {
+    fn exchange(&self, mine: &[OfflineTarget]) -> Result<BTreeSet<TargetId>, String> {
         let poisoned = "another shard panicked";
         self.offline.lock().map_err(|_| poisoned)?.extend_from_slice(mine);
         self.all_there.wait();
         let all = self.offline.lock().map_err(|_| poisoned)?;
-        match all.first() {
-            Some(first) if all.len() == target_count => Err(first.reason.clone()),
-            _ => Ok(all.iter().map(|target| target.id).collect()),
-        }
+        Ok(all.iter().map(|target| target.id).collect())
     }
 }
 
@@ -371,11 +364,17 @@ fn build_shard(
             Err(Unopened::Refused(sentence)) => return Err(sentence),
         }
     }
-    let offline_of_node = seed.offline.exchange(&offline, seed.targets.len())?;
+    let offline_of_node = seed.offline.exchange(&offline)?;
     let (volume, log) = match seed.id {
         ShardId(0) => {
-            let all = seed.targets.iter().map(|target| target.id);
-            let ids: Vec<TargetId> = all.filter(|id| !offline_of_node.contains(id)).collect();
+            let all: Vec<TargetId> = seed.targets.iter().map(|target| target.id).collect();
+            let open = |id: &TargetId| !offline_of_node.contains(id);
+            let mut ids: Vec<TargetId> = all.iter().copied().filter(open).collect();
+            if ids.is_empty() {
+                // Names are served all the same; a new file has to be somewhere, and cannot be written yet.
+                tracing::error!("all targets are OFFLINE: names are served, and no data");
+                ids = all;
+            }
             let (volume, log) = open::open_volume(config, ids, memory.volume_bytes, &mut ring)?;
             (Some(volume), Some(log))
         }

@@ -81,7 +81,8 @@ impl World {
         self.telling.step(self.now, || format!("the server ends: {end:?}"));
         self.tally.crashes += 1;
         match end {
-            End::Kill => self.node.kill(),
+            End::Kill if self.node.kill() => self.data_is_lost(),
+            End::Kill => {}
             End::Power => self.power_loss(),
         }
         self.server_is_gone();

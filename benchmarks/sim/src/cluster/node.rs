@@ -145,11 +145,16 @@ impl Node {
         shards.into_iter().find_map(|(shard, host)| place(host).map(|at| (shard, at)))
     }
 
-    /// The process is killed; the machine goes on.
-    pub(super) fn kill(&mut self) {
+    /// The process is killed; the machine goes on. Whether a target's flush failed that was under way.
+    pub(super) fn kill(&mut self) -> bool {
+        let failed_flushes = |targets: &[Disk]| -> u64 {
+            targets.iter().map(|disk| disk.counts.failed_flushes).sum()
+        };
+        let before = failed_flushes(&self.targets);
         self.process = None;
         self.targets.iter_mut().for_each(Disk::kill);
         self.log.kill();
+        failed_flushes(&self.targets) > before
     }
 
     /// The power goes.

@@ -126,6 +126,9 @@ impl Store {
         {
             assert!(self.journal.appended() == mark, "a mark ends its append");
             self.flush = FlushStage::Flushing(mark);
+            if self.note.as_mut().is_some_and(|note| note.begin().is_err()) {
+                return self.fail(out);
+            }
             self.counters.flushes += 1;
             if planted::is(Bug::SkipFlush) {
                 self.flush_done(out);
@@ -261,6 +264,9 @@ impl Store {
             unreachable!("a flush is under way in this stage only");
         };
         self.flush = FlushStage::Idle;
+        if let Some(note) = self.note.as_mut().filter(|_| !self.failed) {
+            note.ended_well();
+        }
         self.durable = covers;
         self.recent.forget(self.marked);
         while let Some((sequence, extent)) = self.freed.front().copied() {
@@ -311,9 +317,12 @@ impl Store {
         }
         self.checkpoint = None;
         // The kernel may have dropped what it could not write: the next open must not take for
-        // granted that everything written in this boot is there.
-        if !planted::is(Bug::KeepBoot) {
-            self.counters.index_errors += u64::from(self.map.forget_boot().is_err());
+        // granted that everything written in this boot is there. A note that cannot be made now says so already: nothing
+        // is flushed before it does.
+        match &mut self.note {
+            Some(note) if planted::is(Bug::KeepBoot) => note.ended_well(),
+            Some(note) => drop(note.begin()),
+            None => {}
         }
         for waiter in std::mem::take(&mut self.waiters).into_values() {
             match waiter {

@@ -22,6 +22,9 @@ impl Shard {
         let Some(index) = self.target_index(target) else {
             return self.answer(conn, &header, Status::WrongShard, &[], Vec::new());
         };
+        if request.ino().is_some_and(|ino| self.held.contains(&ino)) {
+            return self.answer(conn, &header, Status::Io, &[], Vec::new());
+        }
         if let DataRequest::ChunkList(ino, from) = request {
             return self.chunk_list(conn, &header, index, ino, from);
         }

@@ -19,25 +19,6 @@ const WORKS_MAX: usize = 64;
 /// Pause before a failed work is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Why a shard cannot begin.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The volume is damaged where it keeps its works.
-    #[error(transparent)]
-    Volume(MetaError),
-    /// A file was to be cut short when the server went down.
-    #[error(
-        "inode {ino} was being cut short, which must end first, and target {target} is offline: see above why; next: \
-         bring the target back"
-    )]
-    Shrink {
-        /// The file.
-        ino: Ino,
-        /// The target that is offline.
-        target: TargetId,
-    },
-}
-
 #[derive(Debug, Default)]
 pub(super) struct Works {
     running: BTreeMap<u64, Running>,
@@ -57,21 +38,32 @@ struct Running {
 impl Shard {
     /// Takes up the works of the last run.
     ///
-    /// A shrink must be done before anybody writes again, on all targets: repeated later it would cut what was written
-    /// since. So while it waits for a target that is offline, nothing is served.
+    /// A shrink must be done before anybody writes the file again, on all targets: repeated later it would cut what was
+    /// written since. So while it waits for a target that is offline the file is held: its data gives EIO.
     ///
     /// # Errors
-    /// The volume's list of them cannot be read; a shrink waits for a target that is offline.
-    pub(super) fn take_pending_works(&mut self) -> Result<(), StartError> {
+    /// The volume's list of them cannot be read.
+    pub(super) fn take_pending_works(&mut self) -> Result<(), MetaError> {
         let Some(volume) = &self.volume else { return Ok(()) };
-        let works = volume.pending_works().map_err(StartError::Volume)?;
-        for work in works {
-            if let Some(target) = self.offline_of(&work.layout).filter(|_| work.shrink) {
-                return Err(StartError::Shrink { ino: work.ino, target });
+        for work in volume.pending_works()? {
+            match self.offline_of(&work.layout).filter(|_| work.shrink) {
+                Some(target) => self.hold_for(work.ino, target),
+                None => self.start_work(work),
             }
-            self.start_work(work);
         }
         Ok(())
+    }
+
+    fn hold_for(&mut self, ino: Ino, target: TargetId) {
+        tracing::error!(
+            ino = ino.0,
+            target = target.0,
+            "a file was being cut short, which must end first: its data gives EIO; next: bring the target back, then start \
+             the server again"
+        );
+        for shard in 0..self.shard_count() {
+            self.send_to_shard(ShardId(shard), Message::Hold { ino });
+        }
     }
 
     /// Whether the works that must precede any service (cut files) of the last run are done.

@@ -1,0 +1,81 @@
+//! A shard over real stores and a real volume, with targets that fail, and targets that are gone.
+#![allow(clippy::unwrap_used, reason = "a test's helpers panic where its tests would")]
+
+mod rig;
+
+use rig::{Flush, Node, read, write};
+use weft_wire::data::DataRequest;
+use weft_wire::meta::{MetaReply, MetaRequest, SetAttr};
+use weft_wire::{Ino, Kind, Status, TargetId};
+
+/// Clients write again what they have not synced when the welcome's boot is another one.
+#[test]
+fn the_boot_differs_after_a_flush_that_failed_or_may_have() {
+    let mut node = Node::new();
+    let first = node.restarted();
+    assert_eq!(node.restarted(), first, "nothing was lost by a kill");
+    let (ino, bytes) = (Ino(9), [1; 4096]);
+    for flush in [Flush::Fails, Flush::Hangs] {
+        let before = node.restarted();
+        assert_eq!(node.data(1, &write(ino, 0, &bytes), Some(&bytes)), Status::Ok);
+        assert_eq!(node.data(1, &DataRequest::Sync(ino), None), Status::Ok);
+        assert_eq!(node.restarted(), before, "a flush that worked takes nothing");
+        assert_eq!(node.data(1, &write(ino, 0, &bytes), Some(&bytes)), Status::Ok);
+        node.flush[1] = flush;
+        let mut body = Vec::new();
+        DataRequest::Sync(ino).encode(TargetId(1), &mut body);
+        let sync = node.send(Kind::Sync, body, None);
+        let status = node.answers.remove(&sync).map(|(status, ..)| status);
+        assert_eq!(status, (flush == Flush::Fails).then_some(Status::Io));
+        node.flush[1] = Flush::Works;
+        let after = node.restarted();
+        assert_ne!(after, before, "a flush failed, or nobody knows whether it did");
+        assert_eq!(node.restarted(), after, "and is told once");
+    }
+}
+
+/// A cut of a file that waits for a target that is gone holds that file, and nothing else.
+#[test]
+fn a_cut_left_over_for_a_target_that_is_gone_holds_its_file_alone() {
+    let mut node = Node::new();
+    node.restarted();
+    let (cut, other) = (node.make(b"cut"), node.make(b"other"));
+    let bytes = [7; 8192];
+    for (ino, target) in [(cut, 0), (cut, 1), (other, 0)] {
+        let index = u64::from(target);
+        assert_eq!(node.data(target, &write(ino, index, &bytes), Some(&bytes)), Status::Ok);
+    }
+    node.flush = vec![Flush::Hangs; 2];
+    let set = SetAttr { size: Some(100), ..SetAttr::default() };
+    let resize = MetaRequest::SetAttr { ino: cut, set };
+    let asked = node.change(&resize);
+    assert!(!node.answers.contains_key(&asked), "the cut is not durable on its targets");
+    node.flush = vec![Flush::Works; 2];
+
+    for gone in [&[1][..], &[0, 1]] {
+        node.start(gone);
+        assert!(node.shard.as_ref().unwrap().may_serve(), "without {gone:?}");
+        node.hello();
+        let Ok(MetaReply::Attr(attr)) = node.look(&MetaRequest::GetAttr { ino: cut }) else {
+            panic!()
+        };
+        assert_eq!(attr.size, 100, "names are served");
+        let served = if gone.contains(&0) { Status::WrongShard } else { Status::Ok };
+        assert_eq!(node.data(0, &read(other, 0), None), served);
+        let refused = if gone.contains(&0) { Status::WrongShard } else { Status::Io };
+        assert_eq!(node.data(0, &read(cut, 0), None), refused);
+        assert_eq!(node.data(0, &write(cut, 0, &bytes), Some(&bytes)), refused);
+        let again = node.change(&resize);
+        assert_eq!(node.answers[&again].0, Status::Io, "it is not cut once more");
+    }
+
+    node.restarted();
+    assert!(node.shard.as_ref().unwrap().may_serve());
+    let (status, found) = node.read(0, &read(cut, 0), None);
+    assert_eq!((status, &found[..100]), (Status::Ok, &[7; 100][..]));
+    assert!(found[100..].iter().all(|byte| *byte == 0), "it is cut now");
+    let (status, found) = node.read(1, &read(cut, 1), None);
+    assert!(status == Status::Ok && found.iter().all(|byte| *byte == 0));
+    assert_eq!(node.data(0, &write(cut, 0, &bytes), Some(&bytes)), Status::Ok, "and held no more");
+    assert_eq!(node.data(0, &read(other, 0), None), Status::Ok);
+}
