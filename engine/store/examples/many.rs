@@ -1,12 +1,13 @@
 //! How long a target with very many chunks takes to open, in how much memory, and how fast chunks
 //! are found in it with a small cache.
 //!
-//!     cargo run --release -p weft-store --example many -- [chunks=4000000] [blocks=1] [dir=/var/tmp]
+//!     cargo run --release -p weft-store --example many -- [chunks=4000000] [blocks=1] [dir=/var/tmp] [file=1000]
 //!
 //! Makes that many chunks of that many blocks through the store's own operations, over a device
 //! that keeps its superblocks and journal and nothing else; opens it after a clean end and after a
-//! crash, the kernel's caches dropped (as root) or not; reads at random. The last line is a row of
-//! the table in `doc/open.md`.
+//! crash, the kernel's caches dropped (as root) or not; reads at random. A row of the table in `doc/open.md`
+//! follows. Then the first file, of `file` chunks, is removed: the longest time that the store took at once, which is what
+//! everybody else may have to wait for.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program for people")]
 #![allow(clippy::disallowed_methods, reason = "it measures time")]
@@ -24,7 +25,6 @@ use weft_wire::data::ChunkRange;
 use weft_wire::{ChunkId, ChunkIndex, ClusterId, Ino, TargetId};
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
-const CHUNKS_OF_FILE: u64 = 1000;
 const CACHE_BYTES: u64 = 32 << 20;
 const READS: u64 = 200_000;
 /// What every block holds.
@@ -72,6 +72,7 @@ impl Device for Null {
 
 struct World {
     device: Null,
+    file_chunks: u64,
     store: Option<Store>,
     pool: Pool,
     actions: Vec<Action>,
@@ -81,7 +82,12 @@ struct World {
 impl World {
     /// Carries actions out until there are no more.
     fn settle(&mut self) {
-        while let Some(action) = self.actions.pop() {
+        while self.turn() {}
+    }
+
+    /// Carries an action out; whether there was one.
+    fn turn(&mut self) -> bool {
+        if let Some(action) = self.actions.pop() {
             let (io, done) = match action {
                 Action::ReadData { io, mut buf, bytes, .. } => {
                     buf.as_mut_slice()[..usize::try_from(bytes).unwrap()].fill(FILL);
@@ -96,16 +102,50 @@ impl World {
                 }
                 Action::Reply { result, .. } => {
                     drop(result.expect("nothing fails here"));
-                    continue;
+                    return true;
                 }
                 Action::Stopped => {
                     self.stopped = true;
-                    continue;
+                    return true;
                 }
             };
             let store = self.store.as_mut().unwrap();
             store.io_done(io, Ok(done), &self.pool, &mut self.actions);
+            return true;
         }
+        false
+    }
+
+    fn id(&self, number: u64) -> ChunkId {
+        let (ino, index) = (1 + number / self.file_chunks, number % self.file_chunks);
+        ChunkId { ino: Ino(ino), index: ChunkIndex(index) }
+    }
+
+    /// Removes the first file.
+    fn remove(&mut self) {
+        let begin = Instant::now();
+        let (mut longest_s, mut turns, mut changed_count) = (0.0_f64, 0_u64, 0);
+        let store = self.store.as_mut().unwrap();
+        store.truncate(1, Ino(1), ChunkIndex(0), None, &self.pool, &mut self.actions);
+        let mut turn_s = begin.elapsed().as_secs_f64();
+        loop {
+            longest_s = longest_s.max(turn_s);
+            turns += 1;
+            changed_count =
+                changed_count.max(self.store.as_ref().unwrap().space().dirty_chunk_count);
+            let turn = Instant::now();
+            if !self.turn() {
+                break;
+            }
+            turn_s = turn.elapsed().as_secs_f64();
+        }
+        println!(
+            "a file of {} chunks removed in {:.2} s and {turns} turns, the longest {:.1} ms; at most {changed_count} \
+             chunks changed since a checkpoint began",
+            self.file_chunks,
+            begin.elapsed().as_secs_f64(),
+            longest_s * 1e3
+        );
     }
 
     fn fill(&mut self, chunks: std::ops::Range<u64>, blocks: u32) {
@@ -114,7 +154,7 @@ impl World {
         for number in chunks {
             let mut slot = self.pool.alloc(bytes).unwrap();
             slot.as_mut_slice()[..bytes].fill(FILL);
-            let range = ChunkRange { chunk: id(number), offset: 0, bytes: blocks * 4096 };
+            let range = ChunkRange { chunk: self.id(number), offset: 0, bytes: blocks * 4096 };
             let store = self.store.as_mut().unwrap();
             store.write(number, range, sums.clone(), slot, &self.pool, &mut self.actions);
             self.settle();
@@ -150,7 +190,7 @@ impl World {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            let range = ChunkRange { chunk: id(state % chunks), offset: 0, bytes: 4096 };
+            let range = ChunkRange { chunk: self.id(state % chunks), offset: 0, bytes: 4096 };
             let store = self.store.as_mut().unwrap();
             store.read(op, range, &self.pool, &mut self.actions);
             self.settle();
@@ -158,11 +198,6 @@ impl World {
         let reads: u32 = u32::try_from(READS).unwrap();
         f64::from(reads) / begin.elapsed().as_secs_f64()
     }
-}
-
-fn id(number: u64) -> ChunkId {
-    let (ino, index) = (1 + number / CHUNKS_OF_FILE, number % CHUNKS_OF_FILE);
-    ChunkId { ino: Ino(ino), index: ChunkIndex(index) }
 }
 
 /// Memory of this process that is its own, without mapped files.
@@ -183,7 +218,7 @@ fn argument(at: usize, default: u64) -> u64 {
     std::env::args().nth(at).map_or(default, |text| text.parse().unwrap())
 }
 
-fn format(index: &Path, capacity_bytes: u64) -> World {
+fn format(index: &Path, capacity_bytes: u64, file_chunks: u64) -> World {
     let params = FormatParams {
         cluster: CLUSTER,
         target_uuid: TargetUuid([3; 16]),
@@ -198,7 +233,7 @@ fn format(index: &Path, capacity_bytes: u64) -> World {
         device.write(*offset, bytes);
     }
     let pool = Pool::new(64 << 20, 4 << 20).unwrap();
-    World { device, store: None, pool, actions: Vec::new(), stopped: false }
+    World { device, file_chunks, store: None, pool, actions: Vec::new(), stopped: false }
 }
 
 fn main() {
@@ -209,7 +244,7 @@ fn main() {
     let data_bytes = (chunks + 2000) * u64::from(blocks) * 4096;
     // First writes get room to grow: 16 times as much for one block.
     let capacity_bytes = (data_bytes * 5 / 4 + (300 << 20)).next_multiple_of(4096);
-    let mut world = format(&index, capacity_bytes);
+    let mut world = format(&index, capacity_bytes, argument(4, 1000));
     world.open(&index, "empty");
     let begin = Instant::now();
     world.fill(0..chunks, blocks);
@@ -233,4 +268,5 @@ fn main() {
         "| {chunks} | {blocks} | {index_mib} MiB | {warm:.2} s | {cold:.2} s | {crash:.2} s | \
          {cold_reads:.0} | {reads:.0} |"
     );
+    world.remove();
 }

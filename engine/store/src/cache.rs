@@ -235,6 +235,15 @@ impl Cache {
         self.places.range(bounds).map(|(id, place)| (*id, self.at(*place)))
     }
 
+    /// What is known from `first` on and before `end`, descending.
+    pub(crate) fn back(
+        &self,
+        first: ChunkId,
+        end: ChunkId,
+    ) -> impl Iterator<Item = (ChunkId, Option<&Chunk>)> {
+        self.places.range(first..end).rev().map(|(id, place)| (*id, self.at(*place)))
+    }
+
     /// What is known from `first` on, ascending.
     pub(crate) fn from(&self, first: ChunkId) -> impl Iterator<Item = (ChunkId, Option<&Chunk>)> {
         self.places.range(first..).map(|(id, place)| (*id, self.at(*place)))

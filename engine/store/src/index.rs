@@ -237,6 +237,26 @@ impl Index {
         if good { Ok(()) } else { Err(damaged_row()) }
     }
 
+    /// Hands out the ids from `first` on and before `end`, descending, until `f` breaks.
+    pub(crate) fn scan_back(
+        &self,
+        first: ChunkId,
+        end: ChunkId,
+        f: &mut dyn FnMut(ChunkId) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let fail = |e| StoreError::index("index scan", e);
+        let txn = self.env.read().map_err(fail)?;
+        let mut end = key_of(end);
+        while let Some((key, _)) = txn.prev_before(self.chunks, &end).map_err(fail)? {
+            let id = id_of(key).ok_or_else(damaged_row)?;
+            if id < first || f(id).is_break() {
+                break;
+            }
+            end = key_of(id);
+        }
+        Ok(())
+    }
+
     /// Length of the part of the index in use at the last commit.
     pub(crate) fn used_bytes(&self) -> u64 {
         self.env.used_bytes().unwrap_or(0)

@@ -63,6 +63,9 @@ pub(crate) const RESERVE_BLOCKS_MAX: u64 = 64;
 /// Chunks that one search for data or a hole looks at: a few milliseconds.
 pub(crate) const SEEK_CHUNKS_MAX: u32 = 1024;
 
+/// Most chunks that go in one step of a removal, a millisecond or so; fewer where fewer changed ones begin a checkpoint.
+pub(crate) const REMOVE_CHUNKS_MAX: u64 = 256;
+
 /// Blocks of one step of the scrub (256 KiB): what a client's operation may have to wait behind.
 pub(crate) const SCRUB_READ_BLOCKS: u32 = 64;
 /// Damaged blocks that are listed by name; more are counted.

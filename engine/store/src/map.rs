@@ -210,9 +210,17 @@ impl Map {
 
     /// Chunks are gone or shorter; gives the extents that are free once this is durable.
     pub(crate) fn truncate(&mut self, truncate: &Truncate) -> Result<Vec<Extent>, StoreError> {
+        let gone = self.last_ids(truncate.ino, truncate.remove_from, None, usize::MAX)?;
+        self.cut_and_remove(truncate, &gone)
+    }
+
+    /// The same where the chunks that go are known already.
+    pub(crate) fn cut_and_remove(
+        &mut self,
+        truncate: &Truncate,
+        gone: &[ChunkId],
+    ) -> Result<Vec<Extent>, StoreError> {
         let mut freed = Vec::new();
-        // Everything that can fail comes before anything changes.
-        let gone = self.ids(truncate.ino, truncate.remove_from)?;
         if let Some(cut) = truncate.cut {
             let id = ChunkId { ino: truncate.ino, index: cut.index };
             if self.get(id)?.is_some() {
@@ -225,9 +233,9 @@ impl Map {
                 });
             }
         }
-        for id in gone {
-            if self.get(id)?.is_some() {
-                let places = self.edit_existing(id, |chunk| chunk.cut(0));
+        for id in gone.iter().rev() {
+            if self.get(*id)?.is_some() {
+                let places = self.edit_existing(*id, |chunk| chunk.cut(0));
                 places.iter().for_each(|place| push_extent(&mut freed, *place));
             }
         }
@@ -245,31 +253,29 @@ impl Map {
         result
     }
 
-    /// The chunks of `ino` from `from` on that may exist.
-    fn ids(&self, ino: Ino, from: ChunkIndex) -> Result<BTreeSet<ChunkId>, StoreError> {
-        let mut ids = BTreeSet::new();
-        self.index.scan(ChunkId { ino, index: from }, &mut |id, _| {
-            if id.ino != ino {
-                return ControlFlow::Break(());
+    /// The last chunks of `ino`, `count_max` at most, at `from` or behind it and before `end`, descending.
+    pub(crate) fn last_ids(
+        &self,
+        ino: Ino,
+        from: ChunkIndex,
+        end: Option<ChunkIndex>,
+        count_max: usize,
+    ) -> Result<Vec<ChunkId>, StoreError> {
+        let first = ChunkId { ino, index: from };
+        let behind = ChunkId { ino: Ino(ino.0.saturating_add(1)), index: ChunkIndex(0) };
+        let end = end.map_or(behind, |index| ChunkId { ino, index });
+        let cached = self.cache.back(first, end).filter(|(_, chunk)| chunk.is_some());
+        let mut ids: BTreeSet<ChunkId> = cached.take(count_max).map(|(id, _)| id).collect();
+        let mut indexed_count = 0;
+        self.index.scan_back(first, end, &mut |id| {
+            if !self.cache.knows(id) {
+                ids.insert(id);
+                indexed_count += 1;
             }
-            ids.insert(id);
-            ControlFlow::Continue(())
+            let enough = indexed_count == count_max;
+            if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
-        ids.extend(self.cache.range(ino, from).map(|(id, _)| id));
-        Ok(ids)
-    }
-
-    /// Whether `ino` has a chunk at `from` or later.
-    pub(crate) fn has_any(&self, ino: Ino, from: ChunkIndex) -> Result<bool, StoreError> {
-        if self.cache.range(ino, from).any(|(_, chunk)| chunk.is_some()) {
-            return Ok(true);
-        }
-        let mut found = false;
-        self.index.scan(ChunkId { ino, index: from }, &mut |id, _| {
-            found = id.ino == ino && !self.cache.knows(id);
-            if id.ino == ino && !found { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })?;
-        Ok(found)
+        Ok(ids.into_iter().rev().take(count_max).collect())
     }
 
     /// The chunks of `ino` from `from` on, as many as one reply holds.

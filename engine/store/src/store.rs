@@ -181,6 +181,10 @@ enum Waiter {
     Intent {
         op: usize,
     },
+    /// Its next step.
+    Truncate {
+        op: usize,
+    },
     /// The superblock written last.
     Grow,
 }

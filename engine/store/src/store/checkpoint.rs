@@ -248,11 +248,7 @@ impl Store {
                 let freed_count = punch.freed_count;
                 self.finish(op, Ok(Outcome::Punched { freed_count }), out);
             }
-            Body::Truncate(truncate) => {
-                let freed_count = truncate.freed_count;
-                self.counters.truncates += 1;
-                self.finish(op, Ok(Outcome::Truncated { freed_count }), out);
-            }
+            Body::Truncate(_) => self.truncate_recorded(op, out),
             Body::Read(_) | Body::Scrub(_) | Body::Taken => unreachable!("these have no records"),
         }
     }
@@ -291,6 +287,7 @@ impl Store {
                     out.push(Action::Reply { op: reply_to, result: Ok(Outcome::Synced) });
                 }
                 Waiter::Intent { op } => self.intent_durable(op, out),
+                Waiter::Truncate { op } => self.ready.push_back(op),
                 Waiter::Grow => self.grow_durable(out),
             }
         }
@@ -329,7 +326,9 @@ impl Store {
                 Waiter::Sync { reply_to } => {
                     out.push(Action::Reply { op: reply_to, result: Err(Status::Io) });
                 }
-                Waiter::Intent { op } => self.finish(op, Err(Status::Io), out),
+                Waiter::Intent { op } | Waiter::Truncate { op } => {
+                    self.finish(op, Err(Status::Io), out);
+                }
                 Waiter::Grow => self.grow_failed(out),
             }
         }

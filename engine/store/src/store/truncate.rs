@@ -1,14 +1,20 @@
 //! Truncation and deletion: zero the end of the cut block in a new place, then one record.
+//!
+//! Where many chunks go this is done in steps, so that others have their turn and what changed between two checkpoints
+//! stays bounded: first the cut, which alone may be refused, then the chunks from the last one down, so that each step is
+//! a truncation of its own. Each waits for a flush, and for a checkpoint when it would change too many chunks. A crash
+//! between leaves the file's first chunks; who asked has no answer and asks again.
 
 use weft_iobuf::{BufSlot, Pool};
 use weft_wire::blocks::{BLOCK_BYTES, BLOCK_LEN, crc32c};
-use weft_wire::units::to_usize;
+use weft_wire::units::{to_u64, to_usize};
 use weft_wire::{ChunkId, ChunkIndex, Ino, Status};
 
-use super::{Body, Halt, Store, block_matches};
+use super::{Body, Halt, Store, Waiter, block_matches};
 use crate::action::{Action, Outcome};
 use crate::chunk::Placed;
 use crate::error::StoreError;
+use crate::limits::REMOVE_CHUNKS_MAX;
 use crate::record::{Cut, Entry, Truncate};
 use crate::space::{Extent, Want};
 
@@ -23,7 +29,11 @@ pub(super) struct TruncateOp {
     /// Chunk to shorten, and how many bytes of it stay.
     cut: Option<(ChunkIndex, u32)>,
     tail: Option<Tail>,
-    /// Blocks that go.
+    /// Chunks from here on are gone by earlier steps.
+    end: Option<ChunkIndex>,
+    /// The step under way is not the last.
+    pub(super) goes_on: bool,
+    /// Blocks that went.
     pub(super) freed_count: u64,
 }
 
@@ -62,7 +72,7 @@ impl TruncateOp {
         remove_from: ChunkIndex,
         cut: Option<(ChunkIndex, u32)>,
     ) -> TruncateOp {
-        TruncateOp { ino, remove_from, cut, tail: None, freed_count: 0 }
+        TruncateOp { ino, remove_from, cut, tail: None, end: None, goes_on: false, freed_count: 0 }
     }
 }
 
@@ -70,13 +80,30 @@ impl Store {
     pub(super) fn start_truncate(&mut self, op: usize, pool: &Pool, out: &mut Vec<Action>) {
         match self.plan_truncate(op, pool) {
             Err(halt) => self.halt(op, halt, out),
-            Ok(Plan::Nothing) => {
-                self.counters.truncates += 1;
-                self.finish(op, Ok(Outcome::Truncated { freed_count: 0 }), out);
-            }
+            Ok(Plan::Nothing) => self.truncate_ended(op, out),
             Ok(Plan::Record) => self.record_truncate(op, out),
             Ok(Plan::Tail { buf, place }) => self.read_tail(op, place, buf, out),
         }
+    }
+
+    fn truncate_ended(&mut self, op: usize, out: &mut Vec<Action>) {
+        let freed_count = self.truncate_mut(op).freed_count;
+        self.counters.truncates += 1;
+        self.finish(op, Ok(Outcome::Truncated { freed_count }), out);
+    }
+
+    /// The record of a step is in the page cache.
+    pub(super) fn truncate_recorded(&mut self, op: usize, out: &mut Vec<Action>) {
+        if !self.truncate_mut(op).goes_on {
+            return self.truncate_ended(op, out);
+        }
+        self.journal.release(std::mem::take(&mut self.ops[op].reserved_bytes));
+        self.wait_durable(self.journal.appended(), Waiter::Truncate { op });
+    }
+
+    /// Chunks of one step.
+    fn step_chunks(&self) -> usize {
+        to_usize((self.dirty_chunks_max / 4).clamp(1, REMOVE_CHUNKS_MAX))
     }
 
     fn read_tail(&mut self, op: usize, place: u64, buf: BufSlot, out: &mut Vec<Action>) {
@@ -96,6 +123,16 @@ impl Store {
         self.reserve_journal(op, 1)?;
         let truncate = self.truncate_mut(op);
         let (ino, remove_from, cut) = (truncate.ino, truncate.remove_from, truncate.cut);
+        let (end, goes_on) = (truncate.end, truncate.goes_on);
+        if goes_on && self.stopping {
+            return Err(Halt::Fail(Status::Unavailable));
+        }
+        let dirty_count = self.map.cache().dirty_count();
+        let room = dirty_count + to_u64(self.step_chunks()) <= self.dirty_chunks_max;
+        if goes_on && dirty_count > 0 && !room {
+            self.checkpoint_due = true;
+            return Err(Halt::Park);
+        }
         let looked = self.look_at_cut(ino, cut);
         let (shortens, old) = looked.map_err(|error| Halt::Fail(self.index_status(&error)))?;
         if let Some(old) = old {
@@ -107,9 +144,9 @@ impl Store {
             self.truncate_mut(op).tail = Some(tail);
             return Ok(Plan::Tail { buf, place: old.device_block });
         }
-        let removes = self.map.has_any(ino, remove_from);
-        let removes = removes.map_err(|error| Halt::Fail(self.index_status(&error)))?;
-        Ok(if shortens || removes { Plan::Record } else { Plan::Nothing })
+        let last = self.map.last_ids(ino, remove_from, end, 1);
+        let last = last.map_err(|error| Halt::Fail(self.index_status(&error)))?;
+        Ok(if shortens || !last.is_empty() { Plan::Record } else { Plan::Nothing })
     }
 
     /// Whether blocks go, and the written block that the cut goes through.
@@ -178,6 +215,28 @@ impl Store {
         self.finish(op, Err(status), out);
     }
 
+    /// Carries the next step out in memory: what it is, whether more follow, and what it frees.
+    fn take_step(
+        &mut self,
+        op: usize,
+        cut: Option<Cut>,
+    ) -> Result<(Truncate, bool, Vec<Extent>), StoreError> {
+        let step_chunks = self.step_chunks();
+        let truncate = self.truncate_mut(op);
+        let (ino, remove_from, end) = (truncate.ino, truncate.remove_from, truncate.end);
+        let mut gone = self.map.last_ids(ino, remove_from, end, step_chunks + 1)?;
+        let goes_on = gone.len() > step_chunks;
+        gone.truncate(if goes_on && cut.is_some() { 0 } else { step_chunks });
+        let from = match gone.last() {
+            Some(last) if goes_on => last.index,
+            None if goes_on => ChunkIndex(u64::MAX),
+            _ => remove_from,
+        };
+        let record = Truncate { ino, remove_from: from, cut };
+        let freed = self.map.cut_and_remove(&record, &gone)?;
+        Ok((record, goes_on, freed))
+    }
+
     fn record_truncate(&mut self, op: usize, out: &mut Vec<Action>) {
         if self.failed {
             self.abort_truncate(op, Status::Io, out);
@@ -193,18 +252,22 @@ impl Store {
             keep_blocks: bytes.div_ceil(BLOCK_BYTES),
             tail,
         });
-        let record = Truncate { ino: truncate.ino, remove_from: truncate.remove_from, cut };
-        match self.map.truncate(&record) {
+        match self.take_step(op, cut) {
             Err(error) => {
                 let status = self.index_status(&error);
                 // A part of it may have been applied: what is in memory must not reach the index.
                 self.fail(out);
                 self.abort_truncate(op, status, out);
             }
-            Ok(freed) => {
+            Ok((record, goes_on, freed)) => {
                 let freed_count: u64 = freed.iter().map(|extent| u64::from(extent.count)).sum();
+                let truncate = self.truncate_mut(op);
                 // The block the cut goes through has a new place instead of its old one.
-                self.truncate_mut(op).freed_count = freed_count - u64::from(tail.is_some());
+                truncate.freed_count += freed_count - u64::from(tail.is_some());
+                truncate.goes_on = goes_on;
+                truncate.cut = None;
+                // A step that only cuts removes from where no chunk is.
+                truncate.end = Some(record.remove_from).filter(|end| end.0 < u64::MAX);
                 self.damages.truncated(&record);
                 if let Some(cut) = record.cut.filter(|_| lost) {
                     let chunk = ChunkId { ino: record.ino, index: cut.index };

@@ -3,6 +3,7 @@
 
 mod disk;
 mod faults;
+mod remove;
 mod rig;
 mod scrub;
 mod space;
