@@ -83,12 +83,25 @@ impl Cache {
     /// Where anything that is known of the chunk is, which counts as a use.
     pub(crate) fn find(&mut self, id: ChunkId) -> Option<usize> {
         let place = *self.places.get(&id)?;
+        self.used(place);
+        Some(place)
+    }
+
+    /// As [`Cache::find`], without a search if it is still where it was found before.
+    pub(crate) fn find_again(&mut self, id: ChunkId, before: usize) -> Option<usize> {
+        if self.entries.get(before).is_none_or(|entry| entry.id != id) {
+            return self.find(id);
+        }
+        self.used(before);
+        Some(before)
+    }
+
+    fn used(&mut self, place: usize) {
         let entry = &self.entries[place];
         if !entry.dirty && !entry.committing && place != self.newest {
             self.unlink(place);
             self.link_newest(place);
         }
-        Some(place)
     }
 
     /// The record at a place that was just found.

@@ -19,9 +19,9 @@ pub(crate) struct Hold {
 
 impl Hold {
     fn conflicts(&self, other: &Hold) -> bool {
-        (self.exclusive || other.exclusive)
-            && overlap(&self.chunks, &other.chunks)
+        overlap(&self.chunks, &other.chunks)
             && overlap(&self.blocks, &other.blocks)
+            && (self.exclusive || other.exclusive)
     }
 }
 
@@ -32,35 +32,50 @@ struct Entry {
     granted: bool,
 }
 
+/// The operations on one inode, in order of arrival as long as one of them waits.
+#[derive(Debug, Default)]
+struct Queue {
+    entries: Vec<Entry>,
+    waiting: usize,
+}
+
 /// The queues, one for each inode with operations under way.
 #[derive(Debug, Default)]
 pub(crate) struct Locks {
-    queues: BTreeMap<Ino, Vec<Entry>>,
+    queues: BTreeMap<Ino, Queue>,
 }
 
 impl Locks {
     /// Queues `op`; whether it may run at once.
     pub(crate) fn acquire(&mut self, ino: Ino, op: usize, hold: Hold) -> bool {
         let queue = self.queues.entry(ino).or_default();
-        let granted = !queue.iter().any(|entry| entry.hold.conflicts(&hold));
-        queue.push(Entry { op, hold, granted });
+        let granted = !queue.entries.iter().any(|entry| entry.hold.conflicts(&hold));
+        queue.waiting += usize::from(!granted);
+        queue.entries.push(Entry { op, hold, granted });
         granted
     }
 
     /// Takes `op` out and appends to `ready` the operations that may run now.
     pub(crate) fn release(&mut self, ino: Ino, op: usize, ready: &mut impl Extend<usize>) {
         let queue = self.queues.get_mut(&ino).expect("held since acquire");
-        let at = queue.iter().position(|entry| entry.op == op).expect("held since acquire");
-        queue.remove(at);
-        for next in at..queue.len() {
-            let (before, rest) = queue.split_at_mut(next);
-            let entry = &mut rest[0];
-            if !entry.granted && !before.iter().any(|other| other.hold.conflicts(&entry.hold)) {
-                entry.granted = true;
-                ready.extend([entry.op]);
+        let entries = &mut queue.entries;
+        let at = entries.iter().position(|entry| entry.op == op).expect("held since acquire");
+        if queue.waiting == 0 {
+            // Whoever comes later comes after all of them, whatever their order is.
+            entries.swap_remove(at);
+        } else {
+            queue.waiting -= usize::from(!entries.remove(at).granted);
+            for next in at..entries.len() {
+                let (before, rest) = entries.split_at_mut(next);
+                let entry = &mut rest[0];
+                if !entry.granted && !before.iter().any(|other| other.hold.conflicts(&entry.hold)) {
+                    entry.granted = true;
+                    queue.waiting -= 1;
+                    ready.extend([entry.op]);
+                }
             }
         }
-        if queue.is_empty() {
+        if entries.is_empty() {
             self.queues.remove(&ino);
         }
     }

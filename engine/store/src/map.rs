@@ -102,7 +102,16 @@ impl Map {
 
     /// A chunk's record; `None` if nothing of it was written.
     pub(crate) fn get(&mut self, id: ChunkId) -> Result<Option<&Chunk>, StoreError> {
-        Ok(self.find(id)?.and_then(|place| self.cache.at(place)))
+        Ok(self.get_placed(id)?.1)
+    }
+
+    /// The same, and where in memory it is: for [`Map::place_again`].
+    pub(crate) fn get_placed(
+        &mut self,
+        id: ChunkId,
+    ) -> Result<(Option<usize>, Option<&Chunk>), StoreError> {
+        let place = self.find(id)?;
+        Ok((place, place.and_then(|place| self.cache.at(place))))
     }
 
     /// Where in memory the chunk's record is, read from the index if need be; `None` if there is none.
@@ -173,7 +182,17 @@ impl Map {
     /// Blocks have new places; gives the extents that are free once this is durable, and how many blocks were never
     /// written before.
     pub(crate) fn place(&mut self, places: Places<'_>) -> Result<(Vec<Extent>, u32), StoreError> {
-        let known = self.find(places.chunk)?;
+        self.place_again(places, None)
+    }
+
+    /// The same, of a record that was at `before` in memory.
+    pub(crate) fn place_again(
+        &mut self,
+        places: Places<'_>,
+        before: Option<usize>,
+    ) -> Result<(Vec<Extent>, u32), StoreError> {
+        let again = before.and_then(|before| self.cache.find_again(places.chunk, before));
+        let known = again.map_or_else(|| self.find(places.chunk), |place| Ok(Some(place)))?;
         let existed = known.is_some_and(|place| self.cache.at(place).is_some());
         let (mut freed, mut added) = (Vec::new(), 0);
         let change = |chunk: &mut Chunk| {

@@ -276,8 +276,9 @@ impl Space {
         let first = to_usize(extent.start / GROUP_BLOCKS);
         let last = to_usize((extent.end() - 1) / GROUP_BLOCKS);
         for group in first..=last {
-            let value = largest_order(&self.words[group * WORDS..(group + 1) * WORDS]);
             let mut node = self.leaf_count + group;
+            let words = &self.words[group * WORDS..(group + 1) * WORDS];
+            let value = largest_order(words, self.tree[node]);
             if self.tree[node] == value {
                 continue;
             }
@@ -335,10 +336,18 @@ fn first_extent(words: &[u64], order: u32) -> Option<u64> {
     Some(to_u64(at * step) * 64)
 }
 
-/// The largest order of a free aligned extent of the group, plus one; 0 when nothing is free.
-fn largest_order(words: &[u64]) -> u8 {
-    let order = (0..=ORDER_MAX).rev().find(|order| first_extent(words, *order).is_some());
-    order.map_or(0, |order| u8::try_from(order + 1).expect("orders are small"))
+/// The largest order of a free aligned extent of the group, plus one; 0 when nothing is free. It was `before`: most
+/// changes leave it as it is.
+fn largest_order(words: &[u64], before: u8) -> u8 {
+    let has = |order: u8| first_extent(words, u32::from(order)).is_some();
+    let mut value = before;
+    while u32::from(value) <= ORDER_MAX && has(value) {
+        value += 1;
+    }
+    while value > 0 && !has(value - 1) {
+        value -= 1;
+    }
+    value
 }
 
 fn reserve_of(total: u64) -> u64 {

@@ -54,6 +54,8 @@ pub(super) struct WriteOp {
     data_number: u64,
     /// Its intent is recorded, and the write itself is not yet.
     pub(super) has_intent: bool,
+    /// Where in memory its chunk's record was when the write was planned.
+    record_place: Option<usize>,
 }
 
 /// Which blocks of its range a write is about.
@@ -83,6 +85,7 @@ impl WriteOp {
             added_count: 0,
             data_number: 0,
             has_intent: false,
+            record_place: None,
         }
     }
 
@@ -182,8 +185,11 @@ impl Store {
 
     /// Where each block goes; takes the blocks that needs.
     fn place_blocks(&mut self, write: &mut WriteOp, chunk: &mut Window) -> Result<(), Halt> {
-        match self.map.get(write.range.chunk) {
-            Ok(record) => chunk.show(record, write.first, write.range.block_count()),
+        match self.map.get_placed(write.range.chunk) {
+            Ok((place, record)) => {
+                write.record_place = place;
+                chunk.show(record, write.first, write.range.block_count());
+            }
             Err(error) => return Err(Halt::Fail(self.index_status(&error))),
         }
         let mut need: Option<Stretch> = None;
@@ -418,7 +424,7 @@ impl Store {
             return;
         }
         let write = write_of(&mut self.ops, op);
-        match self.map.place(write.places()) {
+        match self.map.place_again(write.places(), write.record_place) {
             Err(error) => {
                 let status = self.index_status(&error);
                 self.abort_write(op, status, out);
