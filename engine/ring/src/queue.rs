@@ -60,7 +60,7 @@ impl Queue {
         if complete { Ok(queue) } else { Err(RingError::refused(Kind::TooOld, op)) }
     }
 
-    fn params(&self) -> &Parameters {
+    pub(crate) fn params(&self) -> &Parameters {
         match self {
             Queue::Plain(uring) => uring.params(),
             Queue::Wide(uring) => uring.params(),

@@ -257,6 +257,23 @@ impl Ring {
     /// # Errors
     /// The kernel failed in a way that is not expected; the ring is of no more use.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<(), RingError> {
+        self.wait_for(1, Duration::ZERO, timeout)
+    }
+
+    /// As [`Ring::wait`]; but once asleep, sleeps until there are `count` completions, or one after
+    /// `patience` (whole microseconds). A wake-up for each completion costs a loop that has many in
+    /// flight more than they do. A ring of the bell counts as one of them. Linux before 6.12 cannot
+    /// do that: there it is [`Ring::wait`].
+    ///
+    /// # Errors
+    /// As [`Ring::wait`].
+    pub fn wait_for(
+        &mut self,
+        count: usize,
+        patience: Duration,
+        timeout: Option<Duration>,
+    ) -> Result<(), RingError> {
+        let gather = Gather { count, patience };
         self.push_backlog();
         if self.iopoll {
             return self.ask();
@@ -265,7 +282,7 @@ impl Ring {
             return self.enter_now();
         }
         if !self.spin.is_on() {
-            return self.sleep(timeout);
+            return self.sleep(gather, timeout);
         }
         let start = clock::now();
         if self.spin_until_ready(start, timeout)? {
@@ -273,7 +290,7 @@ impl Ring {
             return Ok(());
         }
         let spun = clock::now().saturating_sub(start);
-        self.sleep(timeout.map(|timeout| timeout.saturating_sub(spun)))?;
+        self.sleep(gather, timeout.map(|timeout| timeout.saturating_sub(spun)))?;
         self.spin.slept(clock::now().saturating_sub(start));
         Ok(())
     }
@@ -472,7 +489,7 @@ impl Ring {
     }
 
     /// Submits and sleeps until a completion, the bell, or the time.
-    fn sleep(&mut self, timeout: Option<Duration>) -> Result<(), RingError> {
+    fn sleep(&mut self, gather: Gather, timeout: Option<Duration>) -> Result<(), RingError> {
         if !self.bell_armed {
             self.arm_bell();
         }
@@ -485,12 +502,18 @@ impl Ring {
         }
         self.stats.enter_count += 1;
         self.stats.sleep_count += 1;
+        let time = timeout.unwrap_or_default();
+        let time = Timespec::new().sec(time.as_secs()).nsec(time.subsec_nanos());
+        let mut args = SubmitArgs::new();
+        let mut count = 1;
+        if gather.count > 1 && self.queue.params().is_feature_min_timeout() {
+            count = gather.count;
+            args =
+                args.min_wait_usec(u32::try_from(gather.patience.as_micros()).unwrap_or(u32::MAX));
+        }
         let entered = match timeout {
-            None => self.queue.submitter().submit_and_wait(1),
-            Some(timeout) => {
-                let time = Timespec::new().sec(timeout.as_secs()).nsec(timeout.subsec_nanos());
-                self.queue.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time))
-            }
+            None => self.queue.submitter().submit_with_args(count, &args),
+            Some(_) => self.queue.submitter().submit_with_args(count, &args.timespec(&time)),
         };
         self.bell.wake();
         settle(entered)
@@ -566,7 +589,8 @@ impl Ring {
                 cancel_at = clock::now() + round;
             }
             self.bell_armed = true; // it is cancelled with the rest, and not wanted any more
-            let waited = if self.iopoll { self.ask() } else { self.sleep(Some(round)) };
+            let waited =
+                if self.iopoll { self.ask() } else { self.sleep(Gather::ONE, Some(round)) };
             if waited.is_err() {
                 return;
             }
@@ -600,6 +624,17 @@ impl std::fmt::Debug for Ring {
             .field("stats", &self.stats)
             .finish_non_exhaustive()
     }
+}
+
+/// How many completions a sleep waits for, and how long for more than one.
+#[derive(Clone, Copy)]
+struct Gather {
+    count: usize,
+    patience: Duration,
+}
+
+impl Gather {
+    const ONE: Gather = Gather { count: 1, patience: Duration::ZERO };
 }
 
 /// Sorts the answers of `io_uring_enter`: the ones that only mean "not now" are fine.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use slab::Slab;
 use weft_iobuf::Pool;
-use weft_ring::{Op, Reject, Ring, RingConfig};
+use weft_ring::{Op, Reject, Ring, RingConfig, RingError};
 use weft_store::{Action, IoId, OpenParams, Outcome, RecoveryReport, Store};
 use weft_wire::Status;
 use weft_wire::units::{to_u64, to_usize};
@@ -19,9 +19,16 @@ use crate::error::{Kind, TargetError};
 use crate::open::{DataPath, Opened, Options, needs_wide_ring};
 use crate::targets::{Step, Targets};
 
-/// Ends taken before what follows from them is begun. A device kept waiting for a whole batch idles: 4 KiB random reads
-/// at depth 32, all at once 0.76 of fio's rate at 1.04 of its CPU, two at a time 1.00 at 1.19 (virtio, medians of 5 runs).
-const COMPLETIONS_PER_TURN: usize = 2;
+/// Ends taken before what follows from them is begun. A device kept waiting for a whole batch idles, and the kernel
+/// hands requests over one by one unless it gets three or more.
+const COMPLETIONS_PER_TURN: usize = 4;
+/// A sleep waits for one of so many I/Os under way, [`COMPLETIONS_PER_TURN`] at most, for as long as [`GATHER`]. To wake
+/// up for each completion costs more than the completion: file systems end a direct write in a worker of this very core.
+const IOS_PER_COMPLETION: usize = 8;
+const GATHER: Duration = Duration::from_micros(50);
+/// Calls of [`Runner::with_store`] after which what they began is handed over: the device works while the caller goes
+/// on with a burst.
+const GIVEN_PER_SUBMIT: u32 = 8;
 
 /// How to run a target.
 #[derive(Clone, Debug)]
@@ -61,6 +68,10 @@ pub struct Runner {
     /// The last turn's, emptied: kept for its memory.
     doing: Vec<Action>,
     replies: VecDeque<Reply>,
+    /// Calls of `with_store` since the last submission.
+    given: u32,
+    /// What the ring said to a submission between turns.
+    failed: Option<RingError>,
     stopped: bool,
 }
 
@@ -75,8 +86,7 @@ impl Runner {
         params: RunnerParams,
     ) -> Result<(Runner, RecoveryReport, Vec<String>), TargetError> {
         let RunnerParams { store, options, pool_bytes, slot_bytes_max } = params;
-        let failed =
-            |op, error: weft_ring::RingError| TargetError::because(Kind::Ring, op, path, error);
+        let failed = |op, error: RingError| TargetError::because(Kind::Ring, op, path, error);
         let sqe128 = needs_wide_ring([path], options);
         let mut ring = Ring::new(RingConfig { sqe128, files_max: 64, ..RingConfig::default() })
             .map_err(|error| failed("make a ring for", error))?;
@@ -98,6 +108,8 @@ impl Runner {
             actions: Vec::new(),
             doing: Vec::new(),
             replies: VecDeque::new(),
+            given: 0,
+            failed: None,
             stopped: false,
         };
         Ok((runner, report, notes))
@@ -121,12 +133,19 @@ impl Runner {
         &self.store
     }
 
-    /// Gives the store work. What it wants done is done by the next turns.
+    /// Gives the store work. What it wants done is done by the next turns, or begun before when
+    /// there is more and more of it.
     pub fn with_store<T>(
         &mut self,
         work: impl FnOnce(&mut Store, &Pool, &mut Vec<Action>) -> T,
     ) -> T {
-        work(&mut self.store, &self.pool, &mut self.actions)
+        let result = work(&mut self.store, &self.pool, &mut self.actions);
+        self.given += 1;
+        if self.given >= GIVEN_PER_SUBMIT {
+            self.carry_out();
+            self.failed = self.failed.take().or_else(|| self.wait(Duration::ZERO).err());
+        }
+        result
     }
 
     /// Tells the store the time, from any fixed instant on.
@@ -149,7 +168,9 @@ impl Runner {
     pub fn turn(&mut self, patience: Duration) -> Result<(), TargetError> {
         self.carry_out();
         if self.replies.is_empty() && !self.stopped {
-            self.wait(patience)
+            self.failed
+                .take()
+                .map_or_else(|| self.wait(patience), Err)
                 .map_err(|error| TargetError::because(Kind::Ring, "wait for", &self.path, error))?;
             self.take_completions();
             self.carry_out();
@@ -171,7 +192,8 @@ impl Runner {
         Ok(())
     }
 
-    fn wait(&mut self, patience: Duration) -> Result<(), weft_ring::RingError> {
+    fn wait(&mut self, patience: Duration) -> Result<(), RingError> {
+        self.given = 0;
         for (io, op) in std::mem::take(&mut self.backlog) {
             self.submit(io, op);
         }
@@ -179,7 +201,8 @@ impl Runner {
             self.targets.poll()?;
             return self.ring.wait(Some(Duration::ZERO));
         }
-        self.ring.wait(Some(patience))
+        let count = (self.owners.len() / IOS_PER_COMPLETION).clamp(1, COMPLETIONS_PER_TURN);
+        self.ring.wait_for(count, GATHER, Some(patience))
     }
 
     fn take_completions(&mut self) {

@@ -244,3 +244,31 @@ fn a_pool_that_may_not_be_pinned_works_unregistered() {
     };
     std::thread::scope(|scope| scope.spawn(unprivileged).join().unwrap());
 }
+
+#[test]
+fn a_sleep_gathers_completions_and_not_for_ever() {
+    let mut ring = ring();
+    let wait = |ms| Op::Timeout { duration: Duration::from_millis(ms) };
+    for (token, ms) in [(0, 1), (1, 20), (2, 40)] {
+        ring.submit(token, wait(ms)).unwrap();
+    }
+    let sleeps = ring.stats().sleep_count;
+    let mut ended = 0;
+    while ended < 3 {
+        ring.wait_for(3 - ended, PATIENCE, None).unwrap();
+        ended += std::iter::from_fn(|| ring.next_completion()).count();
+    }
+    if ring.queue.params().is_feature_min_timeout() {
+        assert_eq!(ring.stats().sleep_count - sleeps, 1, "one sleep for all of them");
+    }
+    ring.submit(3, wait(1)).unwrap();
+    let slow = ring.submit(4, wait(3_600_000)).unwrap();
+    let mut first = None;
+    while first.is_none() {
+        ring.wait_for(2, Duration::from_millis(1), Some(PATIENCE)).unwrap();
+        first = ring.next_completion();
+    }
+    assert_eq!(first.map(|completion| completion.token), Some(3));
+    ring.cancel(slow);
+    assert_eq!(next(&mut ring).token, 4);
+}
