@@ -154,7 +154,8 @@ impl Node {
             payload_bytes_max: MIB,
             memory: MemoryPlan::new(SHARD_BYTES_MIN, 0, true).unwrap(),
             session_timeout: Duration::from_secs(60),
-            lease_time: Duration::from_secs(5),
+            // Nobody else is there to be waited for.
+            lease_time: Duration::ZERO,
             grace: Duration::ZERO,
             map,
             targets,
