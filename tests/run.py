@@ -14,6 +14,7 @@ var/test-NAME-XXXX; it stays there when the case fails, or with --keep. Prints a
 import argparse
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -82,6 +83,8 @@ def prepare(chosen):
 
 def main():
     """Parses the command line and runs."""
+    # What a shell runs in the background ignores SIGINT, and would pass that on to the programs that cases interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--quick", action="store_true", help="the same cases with less work each")
