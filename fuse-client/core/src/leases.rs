@@ -620,18 +620,18 @@ impl ClientCore {
 
     fn amend_wrote(&mut self, ino: Ino) {
         let wrote = |call: &Call| matches!(call.purpose, Purpose::Wrote { ino: of } if of == ino);
-        let tags: Vec<(u64, Option<LinkId>)> = self
+        let tags: Vec<(u64, LinkId)> = self
             .calls
             .iter()
             .filter(|(_, call)| wrote(call))
-            .map(|(tag, call)| (*tag, Some(call.link)))
+            .map(|(tag, call)| (*tag, call.link))
             .collect();
         for (tag, link) in tags {
             let volume = self.volumes.get_mut(&ino.volume()).expect("it was asked");
             let queued = volume.queue.iter_mut().find(|queued| queued.tag == tag);
             if let Some(queued) = queued {
                 amend(&mut queued.body);
-            } else if let Some(link) = link {
+            } else {
                 self.links[at(link)].amend(tag, amend);
             }
         }

@@ -4,6 +4,7 @@
 //! first use on. Recording costs a few nanoseconds (the daemon's registry); without a registry, as in simulations,
 //! nothing.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Unit};
@@ -117,6 +118,10 @@ pub(crate) struct ShardMetrics {
     shard: String,
     /// By the kind's number; made when first used.
     requests: Vec<Option<Histogram>>,
+    /// By the status's number; made when first used.
+    errors: Vec<Option<Counter>>,
+    /// By target; made when first told of.
+    targets: BTreeMap<(u16, &'static str), Gauge>,
     pub(crate) received_bytes: Counter,
     pub(crate) sent_bytes: Counter,
     pub(crate) connections: Gauge,
@@ -133,10 +138,13 @@ impl ShardMetrics {
     pub(crate) fn new(shard: ShardId) -> ShardMetrics {
         let shard = shard.to_string();
         let kinds = Kind::ALL.iter().map(|kind| usize::from(kind.code()) + 1).max().unwrap_or(0);
+        let statuses = Status::ALL.iter().map(|status| usize::from(status.code()) + 1);
         let gauge = |name| metrics::gauge!(name, "shard" => shard.clone());
         let counter = |name| metrics::counter!(name, "shard" => shard.clone());
         ShardMetrics {
             requests: vec![None; kinds],
+            errors: vec![None; statuses.max().unwrap_or(0)],
+            targets: BTreeMap::new(),
             received_bytes: counter(RECEIVED_BYTES),
             sent_bytes: counter(SENT_BYTES),
             connections: gauge(CONNECTIONS),
@@ -161,21 +169,27 @@ impl ShardMetrics {
         });
         series.record(took);
         if !matches!(status, Status::Ok | Status::NotFound) {
-            let status = label(&format!("{status:?}"));
-            metrics::counter!(ERRORS, "shard" => shard.clone(), "status" => status).increment(1);
+            let series = self.errors[usize::from(status.code())].get_or_insert_with(|| {
+                let status = label(&format!("{status:?}"));
+                metrics::counter!(ERRORS, "shard" => shard.clone(), "status" => status)
+            });
+            series.increment(1);
         }
     }
 
     /// Sets a number of one target.
-    pub(crate) fn target(&self, name: &'static str, target: u16, value: u64) {
-        let (shard, target) = (self.shard.clone(), target.to_string());
-        metrics::gauge!(name, "shard" => shard, "target" => target).set(float(value));
+    pub(crate) fn target(&mut self, name: &'static str, target: u16, value: u64) {
+        let shard = &self.shard;
+        let series = self.targets.entry((target, name)).or_insert_with(
+            || metrics::gauge!(name, "shard" => shard.clone(), "target" => target.to_string()),
+        );
+        series.set(float(value));
     }
 }
 
 /// A gauge is a float: exact up to 2^53.
 #[allow(clippy::cast_precision_loss, reason = "said above")]
-pub(crate) fn float(value: u64) -> f64 {
+pub fn float(value: u64) -> f64 {
     value as f64
 }
 

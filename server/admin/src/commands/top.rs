@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use weft_client_core::keep::{OpCounts, read_counts};
-use weft_server_core::metrics as names;
+use weft_server_core::metrics::{self as names, float};
 use weft_wire::buckets::bound_micros;
 
 use super::shards::Shards;
@@ -482,12 +482,6 @@ impl MountRow {
             "longest_s": self.times.quantile(1.0), "from_cache": self.cached,
         })
     }
-}
-
-/// Exact up to 2^53.
-#[allow(clippy::cast_precision_loss, reason = "said above")]
-fn float(value: u64) -> f64 {
-    value as f64
 }
 
 /// A count that came as a float.

@@ -28,12 +28,13 @@ impl Shard {
     pub fn count(&mut self) {
         self.metrics.told = self.now.mono;
         let in_flight: u32 = self.conns.values().map(super::conns::Conn::in_flight).sum();
-        let metrics = &self.metrics;
+        let leases = self.lease_count();
+        let metrics = &mut self.metrics;
         metrics.connections.set(f64::from(to_u32(self.conns.len())));
         metrics.sessions.set(f64::from(to_u32(self.sessions.len())));
         metrics.in_flight.set(f64::from(in_flight));
         metrics.locks.set(f64::from(to_u32(self.locks.count())));
-        metrics.leases.set(metrics::float(self.lease_count()));
+        metrics.leases.set(metrics::float(leases));
         metrics.requests_bytes.set(metrics::float(self.requests_bytes));
         metrics.requests_bytes_max.set(metrics::float(self.memory.requests_bytes));
         for target in &self.targets {

@@ -20,7 +20,6 @@ const NANOS: &str = "_seconds_total";
 
 #[derive(Debug, Default)]
 struct Family {
-    unit: Option<Unit>,
     help: String,
     /// By labels as they are printed.
     series: BTreeMap<String, Series>,
@@ -110,10 +109,9 @@ impl Registry {
         self.families.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn describe(&self, name: &KeyName, unit: Option<Unit>, help: &str) {
+    fn describe(&self, name: &KeyName, help: &str) {
         let mut families = self.lock();
-        let family = families.entry(name.as_str().to_owned()).or_default();
-        (family.unit, family.help) = (unit, help.to_owned());
+        families.entry(name.as_str().to_owned()).or_default().help = help.to_owned();
     }
 
     /// Everything in Prometheus' text form.
@@ -192,16 +190,16 @@ fn push_histogram(out: &mut String, name: &str, labels: &str, buckets: &Buckets,
 }
 
 impl Recorder for Shared {
-    fn describe_counter(&self, key: KeyName, unit: Option<Unit>, help: SharedString) {
-        self.0.describe(&key, unit, &help);
+    fn describe_counter(&self, key: KeyName, _: Option<Unit>, help: SharedString) {
+        self.0.describe(&key, &help);
     }
 
-    fn describe_gauge(&self, key: KeyName, unit: Option<Unit>, help: SharedString) {
-        self.0.describe(&key, unit, &help);
+    fn describe_gauge(&self, key: KeyName, _: Option<Unit>, help: SharedString) {
+        self.0.describe(&key, &help);
     }
 
-    fn describe_histogram(&self, key: KeyName, unit: Option<Unit>, help: SharedString) {
-        self.0.describe(&key, unit, &help);
+    fn describe_histogram(&self, key: KeyName, _: Option<Unit>, help: SharedString) {
+        self.0.describe(&key, &help);
     }
 
     fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
