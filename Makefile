@@ -10,7 +10,7 @@ help:
 	@echo "make test    install what the tests need, build, run every test"
 	@echo "make system-test  only the tests on a real mount (ARGS=\"--quick trees\"; see tests/run.py --list)"
 	@echo "make sim SEEDS=2000  so many fresh seeds of the simulator (a night: SEEDS=1000000)"
-	@echo "make bench   figures of fio, metadata and tree loads, on a mount and on a local directory"
+	@echo "make bench   figures of fio, metadata and tree loads, on a mount and on a local directory (PEER=/mnt/other: there, too)"
 	@echo "make bench-store  the chunk store alone against fio on one file (ARGS=\"--device /dev/X --force\")"
 	@echo "make bench-net    a server over TCP on loopback, without a mount, against the store alone"
 	@echo "make check   formatting and lints"

@@ -2,10 +2,11 @@
 """make bench: a cluster of its own, a local directory beside it, and `weft-load compare` over both.
 
     benchmarks/bench.py [ARGUMENTS OF weft-load compare]      e.g. --quick, --rounds 1, --only fio
+    PEER="/mnt/other beegfs=/mnt/b" benchmarks/bench.py       other mounted file systems, measured in turn with ours
 
 The cluster (one node, 4 target files) and the local directory are under var/ on the same disk, and go away at the
 end. The loads, the table and the verdict are those of benchmarks/load; its exit code is this program's. The figures
-are also in var/bench.jsonl.
+are also in var/bench.jsonl, and drawn in var/bench.svg.
 """
 
 import os
@@ -40,7 +41,8 @@ def main():
         local.mkdir()
         pids = [cluster.server_pid(), cluster.mounts["mnt"].core_pid()]
         args = [program("weft-load"), "compare", "--mount", cluster.path, "--local", local]
-        args += ["--json", VAR / "bench.jsonl"]
+        args += ["--json", VAR / "bench.jsonl", "--plot", VAR / "bench.svg"]
+        args += [part for peer in os.environ.get("PEER", "").split() for part in ("--peer", peer)]
         args += [part for pid in pids for part in ("--daemon-pid", pid)]
         code = subprocess.call([str(part) for part in [*args, *sys.argv[1:]]], cwd=ROOT)
         cluster.close()

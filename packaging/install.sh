@@ -12,6 +12,7 @@ install_all() {
     as_root install -D -m 755 "$BIN/weft" "$DESTDIR$PREFIX/bin/weft"
     as_root install -D -m 755 "$BIN/weft-server" "$DESTDIR$PREFIX/sbin/weft-server"
     as_root install -D -m 755 "$BIN/mount-weft" "$DESTDIR$PREFIX/sbin/mount.weft"
+    as_root install -D -m 755 "$BIN/weft-load" "$DESTDIR$PREFIX/libexec/weft/weft-load"
     if [ "$PREFIX" != / ] && [ "$PREFIX" != /usr ]; then
         as_root mkdir -p "$DESTDIR/sbin"
         as_root ln -sfn "$PREFIX/sbin/mount.weft" "$DESTDIR/sbin/mount.weft"
@@ -21,6 +22,7 @@ install_all() {
 
 uninstall_all() {
     as_root rm -f "$DESTDIR$PREFIX/bin/weft" "$DESTDIR$PREFIX/sbin/weft-server" "$DESTDIR$PREFIX/sbin/mount.weft"
+    as_root rm -rf "$DESTDIR$PREFIX/libexec/weft"
     if [ -L "$DESTDIR/sbin/mount.weft" ]; then
         as_root rm -f "$DESTDIR/sbin/mount.weft"
     fi

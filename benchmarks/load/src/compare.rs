@@ -222,7 +222,14 @@ impl<'a> Run<'a> {
                 }
                 recorder.row(row_id, || fio::measure(row_id, dir, &self.fio))
             }
-            Load::Meta => in_folder(dir, "meta", |dir| meta::run(dir, &self.plan.meta, recorder)),
+            Load::Meta => {
+                let settings = &self.plan.meta;
+                in_folder(dir, "meta", |dir| meta::run(step.load, dir, settings, recorder))
+            }
+            Load::Crowd => {
+                let settings = self.plan.meta.of_crowd();
+                in_folder(dir, "crowd", |dir| meta::run(step.load, dir, &settings, recorder))
+            }
             Load::Tree => {
                 let archive = self.archive.as_ref().expect("made for this load");
                 in_folder(dir, "tree", |dir| archive.run(dir, recorder))
@@ -328,9 +335,9 @@ mod tests {
 
     #[test]
     fn fio_rows_take_turns_and_other_loads_run_whole() {
-        let all = steps(&[Load::Fio, Load::Meta, Load::Tree].into());
+        let all = steps(&[Load::Fio, Load::Meta, Load::Crowd, Load::Tree].into());
         let sizes: Vec<usize> = all.iter().map(|step| step.rows.len()).collect();
-        assert_eq!(sizes, [1, 1, 1, 1, 1, 1, 1, 1, 11, 4]);
+        assert_eq!(sizes, [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 11, 2, 4]);
         assert_eq!(sizes.iter().sum::<usize>(), ROWS.len());
         assert_eq!(steps(&[Load::Tree].into()).len(), 1);
         assert!(steps(&BTreeSet::new()).is_empty());

@@ -70,6 +70,36 @@ impl Daemons {
     }
 }
 
+/// Ticks of all cores together since boot; nothing where `/proc/stat` cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Machine {
+    idle: u64,
+    all: u64,
+}
+
+impl Machine {
+    pub(crate) fn read() -> Self {
+        let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+        Self::parse(&stat).unwrap_or_default()
+    }
+
+    /// The first line: user, nice, system, idle, iowait, irq, softirq, steal; guests are within user.
+    fn parse(stat: &str) -> Option<Self> {
+        let line = stat.lines().next()?.strip_prefix("cpu ")?;
+        let ticks: Vec<u64> =
+            line.split_ascii_whitespace().take(8).map_while(|field| field.parse().ok()).collect();
+        let idle = ticks.get(3)? + ticks.get(4)?;
+        Some(Self { idle, all: ticks.iter().sum() })
+    }
+
+    /// The part of the time between two readings in which cores worked; none of readings too close to tell.
+    pub(crate) fn busy_until(&self, later: &Self) -> Option<f64> {
+        let all = later.all.checked_sub(self.all).filter(|all| *all > 0)?;
+        let idle = later.idle.saturating_sub(self.idle).min(all);
+        Some((all - idle) as f64 / all as f64)
+    }
+}
+
 fn all_pids() -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
@@ -122,6 +152,19 @@ mod tests {
         assert_eq!(parse_stat(&STAT.replace("weft-server", "a) b (c")), Some(("a) b (c", 200)));
         assert_eq!(parse_stat("42 (weft-server) S 1"), None);
         assert_eq!(parse_stat(""), None);
+    }
+
+    #[test]
+    fn machine_time() {
+        let at = |idle| Machine::parse(&format!("cpu  100 0 50 {idle} 20 1 2 3 9 9\ncpu0 1 1\n"));
+        let (before, after) = (at(1000).expect("a line"), at(1100).expect("a line"));
+        assert_eq!(before, Machine { idle: 1020, all: 1176 });
+        assert_eq!(before.busy_until(&after), Some(0.0), "only idle time passed");
+        let worked = Machine { idle: 1020, all: 1276 };
+        assert_eq!(before.busy_until(&worked), Some(1.0));
+        assert_eq!(before.busy_until(&before), None);
+        assert_eq!(Machine::parse("intr 1"), None);
+        assert_eq!(Machine::parse("cpu  1 2 3"), None);
     }
 
     #[test]

@@ -58,6 +58,9 @@ fn compare(args: &CompareArgs) -> Result<bool> {
     let command = words.join(" ");
     let outcome = compare::run(&plan)?;
     print!("{}", report::markdown(&outcome, &peers, &command));
+    if let Some(path) = &args.plot {
+        report::plot::write(path, &outcome, &peers)?;
+    }
     if let Some(path) = &args.json {
         report::append(path, &report::json_lines(&outcome, &peers, &command))?;
     }

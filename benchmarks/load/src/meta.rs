@@ -21,10 +21,25 @@ pub(crate) struct Settings {
     pub(crate) process_count: u32,
     pub(crate) easy_count: u32,
     pub(crate) hard_count: u32,
+    pub(crate) crowd: Crowd,
     pub(crate) limit_s: u32,
 }
 
+/// The load of many processes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Crowd {
+    pub(crate) process_count: u32,
+    /// Files of each process.
+    pub(crate) file_count: u32,
+}
+
 impl Settings {
+    /// These settings, for the processes of [`Load::Crowd`].
+    pub(crate) fn of_crowd(&self) -> Self {
+        let Crowd { process_count, file_count } = self.crowd;
+        Self { process_count, easy_count: file_count, ..self.clone() }
+    }
+
     /// What one process must report for a row.
     fn want(&self, row_id: &str) -> u64 {
         let (easy, hard) = (u64::from(self.easy_count), u64::from(self.hard_count));
@@ -36,13 +51,18 @@ impl Settings {
     }
 }
 
-/// Runs the whole load in `dir`, an empty folder, and leaves it empty.
-pub(crate) fn run(dir: &Path, settings: &Settings, recorder: &mut Recorder<'_>) -> Result<()> {
+/// Runs the whole load ([`Load::Meta`] or [`Load::Crowd`]) in `dir`, an empty folder, and leaves it empty.
+pub(crate) fn run(
+    load: Load,
+    dir: &Path,
+    settings: &Settings,
+    recorder: &mut Recorder<'_>,
+) -> Result<()> {
     let shared = dir.join(SHARED);
     fs::create_dir(&shared).at("mkdir", &shared)?;
     let mut team = Team::start(dir, settings)?;
     team.phase(SET_UP)?;
-    for row in of_load(Load::Meta) {
+    for row in of_load(load) {
         recorder.row(row.id, || team.measure(row.id, settings))?;
     }
     team.phase(TEAR_DOWN)?;
@@ -158,6 +178,7 @@ mod tests {
             process_count: 2,
             easy_count: 5,
             hard_count: 3,
+            crowd: Crowd { process_count: 4, file_count: 7 },
             limit_s: 60,
         }
     }
@@ -169,6 +190,8 @@ mod tests {
         assert_eq!(settings.want("mkdir"), 5);
         assert_eq!(settings.want("hard-read"), 3);
         assert_eq!(settings.want("readdir"), 30);
+        let crowd = settings.of_crowd();
+        assert_eq!((crowd.process_count, crowd.want("crowd-create")), (4, 7));
     }
 
     /// Workers that are no workers: their silence and their nonsense are errors, not figures.
@@ -177,7 +200,10 @@ mod tests {
         for program in ["true", "echo", "false"] {
             let dir = tempfile::tempdir().expect("a folder");
             let mut recorder = Recorder::new(None);
-            assert!(run(dir.path(), &settings(program), &mut recorder).is_err(), "{program}");
+            assert!(
+                run(Load::Meta, dir.path(), &settings(program), &mut recorder).is_err(),
+                "{program}"
+            );
             assert!(recorder.samples.is_empty());
         }
     }

@@ -50,11 +50,14 @@ pub(crate) struct CompareArgs {
     #[arg(long, value_name = "[NAME=]DIR")]
     peer: Vec<String>,
     /// How often everything is measured; an odd number makes the median a measured one
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(ROUND_COUNT_MAX)))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=i64::from(ROUND_COUNT_MAX)))]
     rounds: u32,
     /// Small files, short jobs: to see that it works, not for figures
     #[arg(long)]
     quick: bool,
+    /// Draws the figures beside the local directory's as an SVG
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Option<PathBuf>,
     /// Adds one JSON line a row to FILE
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -76,6 +79,9 @@ pub(crate) struct CompareArgs {
     /// Files of each process in the shared directory [default: 2000, quick: 250]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(FILE_COUNT_MAX)))]
     hard_files: Option<u32>,
+    /// Processes of the crowd, which makes and removes empty files
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=i64::from(PROCESS_COUNT_MAX)))]
+    crowd: u32,
     /// Seconds after which a program (fio, tar, a worker) has hung and is ended
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     limit_s: u32,
@@ -104,7 +110,7 @@ impl CompareArgs {
         }
         let program =
             std::env::current_exe().at("find this program", Path::new("/proc/self/exe"))?;
-        let all = vec![Load::Fio, Load::Meta, Load::Tree];
+        let all = vec![Load::Fio, Load::Meta, Load::Crowd, Load::Tree];
         let loads = if self.only.is_empty() { all } else { self.only.clone() };
         Ok(Plan {
             directories,
@@ -117,6 +123,10 @@ impl CompareArgs {
                 process_count: self.processes,
                 easy_count: self.files.unwrap_or(if self.quick { 500 } else { 4000 }),
                 hard_count: self.hard_files.unwrap_or(if self.quick { 250 } else { 2000 }),
+                crowd: meta::Crowd {
+                    process_count: self.crowd,
+                    file_count: if self.quick { 125 } else { 1000 },
+                },
                 limit_s: self.limit_s,
             },
             loads: loads.into_iter().collect(),
@@ -226,9 +236,9 @@ mod tests {
     #[test]
     fn defaults_and_quick() {
         let full = plan(&[]).expect("good");
-        assert_eq!((full.file_bytes, full.runtime_s, full.round_count), (1 << 30, 8, 3));
+        assert_eq!((full.file_bytes, full.runtime_s, full.round_count), (1 << 30, 8, 5));
         assert_eq!((full.meta.process_count, full.meta.easy_count), (2, 4000));
-        assert_eq!(full.loads.len(), 3);
+        assert_eq!(full.loads.len(), 4);
         let quick = plan(&["--quick", "--only", "meta,tree", "--files", "9"]).expect("good");
         assert_eq!((quick.file_bytes, quick.runtime_s), (256 << 20, 2));
         assert_eq!((quick.meta.easy_count, quick.meta.hard_count), (9, 250));

@@ -64,6 +64,18 @@ impl Peers {
         Ok(peers)
     }
 
+    /// The best of the other systems at a row, and what to call it.
+    pub(crate) fn best(&self, figure: &Figure, unit: Unit) -> (&str, f64) {
+        let names = &self.names;
+        let mut all = [
+            (names.orangefs.as_str(), figure.orangefs),
+            (&names.glusterfs, figure.glusterfs),
+            (&names.moosefs, figure.moosefs),
+        ];
+        all.sort_by(|a, b| a.1.total_cmp(&b.1));
+        if unit.less_is_better() { all[0] } else { all[2] }
+    }
+
     pub(crate) fn figure(&self, row_id: &str) -> Option<&Figure> {
         self.figure.iter().find(|figure| figure.row == row_id)
     }
@@ -93,6 +105,9 @@ mod tests {
         let figure = peers.figure("seq-write").expect("a row of FACTS.md");
         assert_eq!((figure.orangefs, figure.local), (248.0, Some(2512.0)));
         assert!(peers.figure("mkdir").is_none());
+        assert_eq!(peers.best(figure, Unit::MibPerS), ("MooseFS 3.0", 777.0));
+        let untar = peers.figure("untar").expect("a row of FACTS.md");
+        assert_eq!(peers.best(untar, Unit::Seconds), ("MooseFS 3.0", 6.0));
     }
 
     #[test]

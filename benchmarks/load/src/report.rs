@@ -3,8 +3,8 @@
 use crate::compare::{LOCAL, MOUNT, Outcome};
 use crate::cpu::CpuUse;
 use crate::error::{At, Result};
-use crate::peers::{Figure, Peers, standing};
-use crate::rows::{ROWS, Row};
+use crate::peers::{Peers, standing};
+use crate::rows::{Bar, Limit, ROWS, Row, Unit};
 use crate::sample::Sample;
 use crate::stats::Spread;
 use serde::Serialize;
@@ -14,13 +14,20 @@ use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
 
+pub(crate) mod plot;
+
 const NONE: &str = "-";
 
 /// The report as Markdown.
 pub(crate) fn markdown(outcome: &Outcome, peers: &Peers, command: &str) -> String {
     let mut text = head(outcome, command);
     text.push_str(&table(outcome, peers));
-    text.push_str(&foot(outcome, peers));
+    text.push_str("\nWhat that costs and how near its limit it is, medians:\n\n");
+    text.push_str(&costs(outcome));
+    text.push_str(&foot(outcome));
+    writeln!(text, "\nOther systems: {} ({}; {}).\n", peers.source, peers.date, peers.machine)
+        .expect("to a string");
+    text.push_str(&others(outcome, peers));
     text
 }
 
@@ -47,20 +54,57 @@ fn head(outcome: &Outcome, command: &str) -> String {
     text
 }
 
+/// The figures, and how they stand against the bar and the best of the other systems.
 fn table(outcome: &Outcome, peers: &Peers) -> String {
     let labels: Vec<&str> = outcome.places.iter().map(|place| place.label.as_str()).collect();
-    let names = &peers.names;
     let mut columns = vec!["".to_owned(), "unit".to_owned()];
     columns.extend(labels.iter().map(|label| format!("{label}: median (min..max)")));
     columns.extend(labels.iter().skip(1).map(|label| format!("{} / {label}", labels[MOUNT])));
-    columns.push(format!("against {}", names.orangefs));
-    columns.extend([&names.orangefs, &names.glusterfs, &names.moosefs].map(Clone::clone));
-    columns.push("local then".into());
-    columns.push("CPU s: server / mount".into());
+    columns.extend(["bar", "best other", "against it"].map(str::to_owned));
+    rows_of(outcome, columns, |row| cells(outcome, peers, row))
+}
+
+/// What the figures cost, and how near the row's limit they are.
+fn costs(outcome: &Outcome) -> String {
+    let mount = &outcome.places[MOUNT].label;
+    let local = &outcome.places[LOCAL].label;
+    let columns = vec![
+        "".to_owned(),
+        format!("p99 us: {mount}"),
+        local.clone(),
+        "CPU s: server".into(),
+        "mount".into(),
+        "per".into(),
+        format!("cores busy: {mount}"),
+        local.clone(),
+        "of its limit".into(),
+    ];
+    rows_of(outcome, columns, |row| cost_cells(outcome, row))
+}
+
+/// What other systems reached.
+fn others(outcome: &Outcome, peers: &Peers) -> String {
+    let names = &peers.names;
+    let columns =
+        ["", "unit", &names.orangefs, &names.glusterfs, &names.moosefs, "local then", "note"];
+    rows_of(outcome, columns.map(str::to_owned).to_vec(), |row| {
+        let Some(figure) = peers.figure(row.id) else { return Vec::new() };
+        let values = [figure.orangefs, figure.glusterfs, figure.moosefs].map(short);
+        let mut cells = vec![row.title.to_owned(), row.unit.name().to_owned()];
+        cells.extend(values);
+        cells.push(figure.local.map_or(NONE.into(), short));
+        cells.push(figure.note.clone().unwrap_or_default());
+        cells
+    })
+}
+
+/// A table of the rows that ran; one without cells is left out.
+fn rows_of(outcome: &Outcome, columns: Vec<String>, cells: impl Fn(&Row) -> Vec<String>) -> String {
     let mut text = line(&columns);
     text.push_str(&line(&vec!["---".to_owned(); columns.len()]));
-    for row in ROWS.iter().filter(|row| present(outcome, row)) {
-        text.push_str(&line(&cells(outcome, peers, row)));
+    let present = ROWS.iter().filter(|row| present(outcome, row)).map(cells);
+    for cells in present.filter(|cells| !cells.is_empty()) {
+        text.push_str(&line(&cells));
     }
     text
 }
@@ -90,35 +134,76 @@ fn cells(outcome: &Outcome, peers: &Peers, row: &Row) -> Vec<String> {
             format!("{} ({}..{})", short(r.median), short(r.min), short(r.max))
         })
     }));
+    cells.push(bar(outcome, row));
     let figure = peers.figure(row.id);
-    let ours = spread(outcome, row, MOUNT);
-    cells.push(match (figure, ours) {
+    let best = figure.map(|figure| peers.best(figure, row.unit));
+    cells.push(best.map_or(NONE.into(), |(name, value)| format!("{name} {}", short(value))));
+    cells.push(match (best, spread(outcome, row, MOUNT)) {
         // Whatever is there instead proves nothing about Weft.
         _ if !outcome.places[MOUNT].is_weft() => "not Weft".into(),
-        (Some(figure), Some(ours)) => standing(&ours, figure.orangefs, row.unit),
+        (Some((_, theirs)), Some(ours)) => standing(&ours, theirs, row.unit),
         (Some(_), None) => "behind: ours FAILED".into(),
         (None, _) => NONE.into(),
     });
-    let theirs = |pick: fn(&Figure) -> f64| figure.map_or(NONE.into(), |f| short(pick(f)));
-    cells.extend([theirs(|f| f.orangefs), theirs(|f| f.glusterfs), theirs(|f| f.moosefs)]);
-    cells.push(figure.and_then(|f| f.local).map_or(NONE.into(), short));
-    cells.push(
-        cpu(outcome, row)
-            .map_or(NONE.into(), |cpu| format!("{:.2} / {:.2}", cpu.server_s, cpu.mount_s)),
-    );
     cells
 }
 
-fn foot(outcome: &Outcome, peers: &Peers) -> String {
-    let mut text = format!(
-        "\nOther systems: {} ({}; {}). Local then: plain ext4 next to them.\n",
-        peers.source, peers.date, peers.machine
-    );
-    for row in ROWS.iter().filter(|row| present(outcome, row)) {
-        if let Some(note) = peers.figure(row.id).and_then(|figure| figure.note.as_ref()) {
-            writeln!(text, "- {}: {note}.", row.id).expect("to a string");
+/// The bar and whether the median reaches it: `0.80 of local: yes`.
+fn bar(outcome: &Outcome, row: &Row) -> String {
+    let Some(bar) = row.bar else { return NONE.into() };
+    let local = &outcome.places[LOCAL].label;
+    let ours = spread(outcome, row, MOUNT).map(|s| s.median);
+    let (text, met) = match bar {
+        Bar::OfLocal(part) => {
+            let ratio = ratios(outcome, row, LOCAL).map(|r| r.median);
+            (format!("{part:.2} of {local}"), ratio.is_some_and(|ratio| ratio >= part))
         }
+        Bar::AtLeast(rate) => (short(rate), ours.is_some_and(|ours| ours >= rate)),
+        Bar::AtMost(seconds) => (short(seconds), ours.is_some_and(|ours| ours <= seconds)),
+    };
+    format!("{text}: {}", if met { "yes" } else { "NO" })
+}
+
+fn cost_cells(outcome: &Outcome, row: &Row) -> Vec<String> {
+    let number = |value: Option<f64>| value.map_or(NONE.into(), short);
+    let percent = |value: Option<f64>| value.map_or(NONE.into(), |v| format!("{:.0} %", v * 100.0));
+    let median = |place, pick: fn(&Sample) -> Option<f64>| {
+        let picked: Option<Vec<f64>> = samples(outcome, row, place).iter().map(pick).collect();
+        picked.and_then(|values| Spread::of(&values)).map(|s| s.median)
+    };
+    let cost = cost(outcome, row);
+    let busy = median(MOUNT, |s| s.busy);
+    let of_local = ratios(outcome, row, LOCAL)
+        .map(|r| if row.unit.less_is_better() { 1.0 / r.median } else { r.median });
+    let of_limit = match row.limit {
+        Limit::Device => format!("{} of the device", percent(of_local)),
+        Limit::Memory => format!("{} of the page cache", percent(of_local)),
+        Limit::Cpu => format!("{} of the cores", percent(busy)),
+    };
+    vec![
+        row.title.to_owned(),
+        number(median(MOUNT, |s| s.p99_us)),
+        number(median(LOCAL, |s| s.p99_us)),
+        number(cost.map(|cost| cost.server_s)),
+        number(cost.map(|cost| cost.mount_s)),
+        per(row).1.to_owned(),
+        percent(busy),
+        percent(median(LOCAL, |s| s.busy)),
+        of_limit,
+    ]
+}
+
+/// What a row's cost is for: this much of [`Sample::amount`], and its name.
+fn per(row: &Row) -> (f64, &'static str) {
+    match row.unit {
+        Unit::MibPerS => (1_073_741_824.0, "GiB"),
+        Unit::OpPerS => (100_000.0, "100,000 op"),
+        Unit::Seconds => (100_000.0, "100,000 files"),
     }
+}
+
+fn foot(outcome: &Outcome) -> String {
+    let mut text = String::new();
     for ((row_id, place), error) in &outcome.failures {
         let label = &outcome.places[*place].label;
         writeln!(text, "- FAILED: {row_id}, {label}: {error}").expect("to a string");
@@ -148,13 +233,16 @@ fn ratios(outcome: &Outcome, row: &Row, place: usize) -> Option<Spread> {
     Spread::of_ratios(&values(outcome, row, MOUNT), &values(outcome, row, place))
 }
 
-fn cpu(outcome: &Outcome, row: &Row) -> Option<CpuUse> {
-    let used: Option<Vec<CpuUse>> =
-        samples(outcome, row, MOUNT).iter().map(|sample| sample.cpu).collect();
-    let used = used?;
-    let server: Vec<f64> = used.iter().map(|cpu| cpu.server_s).collect();
-    let mount: Vec<f64> = used.iter().map(|cpu| cpu.mount_s).collect();
-    Some(CpuUse { server_s: Spread::of(&server)?.median, mount_s: Spread::of(&mount)?.median })
+/// CPU seconds of Weft's processes for each [`per`] of the row, medians; none where a round has no reading.
+fn cost(outcome: &Outcome, row: &Row) -> Option<CpuUse> {
+    let (amount, _) = per(row);
+    let used = |pick: fn(&CpuUse) -> f64| {
+        let rounds = samples(outcome, row, MOUNT).iter();
+        let costs: Option<Vec<f64>> =
+            rounds.map(|s| Some(pick(&s.cpu?) * amount / s.amount as f64)).collect();
+        Some(Spread::of(&costs?)?.median)
+    };
+    Some(CpuUse { server_s: used(|cpu| cpu.server_s)?, mount_s: used(|cpu| cpu.mount_s)? })
 }
 
 /// Three digits or so.
@@ -200,7 +288,9 @@ pub(crate) fn json_lines(outcome: &Outcome, peers: &Peers, command: &str) -> Str
             "less_is_better": row.unit.less_is_better(),
             "places": places,
             "mount_to_local": ratios(outcome, row, LOCAL),
-            "mount_cpu": cpu(outcome, row),
+            "bar": row.bar.map(|_| bar(outcome, row)),
+            "mount_cpu": cost(outcome, row),
+            "mount_cpu_per": per(row).1,
             "peers": peers.figure(row.id),
             "peers_date": peers.date,
             "date": outcome.date,

@@ -1,6 +1,6 @@
 //! One measured figure, and what collects them while a load runs.
 
-use crate::cpu::{CpuUse, Daemons};
+use crate::cpu::{CpuUse, Daemons, Machine};
 use crate::error::{Error, Result};
 use serde::Serialize;
 
@@ -16,6 +16,8 @@ pub(crate) struct Sample {
     pub(crate) p99_us: Option<f64>,
     /// CPU of Weft's processes, on the mount, where they run.
     pub(crate) cpu: Option<CpuUse>,
+    /// Part of all cores' time that was not idle, in 0..=1, of every process of the machine.
+    pub(crate) busy: Option<f64>,
 }
 
 impl Sample {
@@ -34,7 +36,7 @@ impl Sample {
             let found = format!("{amount} done in {seconds} s gives {value}");
             return Err(Error::wrong("measure", found));
         }
-        Ok(Self { value, amount, seconds, p99_us: None, cpu: None })
+        Ok(Self { value, amount, seconds, p99_us: None, cpu: None, busy: None })
     }
 }
 
@@ -58,7 +60,9 @@ impl<'a> Recorder<'a> {
         measure: impl FnOnce() -> Result<Sample>,
     ) -> Result<()> {
         let before = self.daemons.map(Daemons::read);
+        let machine = Machine::read();
         let mut sample = measure()?;
+        sample.busy = machine.busy_until(&Machine::read());
         if let (Some(daemons), Some(before)) = (self.daemons, before) {
             sample.cpu = daemons.used(&before, &daemons.read());
         }

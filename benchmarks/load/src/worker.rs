@@ -65,7 +65,7 @@ impl Worker {
         match id {
             SET_UP => timed(1, |_| self.set_up()),
             TEAR_DOWN => timed(1, |_| self.tear_down()),
-            "easy-create" => timed(self.easy_count, |i| {
+            "easy-create" | "crowd-create" => timed(self.easy_count, |i| {
                 let path = self.easy(self.rank, 'f', i);
                 create_new(&path).map(drop)
             }),
@@ -78,6 +78,10 @@ impl Worker {
             }),
             "easy-delete" => timed_shuffled(self.easy_count, |i| {
                 let path = self.easy(self.rank, 'r', i);
+                fs::remove_file(&path).at("unlink", &path)
+            }),
+            "crowd-delete" => timed_shuffled(self.easy_count, |i| {
+                let path = self.easy(self.rank, 'f', i);
                 fs::remove_file(&path).at("unlink", &path)
             }),
             "mkdir" => timed(self.easy_count, |i| {

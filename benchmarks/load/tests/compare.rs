@@ -27,22 +27,25 @@ fn entries(path: &Path) -> usize {
     fs::read_dir(path).expect("list").count()
 }
 
-const SMALL: [&str; 6] = ["--only", "meta,tree", "--files", "20", "--hard-files", "10"];
+const SMALL: [&str; 6] = ["--only", "meta,crowd,tree", "--files", "20", "--hard-files", "10"];
 
 #[test]
 fn a_run_reports_every_row_and_leaves_nothing() {
     let (dir, a, b) = folders();
     let json = dir.path().join("out/results.jsonl");
+    let plot = dir.path().join("out/plot.svg");
     let json_text = json.to_str().expect("a plain path");
     let mut more = SMALL.to_vec();
     more.extend(["--rounds", "2", "--processes", "3", "--json", json_text]);
+    more.extend(["--plot", plot.to_str().expect("a plain path")]);
     let output = compare(&a, &b, &more);
     let text = String::from_utf8_lossy(&output.stdout);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}\n{said}");
     assert!(text.contains("only a check of the method"), "one device: {text}");
     let rows = text.lines().filter(|line| line.starts_with('|')).count();
-    assert_eq!(rows, 2 + 15, "{text}");
+    // Figures and costs of each row, and what other systems reached at 12 of them.
+    assert_eq!(rows, 3 * 2 + 2 * 17 + 11, "{text}");
     assert!(!text.contains("FAILED"), "{text}");
     let lines = fs::read_to_string(&json).expect("results");
     for line in lines.lines() {
@@ -52,12 +55,15 @@ fn a_run_reports_every_row_and_leaves_nothing() {
         let want = match value["row"].as_str().expect("a row") {
             "readdir" => 3 * 3 * 10 * 5,
             row if row.starts_with("hard-") => 30,
+            row if row.starts_with("crowd-") => 16 * 125,
             "untar" | "find" | "grep" | "rm-rf" => 2600,
             _ => 60,
         };
         assert_eq!(amount, want, "{line}");
     }
-    assert_eq!(lines.lines().count(), 15);
+    assert_eq!(lines.lines().count(), 17);
+    let drawn = fs::read_to_string(&plot).expect("a plot");
+    assert!(drawn.starts_with("<svg") && drawn.contains("rm -rf"), "{drawn}");
     assert_eq!((entries(&a), entries(&b)), (0, 0));
 }
 

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -59,6 +60,8 @@ pub(crate) enum Command {
     Mount(MountCommand),
     /// What shards, targets and the mounts of this machine do now: rates, latencies, queues; live on a terminal
     Top(TopArgs),
+    /// How fast a mount is beside a local directory: fio, metadata and tree loads (weft-load)
+    Bench(BenchArgs),
     /// Walk every step from the config to a read on each target, with times
     Ping(ServerArgs),
     /// Print completions for a shell
@@ -102,6 +105,19 @@ pub(crate) struct GenArgs {
     /// An existing cluster's id; else a fresh one
     #[arg(long, value_name = "UUID")]
     pub(crate) cluster: Option<ClusterId>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct BenchArgs {
+    /// A directory on the mount
+    #[arg(value_name = "MOUNT_DIR")]
+    pub(crate) mount: PathBuf,
+    /// A directory on a local file system, best on a disk like the targets'
+    #[arg(value_name = "LOCAL_DIR")]
+    pub(crate) local: PathBuf,
+    /// Options of `weft-load compare`: --peer NAME=DIR, --quick, --rounds N, --only LOAD, --plot FILE, --json FILE; --help lists all
+    #[arg(value_name = "OPTION", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) options: Vec<OsString>,
 }
 
 #[derive(Subcommand, Debug)]

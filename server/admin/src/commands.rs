@@ -1,5 +1,6 @@
 //! The commands, a module each. Each gives a [`Report`] or the one error that ended it.
 
+mod bench;
 mod check;
 mod create;
 mod generate;
@@ -58,6 +59,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Report, AdminError> {
             mount_upgrade::run(mount_point, program.as_deref())
         }
         Command::Top(args) => top::run(args, timeout, cli.json),
+        Command::Bench(args) => Err(bench::run(args)),
         Command::Ping(server) => ping::run(server, timeout),
         Command::Completions { shell } => Ok(completions(*shell)),
     }
