@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use weft_wire::limits::BODY_BYTES_MAX;
-use weft_wire::meta::{Caller, MetaReply, MetaRequest, Time};
+use weft_wire::meta::{Attr, Caller, MetaReply, MetaRequest, Time};
 use weft_wire::units::{to_u64, to_usize};
 use weft_wire::{Ino, Layout, SessionId, Status, VolumeId};
 
@@ -191,6 +191,14 @@ impl Volume {
     pub fn child_of(&self, parent: Ino, name: &[u8]) -> Option<Ino> {
         match self.store.read(&MetaRequest::Lookup { parent, name }) {
             Ok(MetaReply::Entry(attr)) => Some(attr.ino),
+            _ => None,
+        }
+    }
+
+    /// An inode's attributes now; `None` when it is not there or cannot be read.
+    pub fn attr_of(&self, ino: Ino) -> Option<Attr> {
+        match self.with_read_times(self.store.read(&MetaRequest::GetAttr { ino }).ok()?) {
+            MetaReply::Attr(attr) => Some(attr),
             _ => None,
         }
     }

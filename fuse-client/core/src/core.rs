@@ -6,9 +6,9 @@ use std::time::Duration;
 use weft_iobuf::Pool;
 use weft_net::Frame;
 use weft_net::link::{Link, LinkOutput, Request};
-use weft_wire::meta::Time;
+use weft_wire::meta::{Time, take_parents};
 use weft_wire::session::Welcome;
-use weft_wire::{Ino, Kind, ShardId, Status, TargetId, VolumeId};
+use weft_wire::{Ino, Kind, LeaseBits, ShardId, Status, TargetId, VolumeId};
 
 use crate::cache::Cache;
 use crate::config::{ClientConfig, OnTimeout};
@@ -451,7 +451,7 @@ impl ClientCore {
         }
     }
 
-    fn answered(&mut self, tag: u64, mut call: Call, answer: Answer) {
+    fn answered(&mut self, tag: u64, mut call: Call, mut answer: Answer) {
         if let Some(volume) = call.volume {
             self.slot_is_free(volume, tag);
         }
@@ -460,6 +460,11 @@ impl ClientCore {
             if call.purpose.op().is_some_and(|op| !self.is_awaited(op)) {
                 self.change_unheard(&changes);
             }
+        }
+        if answer.lease.has(LeaseBits::PARENTS)
+            && let Ok(parents) = take_parents(&mut answer.body)
+        {
+            self.learn_parents(&parents);
         }
         let Some(answer) = self.put_aside(&call, answer) else { return };
         match call.purpose {

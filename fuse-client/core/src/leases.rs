@@ -73,10 +73,15 @@ pub(crate) const CAPABILITIES: &[u8] = b"security.capability";
 /// The leases a request asks for.
 pub(crate) fn wanted(request: &MetaRequest<'_>) -> LeaseBits {
     let read = LeaseBits::READ;
+    let names_and_parents = LeaseBits::NAMES.with(LeaseBits::PARENTS);
     match request {
-        MetaRequest::Lookup { .. } | MetaRequest::Link { .. } => read.with(LeaseBits::NAMES),
-        MetaRequest::Make { how, .. } if how.open => LeaseBits::WRITE.with(LeaseBits::NAMES),
-        MetaRequest::Make { .. } => read.with(LeaseBits::NAMES),
+        MetaRequest::Lookup { .. } => read.with(LeaseBits::NAMES),
+        MetaRequest::Make { name: [], .. } => LeaseBits::WRITE.with(LeaseBits::NAMES),
+        MetaRequest::Make { how, .. } if how.open => LeaseBits::WRITE.with(names_and_parents),
+        MetaRequest::Make { .. } | MetaRequest::Link { .. } => read.with(names_and_parents),
+        MetaRequest::Unlink { .. } | MetaRequest::Rmdir { .. } | MetaRequest::Rename { .. } => {
+            LeaseBits::PARENTS
+        }
         MetaRequest::ReadDir { plus: true, .. } => read.with(LeaseBits::NAMES),
         MetaRequest::ReadDir { .. }
         | MetaRequest::GetAttr { .. }
@@ -187,6 +192,14 @@ impl ClientCore {
             }
         }
         self.learn(attr)
+    }
+
+    /// Attributes of the directories that a change of ours changed.
+    pub(crate) fn learn_parents(&mut self, parents: &[Attr]) {
+        for attr in parents {
+            self.grant(attr.ino, LeaseMode::Read);
+            self.cache.put_attr(attr);
+        }
     }
 
     /// A name was looked up or made.

@@ -1,7 +1,7 @@
 //! Opening, changing attributes (with the truncation an open may ask for), closing.
 
 use weft_wire::meta::{Attr, MetaReply, MetaRequest, SetAttr};
-use weft_wire::{Ino, Layout, LeaseBits, Status};
+use weft_wire::{Ino, Layout, LeaseBits, LeaseMode, Status};
 
 use crate::core::ClientCore;
 use crate::file::File;
@@ -33,6 +33,10 @@ impl ClientCore {
         let parent = name.map(|(parent, _)| parent).filter(|_| lease.has(LeaseBits::NAMES));
         self.counted(&attr, layout);
         self.learn_with(attr, lease);
+        if made && lease.mode() >= LeaseMode::Read {
+            // The kernel asks before the first write.
+            self.cache.set_no_capabilities(attr.ino, true);
+        }
         let file = self.files.get_mut(&attr.ino).expect("just counted");
         file.written_before |= !made;
         if flags.truncate && !made && (attr.size > 0 || file.size() > 0) {

@@ -23,7 +23,7 @@ use std::time::Duration;
 use weft_iobuf::SharedSlot;
 use weft_wire::header::{Header, VERSION, VERSION_MIN, push_frame};
 use weft_wire::lease::Recall;
-use weft_wire::session::{FEATURE_LEASES, Hello, Welcome};
+use weft_wire::session::{FEATURE_LEASES, FEATURE_PARENTS, Hello, Welcome};
 use weft_wire::units::{to_u32, to_u64, to_usize};
 use weft_wire::{ClusterId, Kind, LeaseBits, Status};
 
@@ -195,7 +195,7 @@ impl Link {
         }
         let hello = Hello {
             versions: (VERSION_MIN, VERSION),
-            features: if self.config.leases { FEATURE_LEASES } else { 0 },
+            features: if self.config.leases { FEATURE_LEASES | FEATURE_PARENTS } else { 0 },
             cluster: self.config.cluster,
             session: self.config.session,
             shard: self.config.shard,
@@ -628,7 +628,12 @@ impl Link {
             u32::try_from(at.saturating_sub(now).as_millis()).unwrap_or(u32::MAX).max(1)
         });
         let leases = self.config.leases && self.lease_time().is_some();
-        let lease = if leases { request.lease } else { LeaseBits::NONE };
+        let parents = self.welcome.is_some_and(|it| it.features & FEATURE_PARENTS != 0);
+        let lease = match (leases, parents) {
+            (true, true) => request.lease,
+            (true, false) => request.lease.without(LeaseBits::PARENTS),
+            (false, _) => LeaseBits::NONE,
+        };
         let (kind, payload) = (request.kind, request.payload.clone());
         self.push_send(id, kind, lease, &request.body, payload, deadline_ms);
         self.entries.insert(id, entry);

@@ -21,7 +21,7 @@ pub const VERSION_MIN: u16 = 1;
 /// Flag: the frame answers the request with the same id.
 pub const FLAG_REPLY: u16 = 1;
 /// Every flag there is: the reply's and the lease bits.
-pub const FLAGS_KNOWN: u16 = 0b11_1111;
+pub const FLAGS_KNOWN: u16 = 0b111_1111;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $code:literal;)*) => {

@@ -38,13 +38,26 @@ impl LeaseBits {
     pub const NAMES: LeaseBits = LeaseBits(1 << 4);
     /// Other sessions hold leases, too; in replies only.
     pub const OTHERS: LeaseBits = LeaseBits(1 << 5);
-    const ALL: u16 =
-        Self::READ.0 | Self::WRITE.0 | Self::THROUGH.0 | Self::NAMES.0 | Self::OTHERS.0;
+    /// To cache the attributes of the directories whose names the request changes: the reply ends with them
+    /// ([`crate::meta::take_parents`]). Only between ends that both have [`crate::session::FEATURE_PARENTS`].
+    pub const PARENTS: LeaseBits = LeaseBits(1 << 6);
+    const ALL: u16 = Self::READ.0
+        | Self::WRITE.0
+        | Self::THROUGH.0
+        | Self::NAMES.0
+        | Self::OTHERS.0
+        | Self::PARENTS.0;
 
     /// Both.
     #[must_use]
     pub const fn with(self, other: LeaseBits) -> LeaseBits {
         LeaseBits(self.0 | other.0)
+    }
+
+    /// These without those of `other`.
+    #[must_use]
+    pub const fn without(self, other: LeaseBits) -> LeaseBits {
+        LeaseBits(self.0 & !other.0)
     }
 
     /// Whether all bits of `other` are there.

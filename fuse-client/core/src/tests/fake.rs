@@ -12,10 +12,12 @@ use weft_wire::lease::{Reclaim, Reclaimed};
 use weft_wire::locks::{LockClaim, LockClaimReply, LockRequest};
 use weft_wire::meta::{
     Attr, DirEntry, FileKind, MetaReply, MetaRequest, NO_SLOT, SetAttr, StatFs, Time, TimeSet,
-    push_dir_entry,
+    push_dir_entry, push_parents,
 };
-use weft_wire::session::{ClusterMap, FEATURE_LEASES, Hello, NodeEntry, Place, Welcome};
-use weft_wire::units::{to_u32, to_usize};
+use weft_wire::session::{
+    ClusterMap, FEATURE_LEASES, FEATURE_PARENTS, Hello, NodeEntry, Place, Welcome,
+};
+use weft_wire::units::{to_u32, to_u64, to_usize};
 use weft_wire::{
     ChunkIndex, ClusterId, Ino, Kind, Layout, LeaseBits, ShardId, Status, TargetId, VolumeId,
 };
@@ -49,6 +51,7 @@ pub(super) struct Fake {
     pub(super) epochs: [u64; 2],
     pub(super) credits: u32,
     pub(super) lease_ms: u32,
+    pub(super) features: u64,
     pub(super) fence: u32,
     /// What is granted to whoever asks.
     pub(super) grants: bool,
@@ -86,6 +89,18 @@ impl Asked {
         header.check_body(&body).expect("and their checksum is right");
         assert_eq!(header.payload_bytes, to_u32(payload.len()));
         Asked { header, body, payload }
+    }
+}
+
+/// The directories whose names a request changes.
+fn parents_of(request: &MetaRequest<'_>) -> Vec<Ino> {
+    match request {
+        MetaRequest::Rename { parent, new_parent, .. } => vec![*parent, *new_parent],
+        MetaRequest::Make { parent, .. }
+        | MetaRequest::Link { parent, .. }
+        | MetaRequest::Unlink { parent, .. }
+        | MetaRequest::Rmdir { parent, .. } => vec![*parent],
+        _ => vec![],
     }
 }
 
@@ -130,6 +145,7 @@ impl Fake {
             epochs: [1, 1],
             credits: 8,
             lease_ms: 5000,
+            features: FEATURE_LEASES | FEATURE_PARENTS,
             fence: 0,
             grants: true,
             refused: vec![],
@@ -198,7 +214,7 @@ impl Fake {
         assert_eq!(header.shard, shard);
         *self.counts.entry(header.kind).or_default() += 1;
         let mut payload = None;
-        let (status, body) = match header.kind {
+        let (status, mut body) = match header.kind {
             Kind::Hello => (Status::Ok, self.hello(asked)),
             Kind::Ping => (Status::Ok, vec![]),
             Kind::Goodbye => {
@@ -253,15 +269,36 @@ impl Fake {
         let payload_bytes = payload.as_ref().map_or(0, |(_, range)| to_u32(range.len()));
         let mut reply = header.reply(status, &body, payload_bytes);
         reply.lease = self.granted(header.lease);
+        if reply.lease.has(LeaseBits::PARENTS) {
+            reply = self.with_parents(reply, asked, &mut body);
+        }
         Frame { header: reply, body, payload }
+    }
+
+    fn with_parents(&self, reply: Header, asked: &Asked, body: &mut Vec<u8>) -> Header {
+        let lease = reply.lease;
+        if reply.status != Status::Ok {
+            return Header { lease: lease.without(LeaseBits::PARENTS), ..reply };
+        }
+        let (_, request) = MetaRequest::decode(reply.kind, &asked.body).unwrap();
+        let inos = parents_of(&request);
+        let parents: Vec<Attr> = inos.iter().map(|ino| self.inodes[ino].attr).collect();
+        push_parents(body, &parents);
+        Header { lease, ..asked.header.reply(Status::Ok, body, 0) }
+    }
+
+    fn changed_names(&mut self, parent: Ino) {
+        if let Some(inode) = self.inodes.get_mut(&parent) {
+            inode.attr.size = to_u64(inode.names.len());
+            inode.attr.version += 1;
+        }
     }
 
     /// There is nobody else: what is asked for.
     fn granted(&self, wanted: LeaseBits) -> LeaseBits {
         match wanted.has(LeaseBits::WRITE) {
             _ if !self.grants => LeaseBits::NONE,
-            true if wanted.has(LeaseBits::NAMES) => LeaseBits::WRITE.with(LeaseBits::NAMES),
-            true => LeaseBits::WRITE,
+            true => wanted.without(LeaseBits::READ),
             false => wanted,
         }
     }
@@ -271,7 +308,7 @@ impl Fake {
         let mut body = vec![];
         let welcome = Welcome {
             version: 1,
-            features: hello.features & FEATURE_LEASES,
+            features: hello.features & self.features,
             cluster: CLUSTER,
             shard_count: 2,
             epoch: self.epochs[usize::from(hello.shard.0)],
@@ -387,6 +424,7 @@ impl Fake {
         self.clock += 1;
         let (status, body) = match self.apply(&request) {
             Ok(reply) => {
+                parents_of(&request).into_iter().for_each(|parent| self.changed_names(parent));
                 let mut body = vec![];
                 reply.encode(&mut body);
                 (Status::Ok, body)

@@ -1,9 +1,11 @@
 //! What a restart of the server finds claimed, and a server that grants nothing.
 
-use weft_wire::{Ino, LeaseMode, Status, TargetId};
+use weft_wire::session::FEATURE_LEASES;
+use weft_wire::{Ino, Kind, LeaseMode, Status, TargetId};
 
 use super::world::{World, config};
 use super::write;
+use crate::state::errno::ENODATA;
 use crate::{FsOp, FsReply, Handle};
 
 fn reclaimed(world: &World) -> Vec<Ino> {
@@ -58,6 +60,56 @@ fn what_was_being_given_back_is_reclaimed() {
     assert_eq!((reclaimed(&world), world.returned.len()), (vec![ino], 0));
     take_writes_again(&mut world, handle);
     assert_eq!(world.fake.content(ino), b"data");
+}
+
+#[test]
+fn a_change_brings_what_the_kernel_asks_for_next() {
+    let mut world = World::ready(config(), 34);
+    let count = |world: &World| world.count(Kind::GetAttr);
+    let before = count(&world);
+    let (ino, handle) = world.create(b"a");
+    world.create(b"b");
+    assert_eq!(world.attr(Ino::ROOT).size, 2);
+    let rename = |name: &[u8], new_name: &[u8]| FsOp::Rename {
+        parent: Ino::ROOT,
+        name: name.to_vec(),
+        new_parent: Ino::ROOT,
+        new_name: new_name.to_vec(),
+        flags: 0,
+    };
+    world.done(rename(b"a", b"c")).unwrap();
+    let version = world.attr(Ino::ROOT).version;
+    assert_eq!(version, world.fake.inodes[&Ino::ROOT].attr.version);
+    let unlink = |name: &[u8]| FsOp::Unlink { parent: Ino::ROOT, name: name.to_vec() };
+    world.done(unlink(b"c")).unwrap();
+    assert_eq!(world.attr(Ino::ROOT).size, 1);
+    assert_eq!(count(&world), before, "each change told");
+
+    let name = b"security.capability".to_vec();
+    let asked = world.run(FsOp::GetXattr { ino, name, bytes_max: 0 });
+    assert_eq!((asked.err(), world.count(Kind::GetXattr)), (Some(ENODATA), 0), "it is new");
+    world.done(FsOp::Release { handle }).unwrap();
+
+    // What others do to the directory is asked for.
+    world.fake.grants = false;
+    world.recall(vec![(Ino::ROOT, LeaseMode::None)]);
+    world.fake.inodes.get_mut(&Ino::ROOT).unwrap().attr.mode = 0o040_700;
+    assert_eq!(world.attr(Ino::ROOT).mode, 0o040_700);
+    world.done(unlink(b"b")).unwrap();
+    assert_eq!((world.attr(Ino::ROOT).size, count(&world)), (0, before + 2));
+}
+
+#[test]
+fn a_server_from_before_tells_no_directories() {
+    let mut world = World::new(config(), 35);
+    world.fake.features = FEATURE_LEASES;
+    while !world.ready {
+        world.step();
+    }
+    world.create(b"a");
+    let before = world.count(Kind::GetAttr);
+    assert_eq!(world.attr(Ino::ROOT).size, 1);
+    assert_eq!(world.count(Kind::GetAttr), before + 1);
 }
 
 #[test]

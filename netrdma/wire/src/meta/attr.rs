@@ -106,6 +106,9 @@ pub struct Attr {
 }
 
 impl Attr {
+    /// Length when encoded.
+    pub const BYTES: usize = 100;
+
     /// The type; the volume never stores a mode without one.
     ///
     /// # Panics

@@ -349,6 +349,19 @@ fn lease_samples(all: &mut Vec<Sample>) {
 }
 
 /// All samples.
+/// A rename that tells both directories.
+fn parents_sample(all: &mut Vec<Sample>) {
+    let mut body = Vec::new();
+    let parents = [Attr { mode: 0o040_755, ..attr() }, attr()];
+    push_parents(&mut body, &parents);
+    all.push(("Rename_parents".into(), Kind::Rename, true, body.clone(), 0));
+    assert_eq!(take_parents(&mut body).as_deref(), Ok(&parents[..]));
+    assert!(body.is_empty(), "the rest is the reply itself");
+    for bad in [&[3][..], &[1], &[1, 2, 3, 2]] {
+        assert!(take_parents(&mut bad.to_vec()).is_err(), "{bad:?}");
+    }
+}
+
 pub(crate) fn all() -> Vec<Sample> {
     let mut all: Vec<Sample> = Vec::new();
     session_samples(&mut all);
@@ -367,6 +380,7 @@ pub(crate) fn all() -> Vec<Sample> {
         assert_eq!(MetaReply::decode(kind, &body), Ok(reply));
         all.push((format!("{kind:?}_reply"), kind, true, body, 0));
     }
+    parents_sample(&mut all);
     data_samples(&mut all);
     scrub_samples(&mut all);
     lock_samples(&mut all);
@@ -409,6 +423,7 @@ pub(crate) fn decode_any(kind: Kind, reply: bool, body: &[u8], payload_bytes: u3
         (Kind::Seek, true) => drop(SeekReply::decode(body)),
         (Kind::Grow, true) => drop(GrowReply::decode(body)),
         (Kind::ChunkList, true) => drop(ChunkListReply::decode(body)),
+        (Kind::Rename, true) => drop(take_parents(&mut body.to_vec())),
         (kind, false) if kind.is_data() => drop(DataRequest::decode(kind, body, payload_bytes)),
         (kind, false) => drop(MetaRequest::decode(kind, body)),
         (kind, true) => {

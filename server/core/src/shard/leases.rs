@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use weft_net::Frame;
 use weft_wire::lease::{Recall, Reclaim, Reclaimed};
-use weft_wire::meta::{MetaReply, MetaRequest, push_dir_entry};
+use weft_wire::meta::{MetaReply, MetaRequest, push_dir_entry, push_parents};
 use weft_wire::units::to_u64;
 use weft_wire::{Header, Ino, Kind, LeaseBits, LeaseMode, SessionId, ShardId, Status};
 
@@ -357,10 +357,34 @@ impl Shard {
         {
             granted = granted.with(LeaseBits::granting(table.grant(session, ino, want, now)));
         }
+        if status == Status::Ok && wants.has(LeaseBits::PARENTS) {
+            granted = granted.with(self.grant_parents(session, about, body));
+        }
         if header.lease != LeaseBits::NONE && self.leases.table.others_hold(session) {
             granted = granted.with(LeaseBits::OTHERS);
         }
         granted
+    }
+
+    /// The directories whose names the request changed: the kernel asks for their attributes next. Those that may be
+    /// kept go with the reply, as they are now.
+    fn grant_parents(
+        &mut self,
+        session: SessionId,
+        about: &About,
+        body: &mut Vec<u8>,
+    ) -> LeaseBits {
+        let Some(volume) = &self.volume else { return LeaseBits::NONE };
+        let (now, table) = (self.now.mono, &mut self.leases.table);
+        let mut inos: Vec<Ino> = about.names.iter().map(|(parent, _)| *parent).collect();
+        inos.dedup();
+        inos.retain(|ino| table.grant(session, *ino, Want::Read, now) >= LeaseMode::Read);
+        let parents: Vec<_> = inos.into_iter().filter_map(|ino| volume.attr_of(ino)).collect();
+        if parents.is_empty() {
+            return LeaseBits::NONE;
+        }
+        push_parents(body, &parents);
+        LeaseBits::PARENTS
     }
 
     /// The inodes of a listing: those with a writer elsewhere lose their attributes, the others are granted, all of
