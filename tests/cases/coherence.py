@@ -140,6 +140,54 @@ def coherence_racing(ctx):
     cluster.close()
 
 
+def _agree(paths, count, *what):
+    """All mounts say the same of the directory, which has so many entries."""
+    seen = [os.stat(path) for path in paths]
+    check(all(stat.st_size == count for stat in seen), *what, "entries", [stat.st_size for stat in seen], "not", count)
+    times = [(stat.st_mtime_ns, stat.st_ctime_ns, stat.st_nlink, stat.st_mode) for stat in seen]
+    check(all(time == times[0] for time in times), *what, times)
+
+
+@case(timeout_s=240)
+def coherence_directories(ctx):
+    """What a change made of its directory is what all mounts see of it, with changes of others before, after and between."""
+    cluster, mounts = _cluster(ctx, 2)
+    (mounts[0] / "d").mkdir()
+    paths = [mount / "d" for mount in mounts]
+    for turn in range(20):
+        one, other = paths[turn % 2], paths[(turn + 1) % 2]
+        _write(one / "a", b"")
+        _agree(paths, 1, turn, "created")
+        os.mkdir(other / "sub")
+        os.chmod(one, 0o700 + turn % 8)
+        _agree(paths, 2, turn, "mkdir in the other mount, chmod in this one")
+        os.rename(one / "a", one / "b")
+        os.link(other / "b", other / "c")
+        _agree(paths, 3, turn, "renamed, linked in the other mount")
+        os.unlink(one / "b")
+        os.rmdir(one / "sub")
+        os.rename(other / "c", other.parent / "c")
+        _agree(paths, 0, turn, "emptied")
+        os.unlink(mounts[1] / "c")
+
+    def work(path, name):
+        for turn in range(100):
+            _write(path / name, b"")
+            os.stat(path)
+            os.rename(path / name, path / (name + "-%d" % turn))
+            if turn % 2:
+                os.unlink(path / (name + "-%d" % turn))
+
+    workers = [(path, "%d-%d" % (mount, at)) for mount, path in enumerate(paths) for at in range(2)]
+    threads = [threading.Thread(target=work, args=worker) for worker in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    _agree(paths, 200, "after changes at once")
+    cluster.close()
+
+
 @case(timeout_s=240)
 def coherence_append(ctx):
     """Four mounts append to one file: nothing is lost or torn."""
@@ -335,6 +383,10 @@ def coherence_capabilities(ctx):
             os.setxattr(a / "x", "security.capability", CAPABILITIES)
             out.write(b"write")
             check(not _has_capabilities(b / "x"), "given through the same mount", turn)
+        with open(a / "new", "wb", buffering=0) as new:
+            os.setxattr(b / "new", "security.capability", CAPABILITIES)
+            new.write(b"first")
+            check(not _has_capabilities(b / "new"), "gone with the first write of a new file")
         stop = threading.Event()
 
         def work():
