@@ -262,12 +262,13 @@ impl Index {
         self.env.used_bytes().unwrap_or(0)
     }
 
-    /// Whether the disk has set room aside for an index so long; `step_bytes` more, if it can.
+    /// Whether the map is so long and the disk has set room aside for it; `step_bytes` more, if it can.
     pub(crate) fn reserve(&self, bytes: u64, step_bytes: u64) -> bool {
-        let bytes = bytes.min(self.env.map_bytes().unwrap_or(0));
-        bytes <= self.env.reserved_bytes()
-            || self.env.reserve(bytes + step_bytes).is_ok()
-            || self.env.reserve(bytes).is_ok()
+        // `Env::reserve` takes what is beyond the map for the map's end, and all of that can be there.
+        bytes <= self.env.map_bytes().unwrap_or(0)
+            && (bytes <= self.env.reserved_bytes()
+                || self.env.reserve(bytes + step_bytes).is_ok()
+                || self.env.reserve(bytes).is_ok())
     }
 
     /// How many chunks the last commit had.

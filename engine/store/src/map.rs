@@ -20,6 +20,9 @@ use crate::record::{Places, Punch, Truncate};
 use crate::space::{Extent, Space};
 use crate::space_rows::{ROW_DIRTY_BYTES, Row, SpaceHead, Touched};
 
+#[cfg(test)]
+mod tests;
+
 /// The chunk records of a target.
 #[derive(Debug)]
 pub(crate) struct Map {
@@ -32,7 +35,7 @@ pub(crate) struct Map {
     headroom_bytes: u64,
     /// Where blocks came into or left records since the last checkpoint began.
     touched: Touched,
-    /// The index's disk gives no more room.
+    /// The index's disk gives no more room, or its map ends.
     index_full: bool,
 }
 
@@ -63,7 +66,7 @@ impl Map {
         Ok(map)
     }
 
-    /// Whether the index's disk has room for what changed, twice over (the pages it replaces are
+    /// Whether the index's map and disk have room for what changed, twice over (the pages it replaces are
     /// free one checkpoint later), and some besides to remove things with.
     pub(crate) fn index_has_room(&mut self) -> bool {
         let need = self.index_bytes + 2 * self.index_dirty_bytes() + self.headroom_bytes;

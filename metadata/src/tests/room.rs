@@ -1,4 +1,4 @@
-//! A disk that is full under the database, and memory that is used up: what is refused, and that everything else goes
+//! A disk or a map that is full under the database, and memory that is used up: what is refused, and that everything else goes
 //! on. Files cannot grow beyond `RLIMIT_FSIZE` in the child processes here, as on a full disk.
 
 use std::process::Command;
@@ -10,6 +10,7 @@ use super::*;
 use crate::limits::{COMMAND_BYTES, MEMORY_BYTES_MIN, MemoryShares, OPEN_BYTES, REMOVAL_BYTES};
 use crate::store::Name;
 use crate::{Health, limits};
+use weft_wire::units::to_u64;
 
 const MIB: u64 = 1 << 20;
 const ROOT: Ino = Ino::ROOT;
@@ -114,6 +115,75 @@ fn child_starves_a_checkpoint() {
     let new = rig.make(ROOT, b"new", FILE).unwrap();
     rig.crash(|_, _| ()).unwrap();
     assert_eq!((rig.attr(old).err(), rig.attr(new).err()), (Some(Status::Stale), None));
+}
+
+/// The database's own end, not the disk's, with crashes that tear the log or do not.
+#[test]
+fn a_database_at_the_end_of_its_map_deletes_and_recovers_over_restarts() {
+    let small = VolumeParams { map_bytes_max: limits::MAP_BYTES_MIN, ..params() };
+    let mut rig = Rig::with(VolumeParams { checkpoint_commands_max: 300, ..small });
+    let mut rng = Rng(17);
+    for round in ["a", "b"] {
+        let made = fill(&mut rig, round);
+        assert!(made > 1_000, "{round}: {made}");
+        let name = |number: u64| format!("{round}-{}-{}", number / 200, number % 200);
+        let mut names: Vec<String> = (0..made).map(name).collect();
+        rig.crash(|_, _| ()).unwrap();
+        rig.volume().grace_over();
+        // As full as before, but for what was kept free for those under way: then nothing that needs a row is taken, and
+        // nothing of it is there.
+        for number in 0.. {
+            let name = format!("{round}+{number}");
+            match rig.make(ROOT, name.as_bytes(), FILE) {
+                Ok(_) => names.push(name),
+                Err(status) => {
+                    assert_eq!(status, Status::NoSpace);
+                    break;
+                }
+            }
+        }
+        assert!(to_u64(names.len()) < made + made / 4, "{} after {made}", names.len());
+        let (from, to) = (names[0].as_bytes(), b"other");
+        let (parent, new_parent) = (ROOT, ROOT);
+        let rename = MetaRequest::Rename { parent, name: from, new_parent, new_name: to, flags: 0 };
+        assert_eq!(rig.done(&rename), Err(Status::NoSpace));
+        assert_eq!(rig.assert_sound().inode_count, to_u64(names.len()) + 1);
+        while !names.is_empty() {
+            let mut some = Vec::new();
+            for slot in 0..100.min(names.len()) {
+                let name = names.swap_remove(to_usize(rng.below(to_u64(names.len()))));
+                rig.sequence += 1;
+                let slot = u16::try_from(slot).unwrap();
+                let caller = Caller { uid: 0, gid: 0, slot, sequence: rig.sequence };
+                let unlink = MetaRequest::Unlink { parent: ROOT, name: name.as_bytes() };
+                rig.submit_as(ALICE, caller, &unlink);
+                some.push(name);
+            }
+            if !rng.one_in(5) {
+                rig.settle();
+                continue;
+            }
+            rig.flush();
+            let blocks = rig.append.as_ref().map_or(0, |append| append.bytes.len() / 4096);
+            let kept = to_usize(rng.below(to_u64(blocks) + 1));
+            let torn = |log: &mut MemoryLog, append: Append| {
+                let at = to_usize(append.offset);
+                log.0[at..at + kept * 4096].copy_from_slice(&append.bytes[..kept * 4096]);
+            };
+            rig.crash(torn).unwrap();
+            rig.volume().grace_over();
+            let there = |rig: &mut Rig, name: &String| {
+                let name = name.as_bytes();
+                rig.done(&MetaRequest::Lookup { parent: ROOT, name }).is_ok()
+            };
+            let left: Vec<String> = some.into_iter().filter(|name| there(&mut rig, name)).collect();
+            assert!(kept < blocks || left.len() < 100, "a whole batch is applied");
+            names.extend(left);
+        }
+        rig.settle();
+        assert_eq!(rig.volume().health(), Health::Good);
+        assert_eq!(rig.assert_sound().inode_count, 1);
+    }
 }
 
 #[test]

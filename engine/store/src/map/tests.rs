@@ -1,0 +1,62 @@
+//! An index whose map ends.
+
+use weft_wire::ClusterId;
+
+use super::*;
+use crate::chunk::Run;
+use crate::record::Truncate;
+use crate::superblock::TargetUuid;
+
+const MAP_BYTES: u64 = 2 << 20;
+const HEADROOM_BYTES: u64 = 256 << 10;
+const INO: Ino = Ino(7);
+
+fn meta() -> Meta {
+    let (cluster, target_uuid) = (ClusterId([7; 16]), TargetUuid([3; 16]));
+    Meta { cluster, target_uuid, applied: 0, generation: 1, boot_id: [0; 16], loss_count: 0 }
+}
+
+fn checkpoint(map: &mut Map) {
+    let txn = map.begin_commit(&meta()).unwrap();
+    map.commit(txn).unwrap();
+}
+
+/// Every second block of a chunk is written: a long record.
+fn fill_chunk(map: &mut Map, index: u64) {
+    let chunk = ChunkId { ino: INO, index: ChunkIndex(index) };
+    let run =
+        |block: u32| Run { first: block, count: 1, device_block: index * 1000 + u64::from(block) };
+    let runs: Vec<Run> = (0..128).step_by(2).map(run).collect();
+    let sums = vec![5; runs.len()];
+    map.place(Places { chunk, runs: &runs, sums: &sums }).unwrap();
+}
+
+#[test]
+fn at_the_end_of_the_map_nothing_is_written_and_everything_can_be_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    Index::create(dir.path(), &meta(), MAP_BYTES).unwrap();
+    let (index, _) = Index::open(dir.path(), MAP_BYTES).unwrap();
+    assert!(index.reserve(MAP_BYTES, 0) && !index.reserve(MAP_BYTES + 1, 0));
+    let mut map = Map::new(index, 1 << 20, HEADROOM_BYTES).unwrap();
+    let full = (0..10_000).find(|number| {
+        let has_room = map.index_has_room();
+        if has_room {
+            fill_chunk(&mut map, *number);
+        }
+        if number % 16 == 15 || !has_room {
+            checkpoint(&mut map);
+        }
+        !has_room
+    });
+    let full = full.expect("the map ends");
+    assert!(full > 300, "{full}");
+    // Removing changes records before it frees their pages.
+    for from in (0..full).rev() {
+        let truncate = Truncate { ino: INO, remove_from: ChunkIndex(from), cut: None };
+        assert_eq!(map.truncate(&truncate).unwrap().len(), 64);
+        if map.index_is_tight() || from == 0 {
+            checkpoint(&mut map);
+        }
+    }
+    assert_eq!(map.index.chunk_count().unwrap(), 0);
+}
