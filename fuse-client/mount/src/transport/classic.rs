@@ -10,6 +10,7 @@
 //! header and a 40-byte struct) is page-aligned, and the slot is `max_write` and one page long.
 
 use std::io::IoSlice;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::OFlags;
@@ -55,7 +56,7 @@ pub struct Classic {
     trouble: Option<Event>,
     spares: Vec<SendData>,
     /// Pages of the pool that this process has written to, a bit each.
-    touched: Vec<u64>,
+    touched: Pages,
 }
 
 impl Classic {
@@ -84,7 +85,7 @@ impl Classic {
             closed: false,
             trouble: None,
             spares: Vec::new(),
-            touched: Vec::new(),
+            touched: Pages::default(),
         })
     }
 
@@ -132,17 +133,9 @@ impl Classic {
     fn touch(&mut self, slot: &mut BufSlot) {
         let first = slot.offset_bytes() / page_bytes();
         let count = self.slot_bytes.div_ceil(page_bytes());
-        let words = (first + count).div_ceil(64);
-        if self.touched.len() < words {
-            self.touched.resize(words, 0);
-        }
-        for page in 0..count {
-            let (word, bit) = ((first + page) / 64, 1 << ((first + page) % 64));
-            if self.touched[word] & bit == 0 {
-                self.touched[word] |= bit;
-                slot.as_mut_slice()[page * page_bytes()] = 0;
-            }
-        }
+        self.touched.add(first..first + count, |page| {
+            slot.as_mut_slice()[(page - first) * page_bytes()] = 0;
+        });
     }
 
     fn close(&mut self) -> Event {
@@ -154,6 +147,32 @@ impl Classic {
         data.clear();
         if self.spares.len() < SPARES_MAX {
             self.spares.push(data);
+        }
+    }
+}
+
+/// A set of pages. Looked at for each request with as many pages as the longest one has, so by words.
+#[derive(Debug, Default)]
+struct Pages(Vec<u64>);
+
+impl Pages {
+    /// Adds pages; calls `new` with each that was not among them, ascending.
+    fn add(&mut self, pages: Range<usize>, mut new: impl FnMut(usize)) {
+        let words = pages.end.div_ceil(64);
+        if self.0.len() < words {
+            self.0.resize(words, 0);
+        }
+        let mut page = pages.start;
+        while page < pages.end {
+            let (word, end) = (page / 64, pages.end.min((page / 64 + 1) * 64));
+            let wanted = (u64::MAX << (page % 64)) & (u64::MAX >> (63 - (end - 1) % 64));
+            let mut missing = wanted & !self.0[word];
+            self.0[word] |= wanted;
+            while missing != 0 {
+                new(word * 64 + to_usize(missing.trailing_zeros().into()));
+                missing &= missing - 1;
+            }
+            page = end;
         }
     }
 }
@@ -247,4 +266,23 @@ impl Transport for Classic {
 
 fn page_bytes() -> usize {
     usize::try_from(PAGE_BYTES).expect("Weft runs on 64-bit machines")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::Pages;
+
+    #[test]
+    fn each_page_is_new_once_wherever_ranges_begin_and_end() {
+        let (mut pages, mut model) = (Pages::default(), BTreeSet::new());
+        let ranges = [0..1, 62..66, 63..64, 64..128, 5..257, 300..300, 256..320, 0..400];
+        for range in ranges {
+            let mut new = Vec::new();
+            pages.add(range.clone(), |page| new.push(page));
+            let wanted: Vec<usize> = range.filter(|page| model.insert(*page)).collect();
+            assert_eq!(new, wanted);
+        }
+    }
 }
