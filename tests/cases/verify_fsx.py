@@ -3,12 +3,15 @@
 Left out of the mix (see skips.txt, `fsx-*`): what the wire has no request for yet.
 """
 
+import os
+import sys
 import time
 
-from lib.base import case, check
+from lib.base import ROOT, case, check
 from lib.procs import spawn, tail, wait
 from lib.trees import FSX, tool
 
+PAIR = ROOT / "tests" / "fsx_pair.py"
 CONFIG = """\
 flen = %(length)d
 nomsyncafterwrite = true
@@ -86,4 +89,28 @@ def fsx_kill(ctx):
     check(code == 0, "fsx ended with", code, "\n" + tail(log, 40))
     check(kills > 0 or fs.is_peer, "fsx was over before the first kill")
     ctx.figure("fsx_kill.kills", kills, "kills")
+    fs.close()
+
+
+@case(timeout_s=3000)
+def fsx_pair(ctx):
+    """tests/fsx_pair.py: buffered, direct and mapped, on one mount and on two of the same file, six at once.
+
+    WEFT_FSX_OPS=1000000 for the long run.
+    """
+    count = int(os.environ.get("WEFT_FSX_OPS", ctx.scaled(3_000, 1_000)))
+    fs = ctx.fs()
+    other = fs.mount("other").path
+    running = {}
+    for mode in ("buffered", "direct", "mmap"):
+        for name, mounts in (("one", (fs.path,)), ("two", (fs.path, other))):
+            title = "%s-%s" % (name, mode)
+            files = [path / title for path in mounts]
+            args = [sys.executable, PAIR, *files, "--mode", mode, "--ops", count, "--seed", ctx.seed]
+            running[title] = spawn(args, ctx.work / (title + ".log"))
+    begin = time.monotonic()
+    for title, child in running.items():
+        code = wait(child, 2_900, title)
+        check(code == 0, title, "ended with", code, "\n" + tail(ctx.work / (title + ".log"), 50))
+    ctx.figure("fsx_pair.rate", len(running) * count / (time.monotonic() - begin), "operations/s")
     fs.close()

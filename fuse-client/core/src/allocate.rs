@@ -4,6 +4,8 @@
 //! it. What takes data away also waits until the writes before it are durable, and is made durable before it is
 //! answered: a write that is kept to be written again after a restart of its target would bring back what was taken.
 
+use std::ops::Range;
+
 use weft_net::link::Request;
 use weft_wire::blocks::BLOCK_BYTES;
 use weft_wire::data::{BlocksReply, ChunkRange, DataRequest, SeekFrom, SeekReply, ZeroHow};
@@ -29,8 +31,11 @@ pub(crate) struct Allocation {
     ino: Ino,
     /// Writes below it come first.
     barrier: u64,
-    /// Stretches of the file, and those still to be gone through: the next one is the last.
-    plan: Vec<Stretch>,
+    /// What was asked for: `mode`, and bytes of the file.
+    mode: u32,
+    range: Range<u64>,
+    /// Stretches of the file, once its length is sure, and those still to be gone through: the next one is the last.
+    plan: Option<Vec<Stretch>>,
     todo: Vec<Stretch>,
     /// Blocks the file has more by it.
     added: i64,
@@ -124,8 +129,7 @@ impl ClientCore {
         if file.layout.is_none() || bytes == 0 {
             return Err(errno::EINVAL);
         }
-        let mut todo = plan(mode, offset, end, file.size()).ok_or(errno::EOPNOTSUPP)?;
-        todo.reverse();
+        plan(mode, offset, end, file.size()).ok_or(errno::EOPNOTSUPP)?;
         let takes = mode & (PUNCH_HOLE | ZERO_RANGE) != 0;
         let held_bytes = file.overlay(file.attr).blocks.saturating_mul(BLOCK);
         let new_bytes = bytes.saturating_sub(held_bytes);
@@ -137,8 +141,10 @@ impl ClientCore {
             handle,
             ino,
             barrier: file.writes.next_id(),
-            plan: todo.clone(),
-            todo,
+            mode,
+            range: offset..end,
+            plan: None,
+            todo: Vec::new(),
             added: 0,
             size_min: if mode & KEEP_SIZE == 0 { end } else { 0 },
             room_bytes: if asks_room { new_bytes } else { 0 },
@@ -205,6 +211,16 @@ impl ClientCore {
             return self.send_syncs(ino);
         }
         let layout = file.layout.clone().expect("checked when it began");
+        let size = file.size();
+        if let Some(OpKind::Allocate(allocation)) = self.ops.get_mut(&id).map(|op| &mut op.kind)
+            && allocation.plan.is_none()
+        {
+            // Only now: without the lease others may just have made the file longer.
+            let Range { start, end } = allocation.range;
+            let mut todo = plan(allocation.mode, start, end, size).expect("checked when it began");
+            todo.reverse();
+            (allocation.plan, allocation.todo) = (Some(todo.clone()), todo);
+        }
         let kind = self.ops.get(&id).map(|op| &op.kind);
         if matches!(kind, Some(OpKind::Allocate(allocation)) if allocation.errno == 0) {
             self.send_zeros(id, &layout);
@@ -294,7 +310,7 @@ impl ClientCore {
         else {
             return;
         };
-        allocation.todo = allocation.plan.clone();
+        allocation.todo = allocation.plan.clone().unwrap_or_default();
         (allocation.sync, allocation.tell) = (None, None);
         let (ino, added) = (allocation.ino, std::mem::take(&mut allocation.added));
         if let Some(file) = self.files.get_mut(&ino) {

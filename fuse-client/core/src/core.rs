@@ -57,7 +57,7 @@ pub struct ClientCore {
     pub(crate) changes_asked: u64,
     pub(crate) recalls: BTreeMap<u64, Recalling>,
     pub(crate) next_recall: u64,
-    pub(crate) forgetting: BTreeMap<u64, Forgetting>,
+    pub(crate) forgetting: BTreeMap<u64, (Forgetting, Vec<Ino>)>,
     pub(crate) next_forgetting: u64,
     /// Other sessions hold leases.
     pub(crate) others: bool,
@@ -351,6 +351,12 @@ impl ClientCore {
         }
         if let Some(at) = op.patience_ends {
             self.op_timers.remove(&(at, id, errno::EINTR));
+        }
+        if let Ok(FsReply::Attr(attr, _) | FsReply::Entry(attr, _) | FsReply::Created(attr, ..)) =
+            &result
+            && let Some(file) = self.files.get_mut(&attr.ino)
+        {
+            file.told = Some((attr.size, attr.mtime));
         }
         self.push(Output::Reply { op: id, result });
     }

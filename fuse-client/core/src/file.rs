@@ -64,6 +64,24 @@ impl Telling {
     }
 }
 
+/// What the kernel keeps of a file's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pages {
+    /// Nothing: it was dropped, and nothing was read or written since.
+    None,
+    /// At least as new as this version.
+    Of(u64),
+    /// It may be anything.
+    Unknown,
+}
+
+impl Pages {
+    /// Whether none of it is of another version than this.
+    pub(crate) fn agree(self, version: u64) -> bool {
+        matches!(self, Pages::None) || self == Pages::Of(version)
+    }
+}
+
 /// One inode.
 #[derive(Debug)]
 pub(crate) struct File {
@@ -71,8 +89,11 @@ pub(crate) struct File {
     /// As the volume said last, and when.
     pub(crate) attr: Attr,
     pub(crate) attr_at: Duration,
-    /// The version that the kernel's pages are of, as far as we know.
-    pub(crate) pages_version: Option<u64>,
+    pub(crate) pages: Pages,
+    /// The kernel was told to forget by this order, and was given nothing to keep since.
+    pub(crate) dropping: Option<u64>,
+    /// Length and time of change that the kernel was told last.
+    pub(crate) told: Option<(u64, Time)>,
     /// Handles.
     pub(crate) open_count: u32,
     /// Opens the volume counts for us.
@@ -122,7 +143,9 @@ impl File {
             layout,
             attr,
             attr_at: now,
-            pages_version: None,
+            pages: Pages::Unknown,
+            dropping: None,
+            told: None,
             open_count: 0,
             server_opens: 0,
             writer: Caller::default(),
@@ -198,8 +221,27 @@ impl File {
 
     /// A change of ours was answered: whether it is the only one since the pages were read.
     pub(crate) fn changed_by_us(&mut self, attr: &Attr) {
-        self.pages_version =
-            self.pages_version.filter(|v| v.checked_add(1) == Some(attr.version)).map(|v| v + 1);
+        self.pages = match self.pages {
+            Pages::None => Pages::None,
+            Pages::Of(version) if version.checked_add(1) == Some(attr.version) => {
+                Pages::Of(attr.version)
+            }
+            _ => Pages::Unknown,
+        };
+    }
+
+    /// The kernel is given data that is as the file is now, or has some of ours.
+    pub(crate) fn gives_pages(&mut self) {
+        self.dropping = None;
+        if self.pages == Pages::None {
+            self.pages = Pages::Of(self.attr.version);
+        }
+    }
+
+    /// Whether the kernel, told these attributes, drops its pages by itself: it does when the length or the time of the
+    /// last change are not what it was told before (`AUTO_INVAL_DATA`).
+    pub(crate) fn tells_change(&self, attr: &Attr) -> bool {
+        self.told != Some((attr.size, attr.mtime))
     }
 
     pub(crate) fn fail(&mut self, errno: i32) {

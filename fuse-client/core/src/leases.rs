@@ -18,7 +18,7 @@ use weft_wire::meta::{Attr, MetaReply, MetaRequest};
 use weft_wire::{Ino, Kind, LeaseBits, LeaseMode, Status, VolumeId};
 
 use crate::core::{ClientCore, at};
-use crate::file::File;
+use crate::file::{File, Pages};
 use crate::op::{Caller, FsReply, LinkId, OpId, Output, Ttl};
 use crate::state::{Answer, Call, Op, OpKind, Purpose, errno};
 
@@ -164,7 +164,7 @@ impl ClientCore {
 
     /// The kernel must not read a file's pages before it was told to forget them, which a `GetAttr` does.
     fn pages_are_stale(&self, ino: Ino) -> bool {
-        self.files.get(&ino).is_some_and(|file| file.pages_version != Some(file.attr.version))
+        self.files.get(&ino).is_some_and(|file| !file.pages.agree(file.attr.version))
     }
 
     /// A reply granted these leases on `ino`.
@@ -272,26 +272,38 @@ impl ClientCore {
     fn kernel_forgets(&mut self, inodes: Vec<Ino>, names: bool, who: Forgetting) {
         let id = self.next_forgetting;
         self.next_forgetting += 1;
-        self.forgetting.insert(id, who);
+        for ino in &inodes {
+            if let Some(file) = self.files.get_mut(ino) {
+                file.dropping = Some(id);
+            }
+        }
+        self.forgetting.insert(id, (who, inodes.clone()));
         self.push(Output::Forget { id, inodes, names });
     }
 
     /// The kernel did what an [`Output::Forget`] says: it has forgotten names and attributes, or with `pages` data, too.
     pub fn kernel_forgot(&mut self, id: u64, pages: bool, now: Duration) {
         self.now = now;
-        match self.forgetting.get(&id) {
-            Some(Forgetting::Recall(number)) => {
+        let Some((who, inodes)) = self.forgetting.get(&id) else { return };
+        for ino in inodes.iter().filter(|_| pages) {
+            let Some(file) = self.files.get_mut(ino) else { continue };
+            if file.dropping.take_if(|order| *order == id).is_some() {
+                file.pages = Pages::None;
+            }
+        }
+        match who {
+            Forgetting::Recall(number) => {
                 let number = *number;
                 if let Some(recalling) = self.recalls.get_mut(&number) {
                     recalling.forgotten = true;
                     recalling.pages_dropped |= pages;
                 }
             }
-            Some(Forgetting::Return(volumes)) => {
+            Forgetting::Return(volumes) => {
                 let volumes = volumes.clone();
                 volumes.into_iter().for_each(|(volume, tag)| self.send_return(volume, tag));
             }
-            Some(Forgetting::Op(op)) if pages => {
+            Forgetting::Op(op) if pages => {
                 let op = *op;
                 if let Some(OpKind::Forgetting { reply }) =
                     self.ops.get_mut(&op).map(|op| &mut op.kind)
@@ -309,10 +321,14 @@ impl ClientCore {
     }
 
     /// Attributes the kernel asked for. Before it has them it forgets pages of another version.
+    ///
+    /// An order to forget makes it take no notice of attributes that it asked for before, as they may be older: a read
+    /// would then end where the file ended once. So, where they show a change, they are the order: told another length or
+    /// time of change the kernel drops the pages itself. That it did is not known, so that the next such question,
+    /// whose answer then brings no other length, gives the order.
     pub(crate) fn finish_attr(&mut self, id: OpId, attr: Attr) {
-        if self.pages_are_stale(attr.ino) {
-            let file = self.files.get_mut(&attr.ino).expect("it has pages");
-            file.pages_version = Some(file.attr.version);
+        let known = self.files.get(&attr.ino).is_some_and(|file| !file.tells_change(&attr));
+        if known && self.pages_are_stale(attr.ino) {
             let reply = FsReply::Attr(attr, self.ttl_of(None, attr.ino));
             self.set_kind(id, OpKind::Forgetting { reply: Some(reply) });
             return self.kernel_forgets(vec![attr.ino], false, Forgetting::Op(id));
@@ -392,7 +408,10 @@ impl ClientCore {
         if self.cache.mode(ino) < LeaseMode::Read {
             self.let_go_of(ino);
             if let Some(file) = self.files.get_mut(&ino) {
-                (file.pages_version, file.owned) = (None, false);
+                file.owned = false;
+                if file.pages != Pages::None {
+                    file.pages = Pages::Unknown;
+                }
             }
         }
     }
@@ -459,7 +478,7 @@ impl ClientCore {
         self.recalls.clear();
         for file in self.files.values_mut() {
             file.attr_at = Duration::ZERO;
-            file.pages_version = None;
+            file.pages = Pages::Unknown;
         }
     }
 

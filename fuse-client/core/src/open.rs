@@ -4,7 +4,7 @@ use weft_wire::meta::{Attr, MetaReply, MetaRequest, SetAttr};
 use weft_wire::{Ino, Layout, LeaseBits, LeaseMode, Status};
 
 use crate::core::ClientCore;
-use crate::file::File;
+use crate::file::{File, Pages};
 use crate::op::{Caller, FsReply, Handle, OpId, OpenFlags, Opened, Ttl};
 use crate::state::{AfterSetAttr, OpKind, Purpose, errno};
 
@@ -54,7 +54,7 @@ impl ClientCore {
         let known = self.versions.take(attr.ino);
         let file = self.files.entry(attr.ino).or_insert_with(|| {
             let mut file = File::new(*attr, layout, now);
-            file.pages_version = known;
+            file.pages = known.map_or(Pages::Unknown, Pages::Of);
             file
         });
         file.server_opens += 1;
@@ -68,8 +68,11 @@ impl ClientCore {
         (flags, created, parent): (OpenFlags, bool, Option<Ino>),
     ) {
         let file = self.files.get_mut(&attr.ino).expect("counted, and held by this operation");
-        let keep_cache = file.pages_version == Some(attr.version);
-        file.pages_version = Some(attr.version);
+        let keep_cache = file.pages == Pages::Of(attr.version);
+        if !keep_cache {
+            // The kernel drops what it has.
+            file.pages = Pages::None;
+        }
         file.open_count += 1;
         let attr = file.overlay(attr);
         let errors_seen = file.error_count;

@@ -66,9 +66,12 @@ impl ClientCore {
         if offset >= end {
             return self.finish(id, Ok(FsReply::Data(Vec::new())));
         }
-        if self.config.atime {
-            let wall = self.wall();
-            self.files.get_mut(&ino).expect("as above").was_read(wall);
+        let wall = self.wall();
+        let atime = self.config.atime;
+        let file = self.files.get_mut(&ino).expect("as above");
+        file.gives_pages();
+        if atime {
+            file.was_read(wall);
         }
         let layout = self.files[&ino].layout.as_ref().expect("as above");
         let pieces: Vec<ChunkPiece> = layout.pieces(offset, end - offset).collect();

@@ -12,6 +12,7 @@ use weft_wire::meta::{MetaReply, MetaRequest, Time};
 use weft_wire::{Ino, Kind, LeaseBits, Status, TargetId};
 
 use crate::core::ClientCore;
+use crate::file::Pages;
 use crate::limits::WROTE_DELAY;
 use crate::op::{FsReply, Handle, OpId};
 use crate::state::{Answer, Call, OpKind, Purpose};
@@ -216,7 +217,7 @@ impl ClientCore {
         if let Some(due) = file.telling.due {
             self.file_timers.remove(&(due, ino));
         }
-        if let Some(version) = file.pages_version {
+        if let Pages::Of(version) = file.pages {
             self.versions.put(ino, version);
         }
         self.give_opens_back(ino, file.server_opens, file.local_atime);

@@ -11,7 +11,7 @@ use weft_wire::units::{to_u32, to_u64, to_usize};
 use weft_wire::{ChunkId, Ino, Kind, LeaseBits, LeaseMode, Status};
 
 use crate::core::ClientCore;
-use crate::file::Run;
+use crate::file::{Pages, Run};
 use crate::keep::records::write_state;
 use crate::limits::{
     RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_WAIT, WRITE_BYTES_MAX, WROTE_DELAY, ZERO_COPY_BYTES_MIN,
@@ -112,7 +112,7 @@ impl ClientCore {
             let end = file.size();
             if end != offset {
                 // The kernel thinks it went elsewhere.
-                (offset, file.pages_version) = (end, None);
+                (offset, file.pages) = (end, Pages::Unknown);
             }
         }
         let bytes = data.as_ref().map_or(0, |(_, range)| range.len());
@@ -126,6 +126,7 @@ impl ClientCore {
         }
         let (slot, range) = data.take().expect("taken once, here");
         file.writer = caller;
+        file.gives_pages();
         file.local_end = file.local_end.max(offset + to_u64(bytes));
         let wall = self.wall();
         let file = self.files.get_mut(&ino).expect("as above");

@@ -1,8 +1,9 @@
 //! What a restart of the server finds claimed, and a server that grants nothing.
 
 use weft_wire::session::FEATURE_LEASES;
-use weft_wire::{Ino, Kind, LeaseMode, Status, TargetId};
+use weft_wire::{ChunkIndex, Ino, Kind, LeaseMode, Status, TargetId};
 
+use super::fake::Fake;
 use super::world::{World, config};
 use super::write;
 use crate::state::errno::ENODATA;
@@ -127,4 +128,64 @@ fn a_server_that_grants_nothing_can_be_written_and_appended_to() {
     let append = FsOp::Write { handle, offset: 0, data, direct: false, append: true };
     assert!(matches!(world.run(append), Ok(FsReply::Written(3))));
     assert_eq!(world.fake.content(ino), b"onetwo");
+}
+
+/// Another mount made the file longer, and the lease came back to nobody.
+fn grow_elsewhere(world: &mut World, ino: Ino, bytes: &[u8]) {
+    let length = bytes.len() as u64;
+    let inode = world.fake.inodes.get_mut(&ino).unwrap();
+    (inode.attr.size, inode.attr.version) = (length, inode.attr.version + 1);
+    inode.attr.mtime.seconds += 1;
+    let chunk = (ino, ChunkIndex(0));
+    let target = Fake::layout().pieces(0, length).next().unwrap().target;
+    world.fake.targets.get_mut(&target).unwrap().chunks.insert(chunk, bytes.to_vec());
+}
+
+/// The kernel takes no notice of attributes that it asked for before an order to forget: a read would end too early.
+#[test]
+fn a_length_that_changed_elsewhere_comes_without_an_order_to_forget() {
+    let mut world = World::ready(config(), 34);
+    let (ino, handle) = world.create(b"a");
+    world.write(handle, 0, b"data", true).unwrap();
+    world.done(FsOp::Flush { handle }).unwrap();
+    world.attr(ino);
+    for grants in [true, false] {
+        world.fake.grants = grants;
+        world.recall(vec![(ino, LeaseMode::None)]);
+        for turn in 1..5 {
+            assert!(!world.read(handle, 0, 100).unwrap().is_empty());
+            if grants {
+                world.recall(vec![(ino, LeaseMode::None)]);
+            }
+            let length = world.fake.inodes[&ino].attr.size + 10;
+            grow_elsewhere(&mut world, ino, &vec![turn; usize::try_from(length).unwrap()]);
+            world.forgotten.clear();
+            assert_eq!(world.attr(ino).size, length, "grants {grants}, turn {turn}");
+            assert_eq!(world.forgotten, [], "grants {grants}, turn {turn}");
+            world.attr(ino);
+            // Without a lease pages of before may be there: told no other length, the kernel drops them by order.
+            assert_eq!(world.forgotten.is_empty(), grants, "turn {turn}");
+            world.forgotten.clear();
+            world.attr(ino);
+            assert_eq!(world.forgotten, [], "once is enough");
+            assert_eq!(world.read(handle, 0, 1000).unwrap().len() as u64, length);
+        }
+    }
+}
+
+#[test]
+fn a_hole_is_punched_up_to_the_length_that_another_mount_gave_the_file() {
+    const PUNCH_HOLE_KEEP_SIZE: u32 = 3;
+    let mut world = World::ready(config(), 35);
+    let (ino, handle) = world.create(b"a");
+    world.write(handle, 0, b"data", true).unwrap();
+    world.done(FsOp::Flush { handle }).unwrap();
+    world.recall(vec![(ino, LeaseMode::None)]);
+    grow_elsewhere(&mut world, ino, &[7; 20_000]);
+    let mode = PUNCH_HOLE_KEEP_SIZE;
+    world.done(FsOp::Fallocate { handle, offset: 8192, bytes: 8192, mode }).unwrap();
+    let found = world.read(handle, 0, 100_000).unwrap();
+    assert_eq!(found.len(), 20_000);
+    assert!(found[8192..16384].iter().all(|byte| *byte == 0));
+    assert!(found[..8192].iter().chain(&found[16384..]).all(|byte| *byte == 7));
 }
