@@ -14,9 +14,9 @@ use weft_wire::meta::{MetaReply, MetaRequest};
 use weft_wire::units::{to_u32, to_u64, to_usize};
 use weft_wire::{ChunkId, ChunkIndex, Ino, Layout, LeaseBits, LeaseMode, Status};
 
-use crate::core::ClientCore;
+use crate::core::{ClientCore, at};
 use crate::limits::{ROOM_ASKED_BYTES, WROTE_DELAY, ZEROS_MAX};
-use crate::op::{FsReply, Handle, OpId, Whence};
+use crate::op::{FsReply, Handle, LinkId, OpId, Whence};
 use crate::state::{Answer, Call, OpKind, Purpose, errno};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -201,6 +201,12 @@ impl ClientCore {
             file.waiting.push(id);
             return self.ask_to_write(ino, true);
         }
+        // Of an inode that is gone nothing may be made: nobody would remove it.
+        let refused = file.answered.and_then(Result::err).filter(|_| !may && !began);
+        let kind = self.ops.get_mut(&id).map(|op| &mut op.kind);
+        if let (Some(code), Some(OpKind::Allocate(allocation))) = (refused, kind) {
+            allocation.errno = code;
+        }
         let Some(file) = self.files.get_mut(&ino) else { return };
         let written = file.writes.passed(barrier);
         if !written || takes && !file.unsynced.passed(barrier, 0) {
@@ -301,6 +307,21 @@ impl ClientCore {
         }
         if let Some(file) = self.files.get_mut(&ino) {
             file.waiting.push(id);
+        }
+    }
+
+    /// The file is gone: what was asked of its targets is not asked again.
+    pub(crate) fn drop_zeros(&mut self, gone: Ino) {
+        let asked = |(tag, call): (&u64, &Call)| match call.purpose {
+            Purpose::Zero { op, ino } if ino == gone => Some((*tag, call.link, op)),
+            _ => None,
+        };
+        let asked: Vec<(u64, LinkId, OpId)> = self.calls.iter().filter_map(asked).collect();
+        for (tag, link, op) in asked {
+            self.links[at(link)].cancel(tag);
+            self.calls.remove(&tag);
+            let (status, lease, body) = (Status::Stale, LeaseBits::NONE, Vec::new());
+            self.zero_answered(op, gone, &Answer { status, lease, body, payload: None });
         }
     }
 

@@ -234,7 +234,20 @@ impl ClientCore {
         }
     }
 
-    /// An answer to a `Reopen`. Inodes that are gone answer `Stale` from here on by themselves.
+    /// An answer to a `Reopen`. Inodes that are gone answer `Stale` from here on by themselves. What was being written to
+    /// them must not get to the targets any more: nobody would ever remove it.
+    pub(crate) fn reopen_answered(&mut self, id: VolumeId, tag: u64, answer: &Answer) {
+        if let Ok(MetaReply::Reopened(gone)) = answer.meta(Kind::Reopen) {
+            for ino in gone {
+                tracing::warn!(%ino, "was removed while this mount was away, and is open here");
+                self.drop_written(ino);
+                self.drop_zeros(ino);
+            }
+        }
+        self.reopened(id, tag);
+    }
+
+    /// What a volume is told first was answered.
     pub(crate) fn reopened(&mut self, id: VolumeId, tag: u64) {
         let volume = self.volumes.get_mut(&id).expect("volumes stay");
         volume.reopening.remove(&tag);

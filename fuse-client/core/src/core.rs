@@ -63,6 +63,7 @@ pub struct ClientCore {
     pub(crate) others: bool,
     /// How often the servers said they fenced us off.
     pub(crate) fence: u32,
+    pub(crate) fence_count: u64,
     /// By link: the process behind it, as of its last welcome.
     pub(crate) epochs: BTreeMap<LinkId, u64>,
     /// Links that wait for a volume's answer to a reclaim.
@@ -133,6 +134,7 @@ impl ClientCore {
             next_forgetting: 1,
             others: false,
             fence: 0,
+            fence_count: 0,
             epochs: BTreeMap::new(),
             held_links: BTreeSet::new(),
             dirty_bytes: 0,
@@ -291,6 +293,12 @@ impl ClientCore {
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.files.values().all(crate::file::File::is_settled)
+    }
+
+    /// How often servers said that they had fenced this mount off: what it had not written by then is lost.
+    #[must_use]
+    pub fn fence_count(&self) -> u64 {
+        self.fence_count
     }
 
     /// Whether no operation is in progress.
@@ -480,7 +488,7 @@ impl ClientCore {
             Purpose::List { op, dir } => self.listed(op, dir, &answer),
             Purpose::Map => self.map_came(&answer),
             Purpose::RootStat => self.root_came(&answer),
-            Purpose::Reopen(volume) => self.reopened(volume, tag),
+            Purpose::Reopen(volume) => self.reopen_answered(volume, tag, &answer),
             Purpose::Op(op) if call.kind == Kind::LockTest => self.lock_tested(op, &answer),
             Purpose::Op(op) => self.op_answered(op, call.kind, &answer),
             Purpose::Capability { op, handle } => {

@@ -498,6 +498,7 @@ impl ClientCore {
         }
         if fence > self.fence {
             self.fence = fence;
+            self.fence_count += 1;
             self.fenced_off();
         }
     }
@@ -605,7 +606,7 @@ impl ClientCore {
     }
 
     /// What was written to a file and may not be at the servers is given up.
-    fn drop_written(&mut self, ino: Ino) {
+    pub(crate) fn drop_written(&mut self, ino: Ino) {
         let Some(file) = self.files.get_mut(&ino) else { return };
         let settled = file.is_settled();
         file.owned = false;

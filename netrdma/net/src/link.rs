@@ -23,7 +23,7 @@ use std::time::Duration;
 use weft_iobuf::SharedSlot;
 use weft_wire::header::{Header, VERSION, VERSION_MIN, push_frame};
 use weft_wire::lease::Recall;
-use weft_wire::session::{FEATURE_LEASES, FEATURE_PARENTS, Hello, Welcome};
+use weft_wire::session::{FEATURE_LEASES, FEATURE_PARENTS, FENCE_ENDED, Hello, Welcome};
 use weft_wire::units::{to_u32, to_u64, to_usize};
 use weft_wire::{ClusterId, Kind, LeaseBits, Status};
 
@@ -444,6 +444,11 @@ impl Link {
         if let State::Greeting(since) = self.state {
             self.confirmed = since;
         }
+        let ends = |welcome: &Welcome| welcome.fence / FENCE_ENDED;
+        let ended = self.welcome.is_some_and(|before| {
+            let seen = if before.epoch == welcome.epoch { ends(&before) } else { 0 };
+            ends(&welcome) > seen
+        });
         self.state = State::Up;
         let again = self.welcome.is_some();
         // Who was fenced off has something to give up first.
@@ -451,7 +456,27 @@ impl Link {
         self.credits = welcome.credits;
         self.welcome = Some(welcome);
         self.outputs.push_back(LinkOutput::Up { welcome, again, data_lost });
+        if ended {
+            self.give_up_changes();
+        }
         self.pump(now);
+    }
+
+    /// The server forgot what changes of this session came to. One that was sent may have been made, and would be made
+    /// once more: nobody can say how it ended.
+    fn give_up_changes(&mut self) {
+        let unsure = |entry: &Entry| entry.was_sent && entry.request.kind.is_told_again();
+        let given_up: Vec<u64> =
+            self.entries.iter().filter(|(_, entry)| unsure(entry)).map(|(id, _)| *id).collect();
+        for id in given_up {
+            let entry = self.entries.remove(&id).expect("just listed");
+            self.ready.remove(&id);
+            self.ready_first.remove(&id);
+            let tag = entry.request.tag;
+            self.tags.remove(&tag);
+            let (status, lease, body) = (Status::Io, LeaseBits::NONE, Vec::new());
+            self.outputs.push_back(LinkOutput::Reply { tag, status, lease, body, payload: None });
+        }
     }
 
     fn refused(&mut self, status: Status) {

@@ -76,10 +76,14 @@ pub struct Welcome {
     pub slot_count: u16,
     /// How long leases last after the last sign of life, in milliseconds. Only with [`FEATURE_LEASES`], like the next.
     pub lease_ms: u32,
-    /// How often the session was fenced off since the server's start: it lost its leases, and what it had not written
-    /// by then must not be written any more.
+    /// Grows each time the session was fenced off since the server's start: it lost its leases, and what it had not
+    /// written by then must not be written any more. By [`FENCE_ENDED`] when it had ended, too.
     pub fence: u32,
 }
+
+/// What a session's end adds to [`Welcome::fence`]: outcomes of its changes are forgotten, so one that comes again would
+/// be made again.
+pub const FENCE_ENDED: u32 = 1 << 16;
 
 impl Welcome {
     /// Appends the body.

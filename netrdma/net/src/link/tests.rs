@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use weft_iobuf::Pool;
 use weft_wire::header::{HEADER_BYTES, Header};
 use weft_wire::lease::Recall;
-use weft_wire::session::{FEATURE_LEASES, Hello, Welcome};
+use weft_wire::session::{FEATURE_LEASES, FENCE_ENDED, Hello, Welcome};
 use weft_wire::{ClusterId, Kind, LeaseBits, SessionId, ShardId, Status};
 
 use super::*;
@@ -158,6 +158,42 @@ fn a_lost_connection_is_made_again_and_everything_replayed_in_order() {
     let at = reconnecting(&mut link);
     assert!(!bring_up(&mut link, welcome(1, 9), at));
     assert_eq!(tags(&sends(&mut link)), [1, 3, 4]);
+}
+
+/// The server would make a change of a session that ended once more.
+#[test]
+fn changes_that_were_sent_are_given_up_when_the_session_ended() {
+    let fenced = |(epoch, fence)| Welcome { features: FEATURE_LEASES, fence, ..welcome(epoch, 9) };
+    let ended = FENCE_ENDED;
+    for (before, after, given_up) in [
+        ((1, 0), (1, 1), false),
+        ((1, 1), (1, ended + 1), true),
+        ((1, ended), (1, ended + 1), false),
+        ((1, ended), (2, 0), false),
+        ((1, ended), (2, ended), true),
+    ] {
+        let mut link = Link::new(config());
+        link.start(ms(0));
+        assert!(matches!(link.poll(), Some(LinkOutput::Connect)));
+        bring_up(&mut link, fenced(before), ms(0));
+        link.resume(ms(0));
+        link.submit(Request { kind: Kind::Unlink, ..ask(1) }, ms(1));
+        link.submit(ask(2), ms(1));
+        assert_eq!(tags(&sends(&mut link)), [1, 2]);
+        link.disconnected(ms(2));
+        link.submit(Request { kind: Kind::Unlink, ..ask(3) }, ms(3));
+        let at = reconnecting(&mut link);
+        bring_up(&mut link, fenced(after), at);
+        link.resume(at);
+        if given_up {
+            let unsure = link.poll();
+            let io = matches!(unsure, Some(LinkOutput::Reply { tag: 1, status: Status::Io, .. }));
+            assert!(io, "{unsure:?}");
+            assert_eq!(tags(&sends(&mut link)), [2, 3]);
+        } else {
+            assert_eq!(tags(&sends(&mut link)), [1, 2, 3]);
+        }
+    }
 }
 
 #[test]

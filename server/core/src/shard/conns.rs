@@ -181,7 +181,7 @@ impl Shard {
             self.sessions.remove(&session);
             self.end_session(session);
             if self.volume.is_some() {
-                self.fence(session);
+                self.fence_ended(session);
             }
         }
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use weft_net::Frame;
 use weft_wire::lease::{Recall, Reclaim, Reclaimed};
 use weft_wire::meta::{MetaReply, MetaRequest, push_dir_entry, push_parents};
+use weft_wire::session::FENCE_ENDED;
 use weft_wire::units::to_u64;
 use weft_wire::{Header, Ino, Kind, LeaseBits, LeaseMode, SessionId, ShardId, Status};
 
@@ -525,8 +526,17 @@ impl Shard {
         if self.leases.fencing.contains_key(&session) {
             return;
         }
-        let number = self.leases.fences.get(&session).copied().unwrap_or(0) + 1;
-        tracing::warn!(%session, number, "a client does not give leases back: it is fenced off");
+        tracing::warn!(%session, "a client does not give leases back: it is fenced off");
+        self.fence_by(session, 1);
+    }
+
+    /// The same for a session that ended: its client must not send again what was sent before.
+    pub(super) fn fence_ended(&mut self, session: SessionId) {
+        self.fence_by(session, FENCE_ENDED);
+    }
+
+    fn fence_by(&mut self, session: SessionId, step: u32) {
+        let number = self.leases.fences.get(&session).copied().unwrap_or(0).saturating_add(step);
         let shards: BTreeSet<ShardId> = (0..self.shard_count()).map(ShardId).collect();
         self.leases.fencing.insert(session, shards.clone());
         for shard in shards {
