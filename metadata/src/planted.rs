@@ -18,17 +18,20 @@ pub enum Bug {
     DropWorks,
     /// A change is refused though the log write that failed may have left it there.
     RefuseUnsure,
+    /// Damage in the midst of the log is taken for its end.
+    EndAtDamage,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 6] = [
+    pub const ALL: [Bug; 7] = [
         Bug::AckBeforeLog,
         Bug::CutLogEarly,
         Bug::HalfRename,
         Bug::ForgetReplays,
         Bug::DropWorks,
         Bug::RefuseUnsure,
+        Bug::EndAtDamage,
     ];
 }
 

@@ -20,6 +20,7 @@ mod net;
 mod node;
 mod plan;
 mod program;
+mod rot;
 mod serve;
 mod tree;
 
@@ -88,6 +89,7 @@ struct World {
     conns: Conns,
     next_conn: ConnKey,
     excuses: Excuses,
+    log_rot: rot::LogRot,
     /// Steps until the server ends, and how.
     end_after: Option<(u32, End)>,
     /// The server is to be started again soon: a device failed.
@@ -111,7 +113,7 @@ pub fn play(seed: u64, telling: Telling) -> Tally {
 impl World {
     fn new(seed: u64, telling: Telling) -> World {
         let mut random = Random::new(seed);
-        let plan = Plan::draw(&mut random).losing_flushes(seed);
+        let plan = Plan::draw(&mut random).losing_flushes(seed).parting(seed);
         let node = Node::new(&plan, &mut random);
         let now = Duration::from_secs(1);
         let clients =
@@ -132,6 +134,7 @@ impl World {
             node,
             clients,
             conns: Conns::new(),
+            log_rot: rot::LogRot::new(seed),
             next_conn: 1,
             end_after: None,
             ailing: false,
@@ -265,7 +268,8 @@ impl World {
                     return;
                 }
                 let program = state.asked.remove(&op).expect("each operation is answered once");
-                let excuses = self.excuses;
+                let fenced = state.core.fence_count() > 0;
+                let excuses = Excuses { fenced, away: state.was_away, ..self.excuses };
                 self.telling.event(self.now, || {
                     let told: String = format!("{result:?}").chars().take(160).collect();
                     format!("client {client} program {program} {op:?}: {told}")
@@ -353,6 +357,10 @@ impl World {
         let count = if self.random.chance(70) { usize::MAX } else { 1 + self.random.index(5000) };
         let Some(conn) = self.conns.get_mut(&key) else { return };
         let (client, link, shard) = (conn.client, conn.link, conn.shard);
+        if let Some(until) = self.clients[client].away_until.filter(|until| self.now < *until) {
+            // Late, and perhaps after the ends have given the connection up.
+            return self.later(until - self.now, Event::Deliver(key, way));
+        }
         let pool = match way {
             Way::ToClient => self.clients[client].pool.clone(),
             Way::ToServer => match &self.node.process {

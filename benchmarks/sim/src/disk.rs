@@ -207,6 +207,11 @@ impl Disk {
         self.flights.first_key_value().map(|((at, _), _)| *at)
     }
 
+    /// What reads see, errors aside.
+    pub fn contents(&self) -> &[u8] {
+        &self.current
+    }
+
     /// How many I/Os are under way.
     pub fn flight_count(&self) -> usize {
         self.flights.len()

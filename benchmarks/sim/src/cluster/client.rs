@@ -31,6 +31,10 @@ pub(super) struct Client {
     next_op: u64,
     pub(super) ready: bool,
     pub(super) alive: bool,
+    /// Cut off from the server.
+    pub(super) away_until: Option<Duration>,
+    /// Was cut off once: what it had open may be gone.
+    pub(super) was_away: bool,
     /// The timer that is set.
     pub(super) timer: Option<Duration>,
     /// The operation that the simulation itself waits for, and its answer.
@@ -58,6 +62,8 @@ impl Client {
             next_op: 1,
             ready: false,
             alive: true,
+            away_until: None,
+            was_away: false,
             timer: None,
             waiting: None,
             waited: None,

@@ -8,13 +8,16 @@ use weft_store::Store;
 use super::check::{check_root, compare, dump};
 use super::net::{ConnKey, Way};
 use super::node::clocks;
-use super::{End, Event, TICK, World};
+use super::{End, Event, TICK, TIME_MAX, World};
 
 impl World {
     /// Something goes wrong, or an operator sets right what did.
     pub(super) fn fault(&mut self) {
         if !self.calm {
-            let next = self.plan.fault_interval.mul_f64(0.2 + self.chance_fraction() * 1.6);
+            let mut next = self.plan.fault_interval.mul_f64(0.2 + self.chance_fraction() * 1.6);
+            if self.now > TIME_MAX / 2 {
+                next *= 20; // Some plans leave hardly any time in between to do anything.
+            }
             self.later(next, Event::Fault);
             self.choose_fault();
         }
@@ -30,8 +33,8 @@ impl World {
         }
         let plan = &self.plan;
         let (cuts, kills, power) = (plan.cuts, plan.kills, plan.power_losses);
-        let (stops, vanishes) = (plan.stops, plan.vanishes);
-        let all = (cuts + kills + power + stops + vanishes).max(100);
+        let (stops, vanishes, partitions) = (plan.stops, plan.vanishes, plan.partitions);
+        let all = (cuts + kills + power + stops + vanishes + partitions).max(100);
         let mut at = self.random.below(all);
         let mut within = |share: u64| {
             let hit = at < share;
@@ -49,6 +52,8 @@ impl World {
             self.stop_server();
         } else if within(vanishes) {
             self.vanish();
+        } else if within(partitions) {
+            self.cut_off();
         }
     }
 
@@ -140,6 +145,27 @@ impl World {
         }
     }
 
+    /// Nothing comes through between a client and the server for a time. The server hears of it or does not; what was
+    /// under way comes late, where the connection is there still.
+    fn cut_off(&mut self) {
+        let client = self.random.index(self.clients.len());
+        let state = &mut self.clients[client];
+        if !state.alive || state.away_until.is_some_and(|until| self.now < until) {
+            return;
+        }
+        let time = Duration::from_millis(self.random.pick(&[1_000, 4_000, 9_000, 14_000]));
+        self.telling.step(self.now, || format!("client {client} is cut off for {time:?}"));
+        (state.away_until, state.was_away) = (Some(self.now + time), true);
+        let mine =
+            |(key, conn): (&ConnKey, &super::net::Conn)| (conn.client == client).then_some(*key);
+        let keys: Vec<ConnKey> = self.conns.iter().filter_map(mine).collect();
+        for key in keys {
+            if self.random.chance(50) {
+                self.end_of(key, Way::ToServer);
+            }
+        }
+    }
+
     /// A client's machine is gone for good.
     fn vanish(&mut self) {
         let client = self.random.index(self.clients.len());
@@ -166,6 +192,7 @@ impl World {
         if self.node.process.is_some() {
             return;
         }
+        self.try_log_rot();
         if !self.calm && self.node.epoch > 0 && self.random.chance(25) {
             self.lose_power_in_recovery();
         }
@@ -244,7 +271,8 @@ impl World {
                 let compared =
                     program.verify(|tree, files, prefix| compare(tree, files, prefix, &dump));
                 compared.unwrap_or_else(|why| panic!("client {number}: {why}"));
-                for ino in program.orphans().into_iter().filter(|_| client.alive) {
+                let keeps_open = client.alive && !client.was_away && client.core.fence_count() == 0;
+                for ino in program.orphans().into_iter().filter(|_| keeps_open) {
                     let request = weft_wire::meta::MetaRequest::GetAttr { ino };
                     let there = super::check::ask(volume, &request);
                     assert!(there.is_ok(), "inode {ino} is gone, and it was open: {there:?}");

@@ -19,6 +19,7 @@ impl World {
     pub(super) fn finish(&mut self) {
         self.calm = true;
         self.end_after = None;
+        self.clients.iter_mut().for_each(|client| client.away_until = None);
         self.set_disk_faults();
         if self.ailing && self.node.process.is_some() {
             self.crash(End::Kill);
@@ -146,7 +147,17 @@ impl World {
                 owned += to_u64(list.chunks.len());
             }
             let there = store.space().chunk_count;
-            assert_eq!(there, owned, "target {index}: chunks of no file: space is lost");
+            let last = live.keys().next_back().map_or(0, |ino| ino.0) + 1000;
+            let chunks = |ino: &u64| {
+                let list = store.chunk_list(Ino(*ino), ChunkIndex(0));
+                !list.expect("the index can be read").chunks.is_empty()
+            };
+            let of_nobody = (1..last).filter(|ino| !live.contains_key(&Ino(*ino)));
+            let of_nobody: Vec<u64> = of_nobody.filter(chunks).collect();
+            assert_eq!(
+                there, owned,
+                "target {index}: chunks of no file: space is lost: {of_nobody:?}"
+            );
         }
     }
 

@@ -21,7 +21,8 @@ use crate::random::Random;
 
 pub(super) const CLUSTER: ClusterId = ClusterId([7; 16]);
 /// Length of each of the log's two areas.
-const SEGMENT_BYTES: u32 = 1 << 20;
+pub(super) const SEGMENT_BYTES: u32 = 1 << 20;
+const VOLUME_DIR: &str = "volume";
 /// How large the volume's database may grow.
 const VOLUME_BYTES_MAX: u64 = 64 << 20;
 /// Buffers of a shard.
@@ -113,7 +114,7 @@ impl Node {
             root_mode: 0o777,
             ..weft_metadata::FormatParams::new(CLUSTER, wall(Duration::ZERO), [5; 24])
         };
-        let volume = dir.path().join("volume");
+        let volume = dir.path().join(VOLUME_DIR);
         std::fs::create_dir(&volume).expect("a new directory");
         Volume::format(&volume, &params).expect("formats");
         let bytes = usize::try_from(weft_metadata::log_bytes(SEGMENT_BYTES)).expect("2 MiB");
@@ -195,16 +196,21 @@ impl Node {
     /// # Errors
     /// What open said.
     pub(super) fn open_volume(&mut self, plan: &Plan) -> Result<Volume, weft_metadata::MetaError> {
-        let params = VolumeParams {
-            map_bytes_max: VOLUME_BYTES_MAX,
-            checkpoint_commands_max: plan.checkpoint_commands,
-            checkpoint_interval: plan.checkpoint_interval,
-            ..VolumeParams::new(CLUSTER, (0..plan.targets).map(TargetId).collect())
-        };
-        let dir = self.dir.path().join("volume");
-        let (volume, report) = Volume::open(&dir, &params, &mut self.log)?;
+        let dir = self.dir.path().join(VOLUME_DIR);
+        let (volume, report) = Volume::open(&dir, &volume_params(plan), &mut self.log)?;
         assert_eq!((report.damaged_commands, report.damaged_rows), (0, 0), "{report:?}");
         Ok(volume)
+    }
+
+    /// A copy of the volume's database, which nobody has open.
+    pub(super) fn copy_volume(&self) -> tempfile::TempDir {
+        let copy = tempfile::Builder::new().prefix("weft-sim").tempdir_in(scratch());
+        let copy = copy.expect("scratch space is there");
+        std::fs::create_dir(copy.path().join("index")).expect("a new directory");
+        let file = Path::new("index/data.mdb");
+        std::fs::copy(self.dir.path().join(VOLUME_DIR).join(file), copy.path().join(file))
+            .expect("the database is there");
+        copy
     }
 
     /// Starts the server over what was opened.
@@ -248,6 +254,16 @@ impl Node {
             shards.push(Host { core, pool, bodies, disks, turn, stopped, serving });
         }
         self.process = Some(Process { shards, mail: BTreeMap::new(), stopping: false });
+    }
+}
+
+/// How the volume is opened.
+pub(super) fn volume_params(plan: &Plan) -> VolumeParams {
+    VolumeParams {
+        map_bytes_max: VOLUME_BYTES_MAX,
+        checkpoint_commands_max: plan.checkpoint_commands,
+        checkpoint_interval: plan.checkpoint_interval,
+        ..VolumeParams::new(CLUSTER, (0..plan.targets).map(TargetId).collect())
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Plan {
     pub(super) power_losses: u64,
     pub(super) stops: u64,
     pub(super) vanishes: u64,
+    /// A client is cut off for longer than leases, at times for longer than sessions last; then it comes back.
+    pub(super) partitions: u64,
     /// Time between two of these, about.
     pub(super) fault_interval: Duration,
     /// Writes of the log that fail, in ten thousand.
@@ -60,12 +62,18 @@ impl Plan {
             power_losses: random.pick(&[0, 10, 20]),
             stops: random.pick(&[0, 0, 5]),
             vanishes: random.pick(&[0, 0, 4]),
+            partitions: 0,
             fault_interval: millis(random.pick(&[60, 150, 400, 1500])),
             log_errors: random.pick(&[0, 0, 0, 50, 2500]),
             disk_errors: random.pick(&[0, 0, 0, 0, 20, 100]),
             flush_errors: 0,
             full,
         }
+    }
+
+    /// In one seed of eight clients are cut off.
+    pub(super) fn parting(self, seed: u64) -> Plan {
+        if seed % 8 == 3 { Plan { partitions: 20, ..self } } else { self }
     }
 
     /// Flushes fail too: there are far fewer of them than writes. In some seeds nothing else does, and the server is

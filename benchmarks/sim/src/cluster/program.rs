@@ -87,12 +87,16 @@ pub(super) struct Excuses {
     pub(super) disk_errors: bool,
     /// The log failed: changes may be refused with EIO, and what a file was to be told may come as an error later.
     pub(super) log_failed: bool,
+    /// The servers fenced the client off: what it had written is lost, and of changes nobody says how they ended.
+    pub(super) fenced: bool,
+    /// The client was cut off: what has no name and was open may be gone.
+    pub(super) away: bool,
 }
 
 impl Excuses {
     /// Whether writes may fail, of which the program hears with the next flush.
     fn unheard(&self) -> bool {
-        self.full || self.disk_errors || self.log_failed
+        self.full || self.disk_errors || self.log_failed || self.fenced
     }
 }
 
@@ -190,25 +194,36 @@ impl Program {
         &mut self,
         compare: impl Fn(&Tree, &Files, &[u8]) -> Compared,
     ) -> Result<(), String> {
+        if let Some(learned) = self.compared(compare)? {
+            self.happened = true;
+            let tree = self.after.as_mut().expect("it was compared");
+            learned.into_iter().for_each(|(id, ino)| tree.node_mut(id).ino = ino);
+        }
+        Ok(())
+    }
+
+    /// The same, and nothing is noted: what was learned when the change has happened.
+    ///
+    /// # Errors
+    /// As [`Program::verify`].
+    pub(super) fn compared(
+        &self,
+        compare: impl Fn(&Tree, &Files, &[u8]) -> Compared,
+    ) -> Result<Option<Vec<(NodeId, Ino)>>, String> {
         let before = compare(&self.tree, &self.files, &self.prefix);
         let after = self.after.as_ref().map(|after| compare(after, &self.files, &self.prefix));
         match (before, after) {
-            (Ok(_), None) => {}
-            (Ok(_), Some(_)) if !self.happened => {}
-            (_, Some(Ok(learned))) => {
-                self.happened = true;
-                let tree = self.after.as_mut().expect("it was compared");
-                learned.into_iter().for_each(|(id, ino)| tree.node_mut(id).ino = ino);
-            }
-            (Err(why), None) => return Err(why),
+            (Ok(_), None) => Ok(None),
+            (Ok(_), Some(_)) if !self.happened => Ok(None),
+            (_, Some(Ok(learned))) => Ok(Some(learned)),
+            (Err(why), None) => Err(why),
             (before, Some(Err(after))) => {
                 let before = before.err().unwrap_or_default();
                 let happened = if self.happened { "which was seen before" } else { "" };
                 let doing = self.tell();
-                return Err(format!("{before}; after {doing} {happened}: {after}"));
+                Err(format!("{before}; after {doing} {happened}: {after}"))
             }
         }
-        Ok(())
     }
 
     /// Its client is gone: what was under way is never answered.

@@ -10,6 +10,7 @@ use weft_net::{Budget, Frame, FrameReader};
 use weft_server_core::{Action, ConnId, Shard};
 use weft_store::{IoId, ReadPiece};
 use weft_wire::Kind;
+use weft_wire::units::to_u64;
 
 use super::net::{Conn, ConnKey, Pipe, Way};
 use super::node::{Host, Which, clocks, disk_work};
@@ -41,7 +42,8 @@ impl World {
         let reader = |host: &mut Host| {
             Some(FrameReader::new(host.pool.alloc(INBOX_BYTES)?, host.bodies.clone()))
         };
-        let reader = self.host(0).filter(|_| listening).and_then(reader);
+        let away = self.clients[client].away_until.is_some_and(|until| now < until);
+        let reader = self.host(0).filter(|_| listening && !away).and_then(reader);
         let Some(server_reader) = reader else {
             self.clients[client].links.remove(&link);
             return self.with_core(client, |core| core.link_connect_failed(link, now));
@@ -146,6 +148,7 @@ impl World {
             }
             Action::TellMetrics { .. } => unreachable!("no client of the simulation asks"),
             Action::Volume(VolumeAction::AppendLog { io, offset, bytes }) => {
+                self.log_rot.appended(offset..offset + to_u64(bytes.len()));
                 let work = Work::Write { offset, bytes, through: Through::Durably };
                 self.submit(Which::Log, io, work);
             }

@@ -36,6 +36,9 @@ impl Program {
         let told: String = told.chars().take(200).collect();
         let got = format!("{reply:?}");
         let got: String = got.chars().take(200).collect();
+        if excuses.away && matches!(reply, Err(ESTALE)) && self.is_gone(&doing) {
+            return Ok(());
+        }
         let outcome = match doing {
             Doing::Change { change, expected } => self.changed(&change, expected, reply, excuses),
             Doing::Read { node, offset, asked } => self.read(node, offset, asked, reply, excuses),
@@ -48,6 +51,23 @@ impl Program {
             doing => self.looked(&doing, reply, excuses),
         };
         outcome.map_err(|why| format!("{told} got {got}: {why}"))
+    }
+
+    /// Whether it was done to a file without a name, which went when the session was over.
+    fn is_gone(&mut self, doing: &Doing) -> bool {
+        let (Doing::Read { node, .. }
+        | Doing::Write { node, .. }
+        | Doing::Cut { node }
+        | Doing::Settle { node, .. }) = doing
+        else {
+            return false;
+        };
+        let gone = self.tree.node(*node).nlink == 0;
+        if gone {
+            self.file(*node).cut_unsure();
+            self.file(*node).gave_up();
+        }
+        gone
     }
 
     fn changed(
@@ -64,6 +84,11 @@ impl Program {
             }
             (Err(code), Err(right)) if code == right => {
                 self.after = None;
+                Ok(())
+            }
+            // It has happened or not: there is nothing to go on from.
+            (Err(EIO), _) if excuses.fenced => {
+                self.left = 0;
                 Ok(())
             }
             // It did not happen, and never will.
@@ -190,6 +215,10 @@ impl Program {
                 file.cut_done();
                 self.learn(node, &attr, excuses)
             }
+            Err(EIO) if excuses.fenced => {
+                file.cut_unsure();
+                Ok(())
+            }
             Err(EIO) if excuses.log_failed => {
                 file.cut_refused();
                 Ok(())
@@ -288,7 +317,9 @@ impl Program {
 fn excused(code: i32, may_fail: bool, excuses: &Excuses) -> bool {
     match code {
         ENOSPC => excuses.full,
-        EIO => may_fail || excuses.disk_errors || excuses.log_failed || excuses.full,
+        EIO => {
+            may_fail || excuses.disk_errors || excuses.log_failed || excuses.full || excuses.fenced
+        }
         EROFS => excuses.disk_errors,
         _ => false,
     }
