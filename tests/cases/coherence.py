@@ -11,6 +11,7 @@ import threading
 import time
 
 from lib.base import case, check, eventually
+from lib.cable import Cable
 from lib.cluster import Cluster
 from lib.procs import run
 
@@ -18,13 +19,19 @@ LEASE_S = 2.0
 CONFIG = "\nlease_ms = 2000\n"
 
 
-def _cluster(ctx, mounts):
-    """A node and so many mounts of it; their paths."""
-    cluster = Cluster(ctx, target_count=2, target_bytes=256 << 20)
+def _node(ctx, host="127.0.0.1"):
+    """A node with short leases, started."""
+    cluster = Cluster(ctx, target_count=2, target_bytes=256 << 20, host=host)
     cluster.create()
     with open(cluster.config, "a") as config:
         config.write(CONFIG)
     cluster.start()
+    return cluster
+
+
+def _cluster(ctx, mounts):
+    """A node and so many mounts of it; their paths."""
+    cluster = _node(ctx)
     return cluster, [cluster.mount("m%d" % at).path for at in range(mounts)]
 
 
@@ -255,6 +262,37 @@ def coherence_vanished(ctx):
     run(["umount", "-l", a], ok=(0, 1, 32))
     del cluster.mounts["m0"]
     cluster.close()
+
+
+@case(timeout_s=240)
+def coherence_cable(ctx):
+    """A mount whose packets are dropped delays others by the lease time; when they arrive again, what it wrote is refused."""
+    with Cable() as cable:
+        cluster = _node(ctx, cable.server)
+        far = cluster.mount("m0", within=["nsenter", "--net=/run/netns/" + cable.space])
+        a, b = far.path, cluster.mount("m1").path
+        _write(a / "f", b"old")
+        late = os.open(a / "f", os.O_WRONLY)
+        for turn in range(3):
+            os.pwrite(late, b"1st", 0)
+            held = b"new%d" % turn
+            cable.pull()
+            # Taken under the lease to write, and not sent.
+            os.pwrite(late, b"2nd", 0)
+            took = _timed("a change with the cable out", lambda: _write(b / "f", held))
+            check(took > 0.1, "it held leases")
+            check(_read(b / "f") == held, "written", turn)
+            cable.put_in()
+            eventually("the mount is told", lambda: far.log.read_text(errors="replace").count("fenced") > turn, 60)
+            check(_read(a / "f") == held, "it reads anew", turn)
+            try:
+                os.fsync(late)
+                check(False, "what was written under a lease that was lost is not refused")
+            except OSError as error:
+                check(error.errno == errno.EIO, "refused with", error)
+            check(_read(b / "f") == held, "nothing of it arrived", turn)
+        os.close(late)
+        cluster.close()
 
 
 @case(timeout_s=240)

@@ -86,7 +86,7 @@ class Cluster:
 
     is_peer = False
 
-    def __init__(self, ctx, name="a", target_count=4, target_bytes=1024 * MIB, gen=(), devices=()):
+    def __init__(self, ctx, name="a", target_count=4, target_bytes=1024 * MIB, gen=(), devices=(), host="127.0.0.1"):
         self.ctx = ctx
         self.dir = Path(ctx.work) / ("node-" + name)
         self.state = self.dir / "state"
@@ -95,6 +95,7 @@ class Cluster:
         self.targets = list(devices) or [self.dir / "targets" / ("target%d" % index) for index in range(target_count)]
         self.target_bytes = target_bytes
         self.gen = list(gen)
+        self.host = host
         self.port = free_port()
         self.server = None
         self.mounts = {}
@@ -109,7 +110,7 @@ class Cluster:
         """Generates the config and formats the file system."""
         self.state.mkdir(parents=True, exist_ok=True)
         self.targets[0].parent.mkdir(exist_ok=True)
-        args = ["gen", "--dir", self.state, "--listen", "127.0.0.1:%d" % self.port]
+        args = ["gen", "--dir", self.state, "--listen", "%s:%d" % (self.host, self.port)]
         for target in self.targets:
             args += ["--target", target]
         made = subprocess.run(
@@ -174,8 +175,8 @@ class Cluster:
         check(code == 0, "the server ended with %d after SIGTERM:\n%s" % (code, tail(self.log)))
         return time.monotonic() - begin
 
-    def mount(self, name="mnt", options=(), timeout_s=START_S):
-        """Mounts the file system as `/tmp/weft-XXXX/NAME` and waits until it answers.
+    def mount(self, name="mnt", options=(), timeout_s=START_S, within=()):
+        """Mounts the file system as `/tmp/weft-XXXX/NAME` and waits until it answers. `within`: a command that runs it.
 
         The path is short because programs bind sockets below it, and the name of a socket holds 107 bytes.
         """
@@ -189,8 +190,8 @@ class Cluster:
         transport = os.environ.get("WEFT_TEST_TRANSPORT")
         chosen = ["transport=" + transport] if transport else []
         opts = ",".join(["foreground", *chosen, *options])
-        source = "127.0.0.1:%d:/" % self.port
-        child = spawn([program("mount-weft"), source, path, "-o", opts], log, env={"RUST_BACKTRACE": "1"})
+        source = "%s:%d:/" % (self.host, self.port)
+        child = spawn([*within, program("mount-weft"), source, path, "-o", opts], log, env={"RUST_BACKTRACE": "1"})
         remember(self.ctx.work, "pid", "%d %d" % (child.pid, start_time(child.pid)))
         mount = Mount(name, path, child, log)
 
