@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from lib.base import ROOT, Failed, case, check
-from lib.procs import run
+from lib.procs import fork_worker, join_workers, run
 from lib.trees import PJDFSTEST, tool
 
 EXPECTED = ROOT / "tests" / "pjdfstest-expected.txt"
@@ -435,6 +435,49 @@ def readdir_under_change(ctx):
                 changed += 1
     stayed = [name for name in seen if name.startswith("stay")]
     check(len(stayed) == 400 and len(set(stayed)) == 400, len(stayed), "of 400 names,", len(set(stayed)), "different")
+    fs.close()
+
+
+def _each_part(count, act):
+    """`act(number)` for each number below `count`, in 16 processes at once."""
+
+    def part(worker):
+        for number in range(worker, count, 16):
+            act(number)
+
+    join_workers([fork_worker(part, worker) for worker in range(16)], 1_500, "workers on a huge directory")
+
+
+@case(timeout_s=3_600)
+def huge_directory(ctx):
+    """A directory of very many names: made, found and listed whole through another mount, removed while it is listed.
+
+    WEFT_NAMES=1000000 for the long run.
+    """
+    count = int(os.environ.get("WEFT_NAMES", ctx.scaled(8_000, 2_000)))
+    fs = ctx.fs()
+    other = fs.mount("other").path
+    d, seen_by_other = fs.path / "d", other / "d"
+    d.mkdir()
+    begin = time.monotonic()
+    _each_part(count, lambda number: os.close(os.open(d / ("name-%d" % number), os.O_CREAT | os.O_EXCL | os.O_WRONLY)))
+    ctx.figure("huge_directory.create", count / (time.monotonic() - begin), "names/s")
+    begin = time.monotonic()
+    names = {entry.name for entry in os.scandir(seen_by_other)}
+    ctx.figure("huge_directory.list", count / (time.monotonic() - begin), "names/s")
+    check(names == {"name-%d" % number for number in range(count)}, len(names), "names listed, not", count)
+    for number in ctx.random.sample(range(count), 200):
+        check((seen_by_other / ("name-%d" % number)).stat().st_size == 0, "found by name", number)
+    check(not (seen_by_other / ("name-%d" % count)).exists(), "and no other")
+    begin = time.monotonic()
+    listing = os.scandir(seen_by_other)
+    first = [next(listing).name for _ in range(100)]
+    _each_part(count, lambda number: os.unlink(d / ("name-%d" % number)))
+    ctx.figure("huge_directory.remove", count / (time.monotonic() - begin), "names/s")
+    rest = [entry.name for entry in listing]
+    check(len(set(first + rest)) == len(first + rest) and set(rest) <= names, "a name came twice, or from nowhere")
+    check(os.listdir(seen_by_other) == [], "all are gone")
+    os.rmdir(seen_by_other)
     fs.close()
 
 

@@ -1,6 +1,9 @@
 """Proof 3, fio with verify: what is read is what was written, at once and again after kill -9 and remount."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from types import SimpleNamespace
 
 from lib.base import Failed, case, check
 from lib.procs import run
@@ -30,7 +33,12 @@ def _arguments(fs, name, rw, direct, sizes, size, extra):
     ]
 
 
-def _fio(args):
+def _fio_writes(args):
+    """Runs fio without verifying."""
+    return _fio(args, "write")
+
+
+def _fio(args, way="read"):
     """Runs fio; fails on an exit code, an error or a count of zero."""
     result = run(args, timeout_s=300, ok=None)
     start = result.out.find("{")
@@ -38,7 +46,7 @@ def _fio(args):
         raise Failed("%s ended with %d:\n%s" % (" ".join(args[:6]), result.code, result.out[-3000:]))
     job = json.loads(result.out[start:])["jobs"][0]
     check(job["error"] == 0, "fio reports error", job["error"])
-    check(job["read"]["total_ios"] > 0, "fio verified nothing")
+    check(job[way]["total_ios"] > 0, "fio did nothing")
     return job
 
 
@@ -74,4 +82,54 @@ def fio_verify(ctx):
         ctx.note("again after kill -9:", name)
         _fio([*args, "--verify_only=1"])
     ctx.figure("fio_verify.combinations", len(list(_combinations(ctx.quick))), "runs")
+    fs.close()
+
+
+def _way(block, direct, name):
+    """Arguments of a job on its own files that is verified later, through whichever mount."""
+    rw = "randwrite" if block == "4k" else "write"
+    size = 2 << 20 if block == "4k" else 16 << 20
+
+    def of(folder, extra):
+        return _arguments(SimpleNamespace(path=folder), name, rw, direct, ["--bs=" + block], size, extra)
+
+    return of
+
+
+def _both(acts):
+    """Does them at the same time, and fails as the first that failed."""
+    with ThreadPoolExecutor(len(acts)) as pool:
+        for done in [pool.submit(act) for act in acts]:
+            done.result()
+
+
+@case(timeout_s=600)
+def fio_pair(ctx):
+    """fio --verify from two mounts: what each writes the other verifies, both at once; then halves of the same files."""
+    fs = ctx.fs()
+    mounts = [fs.path, fs.mount("other").path]
+    for direct in (0, 1):
+        for block in ("4k", "1m"):
+            name = "%s-%d" % (block, direct)
+            ways = [_way(block, direct, "%s-%d" % (name, at)) for at in range(2)]
+            _both([partial(_fio_writes, way(mounts[at], ["--do_verify=0"])) for at, way in enumerate(ways)])
+            _both([partial(_fio, way(mounts[1 - at], ["--verify_only=1"])) for at, way in enumerate(ways)])
+            # The same files: each mount writes the half that the other does not.
+            half = ["--filename_format=shared-%s.$jobnum" % name]
+            size = 2 << 20 if block == "4k" else 16 << 20
+            halves = [_way(block, direct, name), _way(block, direct, name)]
+            offsets = [[*half, "--offset=%d" % (at * size)] for at in range(2)]
+            _both(
+                [
+                    partial(_fio_writes, way(mounts[at], [*offsets[at], "--do_verify=0"]))
+                    for at, way in enumerate(halves)
+                ]
+            )
+            _both(
+                [
+                    partial(_fio, way(mounts[1 - at], [*offsets[at], "--verify_only=1"]))
+                    for at, way in enumerate(halves)
+                ]
+            )
+            ctx.note("verified through the other mount:", name)
     fs.close()

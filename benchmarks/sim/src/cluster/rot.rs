@@ -106,7 +106,7 @@ impl World {
             }
             Ok((mut volume, report)) => {
                 assert_eq!((report.damaged_commands, report.damaged_rows), (0, 0), "{report:?}");
-                let check = weft_metadata::check(&mut volume);
+                let check = weft_metadata::check(&volume);
                 assert!(
                     check.is_sound(),
                     "the volume is not sound after damage at {damaged:?}: {check:?}"
