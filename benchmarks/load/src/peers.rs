@@ -64,14 +64,19 @@ impl Peers {
         Ok(peers)
     }
 
-    /// The best of the other systems at a row, and what to call it.
-    pub(crate) fn best(&self, figure: &Figure, unit: Unit) -> (&str, f64) {
+    /// Each of the other systems with its figure at a row.
+    pub(crate) fn named(&self, figure: &Figure) -> [(&str, f64); 3] {
         let names = &self.names;
-        let mut all = [
+        [
             (names.orangefs.as_str(), figure.orangefs),
             (&names.glusterfs, figure.glusterfs),
             (&names.moosefs, figure.moosefs),
-        ];
+        ]
+    }
+
+    /// The best of the other systems at a row, and what to call it.
+    pub(crate) fn best(&self, figure: &Figure, unit: Unit) -> (&str, f64) {
+        let mut all = self.named(figure);
         all.sort_by(|a, b| a.1.total_cmp(&b.1));
         if unit.less_is_better() { all[0] } else { all[2] }
     }

@@ -89,7 +89,7 @@ fn others(outcome: &Outcome, peers: &Peers) -> String {
         ["", "unit", &names.orangefs, &names.glusterfs, &names.moosefs, "local then", "note"];
     rows_of(outcome, columns.map(str::to_owned).to_vec(), |row| {
         let Some(figure) = peers.figure(row.id) else { return Vec::new() };
-        let values = [figure.orangefs, figure.glusterfs, figure.moosefs].map(short);
+        let values = peers.named(figure).map(|(_, value)| short(value));
         let mut cells = vec![row.title.to_owned(), row.unit.name().to_owned()];
         cells.extend(values);
         cells.push(figure.local.map_or(NONE.into(), short));
@@ -304,11 +304,13 @@ pub(crate) fn json_lines(outcome: &Outcome, peers: &Peers, command: &str) -> Str
     text
 }
 
+fn make_folder_of(path: &Path) -> Result<()> {
+    path.parent().map_or(Ok(()), |parent| fs::create_dir_all(parent).at("mkdir", parent))
+}
+
 /// Adds the lines to a file, made with its folder when it is not there.
 pub(crate) fn append(path: &Path, lines: &str) -> Result<()> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).at("mkdir", parent)?;
-    }
+    make_folder_of(path)?;
     let mut file = OpenOptions::new().append(true).create(true).open(path).at("open", path)?;
     file.write_all(lines.as_bytes()).at("write", path)
 }

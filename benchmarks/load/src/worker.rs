@@ -76,12 +76,10 @@ impl Worker {
                 let from = self.easy(self.rank, 'f', i);
                 fs::rename(&from, self.easy(self.rank, 'r', i)).at("rename", &from)
             }),
-            "easy-delete" => timed_shuffled(self.easy_count, |i| {
-                let path = self.easy(self.rank, 'r', i);
-                fs::remove_file(&path).at("unlink", &path)
-            }),
-            "crowd-delete" => timed_shuffled(self.easy_count, |i| {
-                let path = self.easy(self.rank, 'f', i);
+            "easy-delete" | "crowd-delete" => timed_shuffled(self.easy_count, |i| {
+                // The crowd renames nothing.
+                let kind = if id == "easy-delete" { 'r' } else { 'f' };
+                let path = self.easy(self.rank, kind, i);
                 fs::remove_file(&path).at("unlink", &path)
             }),
             "mkdir" => timed(self.easy_count, |i| {

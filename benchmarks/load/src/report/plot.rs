@@ -2,7 +2,7 @@
 //! figures of other systems lie on a logarithmic scale whose 1 is the local directory in the same run. A line is the
 //! range of the rounds, a tick the bar. To the right is always better: times are turned round.
 
-use super::{LOCAL, MOUNT, Outcome, present, ratios, spread};
+use super::{LOCAL, MOUNT, Outcome, make_folder_of, present, ratios, spread};
 use crate::error::{At, Error, Result};
 use crate::peers::Peers;
 use crate::rows::{Bar, ROWS, Row};
@@ -37,9 +37,7 @@ struct Dot {
 /// Draws the run into `path`, whose folder is made when it is not there.
 pub(crate) fn write(path: &Path, outcome: &Outcome, peers: &Peers) -> Result<()> {
     let text = svg(outcome, peers).map_err(|error| Error::wrong("draw the plot", error))?;
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).at("mkdir", parent)?;
-    }
+    make_folder_of(path)?;
     fs::write(path, text).at("write", path)
 }
 
@@ -146,9 +144,7 @@ fn dots(outcome: &Outcome, peers: &Peers, row: &Row) -> Vec<Dot> {
     let local_then = figure.and_then(|figure| figure.local);
     // Their figure beside the local one that was taken next to it, not beside today's.
     if let (Some(figure), Some(local)) = (figure, local_then) {
-        for (value, color) in
-            [figure.orangefs, figure.glusterfs, figure.moosefs].into_iter().zip(PUBLISHED)
-        {
+        for ((_, value), color) in peers.named(figure).into_iter().zip(PUBLISHED) {
             let ratio = value / local;
             let ratio = Spread { median: ratio, min: ratio, max: ratio };
             dots.push(Dot { ratio: better_right(ratio, row), color, is_published: true });
