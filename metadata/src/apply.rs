@@ -7,11 +7,12 @@ mod names;
 mod xattr;
 
 use weft_wire::meta::{Caller, MetaReply, MetaRequest, Time};
-use weft_wire::{Ino, Kind, Status, VolumeId};
+use weft_wire::{Ino, Kind, SessionId, Status, VolumeId};
 
 use crate::change::{Change, Staged};
+use crate::ended::End;
 use crate::error::MetaError;
-use crate::log::{Command, DROP_ORPHANS, SESSION_END, WERE_READ, WORKS_DONE};
+use crate::log::{Command, DROP_ORPHANS, SESSION_END, SESSION_EXPIRED, WERE_READ, WORKS_DONE};
 use crate::planted::{self, Bug};
 use crate::record::{State, Work, number_key};
 use crate::slots::{Slots, slot_key};
@@ -123,6 +124,13 @@ fn stage(
             for slot in slots.of(command.session) {
                 change.remove(Name::Slots, slot_key(command.session, slot).to_vec());
             }
+            for (session, end) in ends_of(slots, command) {
+                let key = session.0.to_vec();
+                match end {
+                    Some(end) => change.put(Name::Ended, key, end.encode()),
+                    None => change.remove(Name::Ended, key),
+                }
+            }
             MetaReply::Done.into()
         }
         WORKS_DONE => {
@@ -145,6 +153,11 @@ fn stage(
         }
     };
     Ok((done, change.finish()))
+}
+
+/// What the end of a session changes in the table of those that ended.
+pub(crate) fn ends_of(slots: &Slots, command: &Command) -> Vec<(SessionId, Option<End>)> {
+    slots.ended.changes(command.session, command.sequence, command.body != SESSION_EXPIRED)
 }
 
 /// Pairs: a work, and how many blocks the targets freed for it. Gives the works.

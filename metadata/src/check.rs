@@ -7,6 +7,7 @@ use weft_wire::Ino;
 use weft_wire::meta::FileKind;
 use weft_wire::units::to_u64;
 
+use crate::ended::End;
 use crate::name;
 use crate::record::{Entry, Inode, Outcome, Tail, Work, key_number, split_entry_key};
 use crate::store::{Name, Store};
@@ -210,6 +211,9 @@ impl Seen {
         });
         self.table(store, Name::Slots, &mut |_, key, value| {
             key.len() == 18 && Outcome::decode(value).is_some()
+        });
+        self.table(store, Name::Ended, &mut |_, key, value| {
+            key.len() == 16 && End::decode(value).is_some()
         });
     }
 

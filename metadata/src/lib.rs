@@ -23,6 +23,7 @@ mod acl;
 mod apply;
 mod change;
 mod check;
+mod ended;
 mod error;
 pub mod limits;
 mod log;

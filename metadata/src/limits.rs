@@ -55,6 +55,10 @@ pub const OPEN_BYTES: u64 = 144;
 pub const REMOVAL_BYTES: u64 = 512;
 /// A slot's last outcome besides its body.
 pub const SLOT_BYTES: u64 = 320;
+/// Sessions that expired and are remembered.
+pub(crate) const ENDED_MAX: usize = 1024;
+/// What one of them takes.
+pub(crate) const ENDED_BYTES: u64 = 96;
 /// Slots each session gets whatever the bound says: so each can go on.
 pub const SLOTS_SURE: u16 = 4;
 

@@ -21,6 +21,8 @@ use crate::record::{FORMAT, Identity};
 pub(crate) const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"WLOG");
 /// A session ended: its slots go.
 pub(crate) const SESSION_END: u16 = 0xff01;
+/// The body of [`SESSION_END`] when its client was away for too long; after a goodbye there is none.
+pub(crate) const SESSION_EXPIRED: [u8; 1] = [1];
 /// The targets are done with these works.
 pub(crate) const WORKS_DONE: u16 = 0xff02;
 /// Nobody has these inodes without a name open.

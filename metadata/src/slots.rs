@@ -8,7 +8,8 @@ use weft_wire::meta::Caller;
 use weft_wire::units::to_u64;
 use weft_wire::{Ino, SessionId};
 
-use crate::limits::{SLOT_BYTES, SLOTS_SURE};
+use crate::ended::Ended;
+use crate::limits::{ENDED_BYTES, SLOT_BYTES, SLOTS_SURE};
 use crate::planted::{self, Bug};
 use crate::record::Outcome;
 use crate::store::{Name, Rows};
@@ -49,6 +50,8 @@ pub(crate) struct Slots {
     accepted: BTreeMap<Key, Accepted>,
     /// Bytes of the outcomes' bodies.
     body_bytes: u64,
+    /// Sessions whose outcomes are forgotten.
+    pub(crate) ended: Ended,
 }
 
 /// Key of a slot's row: the session, then the slot big-endian.
@@ -91,7 +94,8 @@ impl Slots {
 
     /// Memory of the outcomes.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        self.body_bytes + to_u64(self.done.len()) * SLOT_BYTES
+        let ended = to_u64(self.ended.len()) * ENDED_BYTES;
+        self.body_bytes + to_u64(self.done.len()) * SLOT_BYTES + ended
     }
 
     /// Whether the slot is one that memory may be refused for: new, and not among the session's first.

@@ -35,17 +35,19 @@ pub(crate) enum Name {
     Orphans,
     Works,
     Slots,
+    Ended,
     Meta,
 }
 
 impl Name {
-    pub(crate) const ALL: [Name; 7] = [
+    pub(crate) const ALL: [Name; 8] = [
         Name::Inodes,
         Name::Entries,
         Name::Xattrs,
         Name::Orphans,
         Name::Works,
         Name::Slots,
+        Name::Ended,
         Name::Meta,
     ];
 
@@ -57,6 +59,7 @@ impl Name {
             Name::Orphans => "orphans",
             Name::Works => "works",
             Name::Slots => "slots",
+            Name::Ended => "ended",
             Name::Meta => "meta",
         }
     }

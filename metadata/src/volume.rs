@@ -22,7 +22,7 @@ pub use open::{FormatParams, OpenReport, VolumeParams};
 use crate::apply::numbers_body;
 use crate::error::{Kind, MetaError};
 use crate::limits::{COMMAND_BYTES, INTERNAL_LIST_MAX, MemoryShares, OPEN_BYTES, REMOVAL_BYTES};
-use crate::log::{Command, DROP_ORPHANS, SESSION_END, WERE_READ, WORKS_DONE};
+use crate::log::{Command, DROP_ORPHANS, SESSION_END, SESSION_EXPIRED, WERE_READ, WORKS_DONE};
 use crate::opens::Opens;
 use crate::planted::{self, Bug};
 use crate::record::{Identity, Outcome, State, Work, key_number};
@@ -238,6 +238,11 @@ impl Volume {
         self.slots.sessions()
     }
 
+    /// Sessions that expired and lost outcomes of changes by that, and how often: the last thousand, over restarts too.
+    pub fn ended(&self) -> impl Iterator<Item = (SessionId, u32)> + '_ {
+        self.slots.ended.counts()
+    }
+
     /// Works the targets have not been said to be done with, in order. After an open: those from before; the shrinks
     /// among them must be done before anything is served.
     ///
@@ -439,11 +444,13 @@ impl Volume {
         }
     }
 
-    /// The session is over: what it has open is given back, its slots are forgotten.
-    pub fn session_ended(&mut self, session: SessionId) {
+    /// The session is over: what it has open is given back, its slots are forgotten. One that `expired` is remembered in
+    /// [`Volume::ended`]: its client may come back and send changes again.
+    pub fn session_ended(&mut self, session: SessionId, expired: bool) {
         let logs = !matches!(self.health, Health::Broken(_)) && !self.stopping;
         if logs && self.slots.knows(session) {
-            return self.push_command(session, Time::default(), SESSION_END, Vec::new());
+            let body = if expired { SESSION_EXPIRED.to_vec() } else { Vec::new() };
+            return self.push_command(session, Time::default(), SESSION_END, body);
         }
         self.end_opens(session);
     }

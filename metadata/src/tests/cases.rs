@@ -1,6 +1,7 @@
 //! One behaviour each.
 
 use super::*;
+use crate::limits::ENDED_MAX;
 use weft_wire::ChunkIndex;
 use weft_wire::layout::LayoutPolicy;
 use weft_wire::limits::{FILE_BYTES_MAX, XATTR_LIST_BYTES_MAX};
@@ -361,7 +362,7 @@ fn a_removed_file_lives_while_it_is_open_and_over_a_crash() {
     rig.volume().grace_over();
     rig.settle();
     assert!(rig.attr(f).is_ok());
-    rig.volume().session_ended(ALICE);
+    rig.volume().session_ended(ALICE, false);
     rig.settle();
     assert_eq!(rig.attr(f), Err(Status::Stale));
     assert_eq!(rig.assert_sound().orphan_count, 0);
@@ -417,12 +418,55 @@ fn a_repeated_change_is_made_once() {
     assert_eq!(rig.answer(next, &wanted), Err(Status::Exists));
     assert_eq!(rig.answer(bad, &wanted), Err(Status::Protocol));
     // A session that is over is forgotten: its slots begin anew, also after a crash.
-    rig.volume().session_ended(ALICE);
+    rig.volume().session_ended(ALICE, false);
     rig.settle();
     rig.crash(|_, _| ()).unwrap();
     let anew = rig.submit_as(ALICE, caller(4, 1), &wanted);
     rig.settle();
     assert_eq!(rig.answer(anew, &wanted), Err(Status::Exists));
+}
+
+/// Its client may come back to another process, and must hear that its changes are forgotten.
+#[test]
+fn sessions_that_expired_are_known_over_crashes_and_the_oldest_go() {
+    let mut rig = Rig::new();
+    let ended = |rig: &mut Rig| rig.volume().ended().collect::<Vec<_>>();
+    rig.make(ROOT, b"f", FILE).unwrap();
+    rig.volume().session_ended(ALICE, true);
+    rig.settle();
+    assert_eq!(ended(&mut rig), [(ALICE, 1)]);
+    rig.crash(|_, _| ()).unwrap();
+    assert_eq!(ended(&mut rig), [(ALICE, 1)], "from the log");
+    rig.volume().checkpoint().unwrap();
+    rig.crash(|_, _| ()).unwrap();
+    assert_eq!(ended(&mut rig), [(ALICE, 1)], "from the table");
+    // One that changed nothing lost nothing.
+    rig.volume().session_ended(SessionId([7; 16]), true);
+    rig.make(ROOT, b"g", FILE).unwrap();
+    rig.volume().session_ended(ALICE, true);
+    rig.settle();
+    assert_eq!(ended(&mut rig), [(ALICE, 2)]);
+    for number in 0..ENDED_MAX {
+        let session = SessionId(u128::try_from(number + 1).unwrap().to_be_bytes());
+        let caller = Caller { uid: 0, gid: 0, slot: 0, sequence: 1 };
+        rig.submit_as(session, caller, &MetaRequest::Unlink { parent: ROOT, name: b"none" });
+        rig.settle();
+        rig.volume().session_ended(session, true);
+        rig.settle();
+    }
+    let now = ended(&mut rig);
+    assert_eq!(now.len(), ENDED_MAX);
+    assert!(now.iter().all(|(session, count)| *session != ALICE && *count == 1));
+    rig.crash(|_, _| ()).unwrap();
+    assert_eq!(ended(&mut rig), now);
+    let caller = Caller { uid: 0, gid: 0, slot: 0, sequence: 2 };
+    let back = rig.submit_as(now[0].0, caller, &make(ROOT, b"h", FILE));
+    rig.settle();
+    assert!(rig.answer(back, &make(ROOT, b"h", FILE)).is_ok());
+    rig.volume().session_ended(now[0].0, false);
+    rig.settle();
+    assert_eq!(rig.volume().ended().count(), ENDED_MAX - 1, "it said goodbye");
+    rig.assert_sound();
 }
 
 #[test]

@@ -276,7 +276,7 @@ fn a_log_that_works_again_makes_the_volume_good_again() {
         assert!(rig.append.is_none(), "a second has to pass");
         rig.volume().tick(Duration::from_secs(10 * round + 1));
     }
-    rig.volume().session_ended(SessionId([2; 16]));
+    rig.volume().session_ended(SessionId([2; 16]), false);
     rig.flush();
     assert!(rig.complete().is_some());
     assert_eq!(rig.volume().health(), Health::Good);

@@ -327,7 +327,8 @@ impl World {
     fn end_session(&mut self) {
         let who = session(self.rng.below(3));
         if self.sent.iter().all(|sent| sent.session != who) {
-            self.rig.volume().session_ended(who);
+            let expired = self.rng.below(2) == 0;
+            self.rig.volume().session_ended(who, expired);
             self.opens.retain(|(session, _), _| *session != who);
             self.sequences.retain(|(session, _), _| *session != who);
             self.opened.retain(|(session, ..)| *session != who);
@@ -396,7 +397,7 @@ impl World {
         self.settle();
         assert!(self.sent.is_empty(), "everything is answered");
         for number in 0..3 {
-            self.rig.volume().session_ended(session(number));
+            self.rig.volume().session_ended(session(number), false);
         }
         self.opens.clear();
         self.settle();

@@ -225,8 +225,10 @@ fn opens_removals_and_slots_are_bounded() {
         }
     };
     assert_eq!((refused, session), (Status::Busy, shares.opens_bytes.div_ceil(OPEN_BYTES) + 1));
-    rig.volume()
-        .session_ended(SessionId([&1_u64.to_be_bytes()[..], &[9; 8]].concat().try_into().unwrap()));
+    rig.volume().session_ended(
+        SessionId([&1_u64.to_be_bytes()[..], &[9; 8]].concat().try_into().unwrap()),
+        false,
+    );
     rig.done(&open).unwrap();
 
     // Removals wait while the targets do not keep up, and nothing else does.

@@ -262,6 +262,12 @@ impl Volume {
             })
             .map_err(damaged)?;
         store
+            .scan(Name::Ended, &[], &mut |key, value| {
+                *bad += u64::from(!slots.ended.load(key, value));
+                ControlFlow::Continue(())
+            })
+            .map_err(damaged)?;
+        store
             .scan(Name::Orphans, &[], &mut |key, _| {
                 match key_number(key) {
                     Some(ino) => drop(orphans.insert(Ino(ino))),

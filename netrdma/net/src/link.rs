@@ -445,10 +445,7 @@ impl Link {
             self.confirmed = since;
         }
         let ends = |welcome: &Welcome| welcome.fence / FENCE_ENDED;
-        let ended = self.welcome.is_some_and(|before| {
-            let seen = if before.epoch == welcome.epoch { ends(&before) } else { 0 };
-            ends(&welcome) > seen
-        });
+        let ended = self.welcome.is_some_and(|before| ends(&welcome) > ends(&before));
         self.state = State::Up;
         let again = self.welcome.is_some();
         // Who was fenced off has something to give up first.

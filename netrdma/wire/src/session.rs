@@ -81,8 +81,8 @@ pub struct Welcome {
     pub fence: u32,
 }
 
-/// What a session's end adds to [`Welcome::fence`]: outcomes of its changes are forgotten, so one that comes again would
-/// be made again.
+/// What a session's end adds to [`Welcome::fence`], over the server's restarts too: outcomes of its changes are
+/// forgotten, so one that comes again would be made again.
 pub const FENCE_ENDED: u32 = 1 << 16;
 
 impl Welcome {

@@ -3,9 +3,12 @@
 
 mod rig;
 
+use std::time::Duration;
+
 use rig::{Flush, Node, read, write};
 use weft_wire::data::DataRequest;
 use weft_wire::meta::{MetaReply, MetaRequest, SetAttr};
+use weft_wire::session::FENCE_ENDED;
 use weft_wire::{Ino, Kind, Status, TargetId};
 
 /// Clients write again what they have not synced when the welcome's boot is another one.
@@ -78,4 +81,25 @@ fn a_cut_left_over_for_a_target_that_is_gone_holds_its_file_alone() {
     assert!(status == Status::Ok && found.iter().all(|byte| *byte == 0));
     assert_eq!(node.data(0, &write(cut, 0, &bytes), Some(&bytes)), Status::Ok, "and held no more");
     assert_eq!(node.data(0, &read(other, 0), None), Status::Ok);
+}
+
+/// Outcomes of its changes are forgotten: what it sends again would be made twice.
+#[test]
+fn who_comes_back_after_its_session_expired_is_told_over_restarts_too() {
+    let mut node = Node::new();
+    node.start(&[]);
+    assert_eq!(node.hello().fence, 0);
+    node.cut_off(Duration::from_secs(61));
+    assert_eq!(node.hello().fence / FENCE_ENDED, 0, "it had changed nothing");
+    node.make(b"f");
+    for count in [1, 2] {
+        node.cut_off(Duration::from_secs(61));
+        if count == 2 {
+            node.start(&[]);
+        }
+        assert_eq!(node.hello().fence / FENCE_ENDED, count);
+        node.start(&[]);
+        assert_eq!(node.hello().fence / FENCE_ENDED, count);
+        node.make(&[b'g', u8::try_from(count).unwrap()]);
+    }
 }

@@ -170,7 +170,9 @@ fn changes_that_were_sent_are_given_up_when_the_session_ended() {
         ((1, 1), (1, ended + 1), true),
         ((1, ended), (1, ended + 1), false),
         ((1, ended), (2, 0), false),
-        ((1, ended), (2, ended), true),
+        ((1, ended), (2, ended), false),
+        ((1, 1), (2, ended), true),
+        ((1, ended), (2, 2 * ended), true),
     ] {
         let mut link = Link::new(config());
         link.start(ms(0));

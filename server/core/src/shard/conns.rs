@@ -162,7 +162,7 @@ impl Shard {
         self.conns.remove(&conn);
         self.conn_gone(conn, None, Duration::ZERO);
         self.sessions.remove(&session);
-        self.end_session(session);
+        self.end_session(session, false);
         self.end_leases(session);
         self.out.push(Action::Close { conn });
     }
@@ -179,9 +179,11 @@ impl Shard {
         for session in expired {
             tracing::info!(%session, "session expired");
             self.sessions.remove(&session);
-            self.end_session(session);
-            if self.volume.is_some() {
-                self.fence_ended(session);
+            // One that changed nothing lost no outcome: its client may send everything again.
+            let changed = self.volume.as_ref().map(|volume| volume.knows(session));
+            self.end_session(session, true);
+            if let Some(changed) = changed {
+                self.fence_ended(session, changed);
             }
         }
     }

@@ -116,8 +116,12 @@ impl LeaseState {
 }
 
 impl Shard {
-    /// The server was started: leases are not known any more, and whoever may hold some has a lease time to say so.
+    /// The server was started: leases are not known any more, and whoever may hold some has a lease time to say so. Who
+    /// expired before must still be told.
     pub(super) fn await_returns(&mut self) {
+        let ended = self.volume.iter().flat_map(weft_metadata::Volume::ended);
+        let fences = ended.map(|(session, count)| (session, count.saturating_mul(FENCE_ENDED)));
+        self.leases.fences.extend(fences);
         let missing: BTreeSet<SessionId> =
             self.volume.iter().flat_map(weft_metadata::Volume::sessions).collect();
         if !missing.is_empty() {
@@ -530,9 +534,10 @@ impl Shard {
         self.fence_by(session, 1);
     }
 
-    /// The same for a session that ended: its client must not send again what was sent before.
-    pub(super) fn fence_ended(&mut self, session: SessionId) {
-        self.fence_by(session, FENCE_ENDED);
+    /// The same for a session that expired. When outcomes of its changes went with it, its client must not send again
+    /// what was sent before.
+    pub(super) fn fence_ended(&mut self, session: SessionId, changed: bool) {
+        self.fence_by(session, if changed { FENCE_ENDED } else { 1 });
     }
 
     fn fence_by(&mut self, session: SessionId, step: u32) {

@@ -67,8 +67,8 @@ impl Shard {
         self.with_volume(Volume::flush_log);
     }
 
-    pub(super) fn end_session(&mut self, session: SessionId) {
-        self.with_volume(|volume, _| volume.session_ended(session));
+    pub(super) fn end_session(&mut self, session: SessionId, expired: bool) {
+        self.with_volume(|volume, _| volume.session_ended(session, expired));
         self.end_locks(session);
     }
 

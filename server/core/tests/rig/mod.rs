@@ -16,7 +16,7 @@ use weft_store::{Action as Io, Device, IoDone, IoError, OpenParams, Store, Targe
 use weft_wire::blocks::checksums;
 use weft_wire::data::{ChunkRange, DataRequest};
 use weft_wire::meta::{Caller, MakeHow, MetaReply, MetaRequest, NO_SLOT, Time};
-use weft_wire::session::{ClusterMap, Hello, NodeEntry, Place, Welcome};
+use weft_wire::session::{ClusterMap, FEATURE_LEASES, Hello, NodeEntry, Place, Welcome};
 use weft_wire::{
     ChunkId, ChunkIndex, ClusterId, Header, Ino, Kind, SessionId, ShardId, Status, TargetId,
     VolumeId,
@@ -179,12 +179,12 @@ impl Node {
         TargetParams { id: TargetId(id), uuid, path: id.to_string(), store }
     }
 
-    /// Says hello; gives the welcome's boot.
-    pub(crate) fn hello(&mut self) -> u64 {
+    /// Says hello.
+    pub(crate) fn hello(&mut self) -> Welcome {
         self.shard.as_mut().unwrap().opened(CONN);
         let hello = Hello {
             versions: (1, 1),
-            features: 0,
+            features: FEATURE_LEASES,
             cluster: CLUSTER,
             session: SessionId([4; 16]),
             shard: ShardId(0),
@@ -193,13 +193,13 @@ impl Node {
         hello.encode(&mut body);
         let (status, body, _) = self.ask(Kind::Hello, body, None);
         assert_eq!(status, Status::Ok);
-        Welcome::decode(&body).unwrap().boot
+        Welcome::decode(&body).unwrap()
     }
 
     /// Starts the server with all targets; gives the welcome's boot.
     pub(crate) fn restarted(&mut self) -> u64 {
         self.start(&[]);
-        self.hello()
+        self.hello().boot
     }
 
     /// Asks for what is answered when nothing is under way.
@@ -241,6 +241,14 @@ impl Node {
             (Status::Ok, body, _) => Ok(MetaReply::decode(request.kind(), &body).unwrap()),
             (status, ..) => Err(status),
         }
+    }
+
+    /// The connection is gone, and time passes.
+    pub(crate) fn cut_off(&mut self, time: Duration) {
+        let now = self.now();
+        self.shard.as_mut().unwrap().closed(CONN, now);
+        self.now += time;
+        self.run();
     }
 
     /// Makes a file.
