@@ -39,6 +39,8 @@ pub(crate) struct Cache {
     newest: usize,
     bytes: u64,
     bytes_max: u64,
+    /// No less is left when some of it is lent.
+    bytes_min: u64,
     dirty_count: u64,
     dirty_bytes: u64,
 }
@@ -52,6 +54,7 @@ impl Cache {
             newest: NONE,
             bytes: 0,
             bytes_max,
+            bytes_min: bytes_max / 2,
             dirty_count: 0,
             dirty_bytes: 0,
         }
@@ -59,6 +62,21 @@ impl Cache {
 
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Gives `bytes` of its memory to something else, if half of it is left then.
+    pub(crate) fn lend(&mut self, bytes: u64) -> bool {
+        if self.bytes_max < self.bytes_min + bytes {
+            return false;
+        }
+        self.bytes_max -= bytes;
+        self.evict();
+        true
+    }
+
+    /// Takes what was lent back.
+    pub(crate) fn take_back(&mut self, bytes: u64) {
+        self.bytes_max += bytes;
     }
 
     pub(crate) fn dirty_count(&self) -> u64 {
@@ -307,5 +325,21 @@ mod tests {
         cache.take_dirty(|gone, chunk| assert!(gone == id(3) && chunk.is_none()));
         cache.committed();
         assert!(!cache.knows(id(3)));
+    }
+
+    #[test]
+    fn half_of_its_memory_may_be_lent() {
+        let mut cache = Cache::new(10 * ENTRY_BYTES);
+        for index in 0..10 {
+            set(&mut cache, index);
+        }
+        cache.take_dirty(|_, _| ());
+        cache.committed();
+        let before = cache.len();
+        assert!(!cache.lend(5 * ENTRY_BYTES + 1) && cache.len() == before);
+        assert!(cache.lend(5 * ENTRY_BYTES) && cache.bytes() <= 5 * ENTRY_BYTES);
+        assert!(!cache.lend(1));
+        cache.take_back(1);
+        assert!(cache.lend(1));
     }
 }

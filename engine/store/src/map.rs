@@ -103,6 +103,10 @@ impl Map {
         &self.cache
     }
 
+    pub(crate) fn cache_mut(&mut self) -> &mut Cache {
+        &mut self.cache
+    }
+
     /// A chunk's record; `None` if nothing of it was written.
     pub(crate) fn get(&mut self, id: ChunkId) -> Result<Option<&Chunk>, StoreError> {
         Ok(self.get_placed(id)?.1)

@@ -45,7 +45,12 @@ const _: () = assert!(GROUP_BLOCKS == 64 * WORDS as u64);
 
 /// Memory of the map of free blocks of a target, in bytes: a bit for each block, and the tree over it.
 pub fn free_map_bytes(superblock: &Superblock) -> u64 {
-    let groups = superblock.areas.data_block_count.div_ceil(GROUP_BLOCKS);
+    map_bytes(superblock.areas.data_block_count)
+}
+
+/// The same of so many blocks.
+pub(crate) fn map_bytes(block_count: u64) -> u64 {
+    let groups = block_count.div_ceil(GROUP_BLOCKS);
     groups * GROUP_BLOCKS / 8 + 2 * groups.next_power_of_two()
 }
 
@@ -82,6 +87,8 @@ impl Space {
         for node in (1..leaf_count).rev() {
             tree[node] = tree[node * 2].max(tree[node * 2 + 1]);
         }
+        // Not twice as much ahead, as a list that grows would take.
+        self.words.reserve_exact(groups * WORDS - self.words.len());
         self.words.resize(groups * WORDS, 0);
         (self.tree, self.leaf_count) = (tree, leaf_count);
         let mut at = std::mem::replace(&mut self.total, total);

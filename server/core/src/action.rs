@@ -130,8 +130,13 @@ pub enum Message {
         /// The session.
         session: SessionId,
     },
-    /// From the volume's shard, before anything is served: nobody reads or writes this file until the next start.
+    /// From the volume's shard, before anything is served: nobody reads or writes this file.
     Hold {
+        /// The file.
+        ino: Ino,
+    },
+    /// The end of that, if it comes before the next start.
+    LetGo {
         /// The file.
         ino: Ino,
     },

@@ -93,7 +93,7 @@ pub struct MemoryPlan {
     pub volume_bytes: u64,
     /// Leases that are out. At the bound nothing is granted, and some are asked back.
     pub leases_bytes: u64,
-    /// Data requests taken and not answered. At the bound: `Busy`.
+    /// Data requests taken and not answered, and requests that wait for leases: half of it at most. At the bound: `Busy`.
     pub requests_bytes: u64,
     /// Bodies of requests that are not whole yet. At the bound bytes wait in their sockets.
     pub bodies_bytes: u64,

@@ -328,6 +328,9 @@ impl Shard {
             Message::Hold { ino } => {
                 self.held.insert(ino);
             }
+            Message::LetGo { ino } => {
+                self.held.remove(&ino);
+            }
             Message::Space { target, total_bytes, free_bytes } => {
                 self.space.insert(target, (total_bytes, free_bytes));
             }

@@ -9,7 +9,7 @@ use rig::{Flush, Node, read, write};
 use weft_wire::data::DataRequest;
 use weft_wire::meta::{MetaReply, MetaRequest, SetAttr};
 use weft_wire::session::FENCE_ENDED;
-use weft_wire::{Ino, Kind, Status, TargetId};
+use weft_wire::{Ino, Kind, LeaseBits, Status, TargetId};
 
 /// Clients write again what they have not synced when the welcome's boot is another one.
 #[test]
@@ -83,6 +83,38 @@ fn a_cut_left_over_for_a_target_that_is_gone_holds_its_file_alone() {
     assert_eq!(node.data(0, &read(other, 0), None), Status::Ok);
 }
 
+/// A target that is there and cannot do the cut holds the file, not the node.
+#[test]
+fn a_cut_left_over_that_its_target_cannot_do_holds_its_file_until_it_can() {
+    let mut node = Node::new();
+    node.restarted();
+    let (cut, other) = (node.make(b"cut"), node.make(b"other"));
+    let bytes = [7; 8192];
+    for ino in [cut, other] {
+        assert_eq!(node.data(0, &write(ino, 0, &bytes), Some(&bytes)), Status::Ok);
+    }
+    node.unwritable.insert(0);
+    let set = SetAttr { size: Some(100), ..SetAttr::default() };
+    let asked = node.change(&MetaRequest::SetAttr { ino: cut, set });
+    assert!(!node.answers.contains_key(&asked), "the end of its last block cannot be written");
+
+    node.restarted();
+    assert!(node.shard.as_ref().unwrap().may_serve());
+    node.wait(Duration::from_secs(2));
+    assert_eq!(node.data(0, &read(cut, 0), None), Status::Io);
+    assert_eq!(node.data(0, &write(cut, 0, &bytes), Some(&bytes)), Status::Io);
+    assert_eq!(node.data(0, &read(other, 0), None), Status::Ok);
+
+    node.unwritable.clear();
+    node.wait(Duration::from_secs(2));
+    let (status, found) = node.read(0, &read(cut, 0), None);
+    assert_eq!((status, &found[..100]), (Status::Ok, &[7; 100][..]));
+    assert!(found[100..].iter().all(|byte| *byte == 0), "it is cut now");
+    assert_eq!(node.data(0, &write(cut, 0, &bytes), Some(&bytes)), Status::Ok, "and held no more");
+    node.restarted();
+    assert_eq!(node.read(0, &read(cut, 0), None), (Status::Ok, bytes[..4096].to_vec()));
+}
+
 /// Outcomes of its changes are forgotten: what it sends again would be made twice.
 #[test]
 fn who_comes_back_after_its_session_expired_is_told_over_restarts_too() {
@@ -102,4 +134,43 @@ fn who_comes_back_after_its_session_expired_is_told_over_restarts_too() {
         assert_eq!(node.hello().fence / FENCE_ENDED, count);
         node.make(&[b'g', u8::try_from(count).unwrap()]);
     }
+}
+
+/// What waits for leases has its part of the memory, and what others wait for can still come in.
+#[test]
+fn requests_that_wait_for_a_lease_are_bounded() {
+    let mut node = Node::new();
+    node.lease_time = Duration::from_secs(600);
+    node.restarted();
+    let f = node.make(b"f");
+    let owner = node.client;
+    let mine = node.want_attributes(f, LeaseBits::READ.with(LeaseBits::WRITE));
+    assert_eq!(node.answers[&mine].0, Status::Ok);
+    let (mut asked, mut busy) = (Vec::new(), 0);
+    for client in owner + 1..owner + 160 {
+        node.client = client;
+        node.hello();
+        // Half of its 16 credits.
+        for _ in 0..8 {
+            let id = node.want_attributes(f, LeaseBits::READ);
+            match node.answers.get(&id) {
+                None => asked.push(id),
+                Some((status, ..)) => {
+                    assert_eq!(*status, Status::Busy);
+                    busy += 1;
+                }
+            }
+        }
+    }
+    let bytes_max = usize::try_from(Node::requests_bytes_max() / 2).unwrap();
+    assert!(busy > 0 && asked.len() * 1024 <= bytes_max, "{busy} busy, {} wait", asked.len());
+    assert!((asked.len() + 20) * 1100 > bytes_max, "its part is used");
+    node.client = owner;
+    let bytes = [7; 4096];
+    assert_eq!(node.data(0, &write(f, 0, &bytes), Some(&bytes)), Status::Ok);
+    node.give_back();
+    assert!(asked.iter().all(|id| node.answers[id].0 == Status::Ok));
+    node.client = owner + 1;
+    let id = node.want_attributes(f, LeaseBits::READ);
+    assert_eq!(node.answers[&id].0, Status::Ok, "the memory is free again");
 }

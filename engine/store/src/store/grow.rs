@@ -13,6 +13,7 @@ use weft_wire::Status;
 use super::{IoUse, Store, Waiter};
 use crate::action::{Action, Outcome};
 use crate::limits::GROW_INDEX_FACTOR_MAX;
+use crate::space;
 use crate::superblock::Superblock;
 
 /// How far it is.
@@ -28,13 +29,16 @@ pub(super) struct Grow {
     reply_to: u64,
     superblock: Superblock,
     step: Step,
+    /// Of the chunk records' memory, for the map of free blocks.
+    lent_bytes: u64,
 }
 
 impl Store {
     /// Takes a device into use up to `capacity_bytes`, which is its length now. Ends with
     /// [`Outcome::Grown`], at once when the target has that length already; or with `Invalid` (it
     /// would become shorter), `NoSpace` (too long for the index as it was opened: open the target
-    /// again first), `Busy` (it grows already, or its superblock is being checked), `Io`, `ReadOnly`.
+    /// again first), `TooBig` (the map of free blocks would take more than half of the memory for chunk records), `Busy`
+    /// (it grows already, or its superblock is being checked), `Io`, `ReadOnly`.
     pub fn grow(&mut self, op: u64, capacity_bytes: u64, out: &mut Vec<Action>) {
         let before = self.superblock.areas;
         let refused = match before.grown(capacity_bytes) {
@@ -52,10 +56,16 @@ impl Store {
                 Status::NoSpace
             }
             Ok(areas) => {
-                let superblock = Superblock { areas, ..self.superblock };
-                self.grow = Some(Grow { reply_to: op, superblock, step: Step::CopyB });
-                self.write_superblock(areas.copy_b_offset, out);
-                return;
+                let lent_bytes = space::map_bytes(areas.data_block_count)
+                    - space::map_bytes(before.data_block_count);
+                if self.map.cache_mut().lend(lent_bytes) {
+                    let superblock = Superblock { areas, ..self.superblock };
+                    let step = Step::CopyB;
+                    self.grow = Some(Grow { reply_to: op, superblock, step, lent_bytes });
+                    self.write_superblock(areas.copy_b_offset, out);
+                    return;
+                }
+                Status::TooBig
             }
         };
         out.push(Action::Reply { op, result: Err(refused) });
@@ -99,6 +109,7 @@ impl Store {
     /// The target goes on with its old length; what the superblocks say is one or the other.
     pub(super) fn grow_failed(&mut self, out: &mut Vec<Action>) {
         let grow = self.grow.take().expect("it is what failed");
+        self.map.cache_mut().take_back(grow.lent_bytes);
         out.push(Action::Reply { op: grow.reply_to, result: Err(Status::Io) });
     }
 }

@@ -170,6 +170,20 @@ fn a_full_target_that_grows_takes_more() {
     assert_eq!(rig.open(BOOT).unwrap().copies, Copies::OnlyFirst);
 }
 
+/// Its map of free blocks takes memory from the chunk records, half of it at most.
+#[test]
+fn a_target_grows_within_its_memory() {
+    let mut rig = rig(3);
+    // 64 KiB are for records: 32 KiB are a map of 1 GiB and more.
+    let op = rig.begin_grow(2 << 30);
+    assert_eq!(rig.finish(op), Answer::Failed(Status::TooBig));
+    let op = rig.begin_grow(900 << 20);
+    assert_eq!(rig.finish(op), Answer::Done);
+    let op = rig.begin_grow(1200 << 20);
+    assert_eq!(rig.finish(op), Answer::Failed(Status::TooBig), "what is lent is lent");
+    assert_eq!(rig.write(CHUNK, 0, &[8; 65536]), Answer::Done);
+}
+
 #[test]
 fn a_full_target_rewrites_cuts_and_removes_and_loses_no_block() {
     let mut rig = rig(5);

@@ -70,6 +70,10 @@ fn explain(what: &str, error: ClientError) -> AdminError {
             "that is more than 64 times what its index was opened for",
             "restart the server, then run this again",
         ),
+        ClientErrorKind::Refused(Status::TooBig) => (
+            "its map of free blocks would take more than half of its memory for chunk records",
+            "raise memory_mib in the node's configuration, restart the server, then run this again",
+        ),
         ClientErrorKind::Refused(Status::ReadOnly) => {
             ("it is read-only after an error of its device", "see the server's log")
         }

@@ -17,6 +17,7 @@ use weft_wire::{Header, Ino, Kind, LeaseBits, LeaseMode, SessionId, ShardId, Sta
 use super::Shard;
 use crate::action::{Action, ConnId, Message};
 use crate::leases::{Leases, Need, Want};
+use crate::memory::request_bytes;
 
 /// A session that renews its leases but does not give back what others wait for is fenced off after so many lease
 /// times.
@@ -63,6 +64,8 @@ struct Held {
     session: SessionId,
     frame: Frame,
     about: About,
+    /// Of the memory for requests.
+    memory_bytes: u64,
 }
 
 /// The restart: who held leases and has not come back.
@@ -78,6 +81,8 @@ pub(super) struct LeaseState {
     time: Duration,
     table: Leases,
     held: BTreeMap<u64, Held>,
+    /// What these take.
+    held_bytes: u64,
     next_held: u64,
     /// Names that are being changed.
     names: BTreeMap<Place, u32>,
@@ -98,6 +103,7 @@ impl LeaseState {
             time,
             table: Leases::new(memory_bytes),
             held: BTreeMap::new(),
+            held_bytes: 0,
             next_held: 1,
             names: BTreeMap::new(),
             look_again: false,
@@ -184,15 +190,20 @@ impl Shard {
             return Some(about);
         }
         let state = self.conns.get_mut(&conn)?;
-        if (state.held + 1) * 2 > self.credits {
-            // What waits holds a credit, and what others wait for may need one.
+        let memory_bytes = request_bytes(0) + to_u64(frame.body.len());
+        let full = (self.leases.held_bytes + memory_bytes) * 2 > self.memory.requests_bytes;
+        if full || (state.held + 1) * 2 > self.credits {
+            // What waits holds a credit and memory, and what others wait for may need some.
             self.busy(conn, &frame.header);
             return None;
         }
         state.held += 1;
+        self.take_memory(memory_bytes);
         let frame = Frame { header: frame.header, body: frame.body.clone(), payload: None };
         about.waited_for().for_each(|ino| self.leases.table.enter(ino, true));
-        self.leases.held.insert(self.leases.next_held, Held { conn, session, frame, about });
+        self.leases
+            .held
+            .insert(self.leases.next_held, Held { conn, session, frame, about, memory_bytes });
         self.leases.next_held += 1;
         None
     }
@@ -461,9 +472,20 @@ impl Shard {
             self.leases.held.iter().filter(|(_, h)| h.conn == conn).map(|(id, _)| *id).collect();
         for id in gone {
             let held = self.leases.held.remove(&id).expect("just listed");
+            self.give_memory_back(held.memory_bytes);
             held.about.waited_for().for_each(|ino| self.leases.table.leave(ino, true));
             self.leases.look_again = true;
         }
+    }
+
+    fn take_memory(&mut self, bytes: u64) {
+        self.leases.held_bytes += bytes;
+        self.requests_bytes += bytes;
+    }
+
+    fn give_memory_back(&mut self, bytes: u64) {
+        self.leases.held_bytes -= bytes;
+        self.requests_bytes -= bytes;
     }
 
     /// Goes on with the requests that may go on now, and asks back what is in the way of the others.
@@ -494,6 +516,7 @@ impl Shard {
             if let Some(state) = self.conns.get_mut(&held.conn) {
                 state.held -= 1;
             }
+            self.give_memory_back(held.memory_bytes);
             return self.carry_out_metadata(held.conn, held.session, &held.frame, about);
         }
         before.extend(about.waited_for());

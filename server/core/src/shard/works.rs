@@ -26,6 +26,10 @@ pub(super) struct Works {
     failed: Vec<(Duration, Work)>,
     /// Blocks that went by works that are not done: a second try finds them gone.
     freed: BTreeMap<u64, u64>,
+    /// Cuts of the last run: nothing is served before they are done, or their files held.
+    leftover: BTreeSet<u64>,
+    /// Those of them whose file is held. They are tried on.
+    held: BTreeMap<u64, Ino>,
 }
 
 #[derive(Debug)]
@@ -33,13 +37,16 @@ struct Running {
     work: Work,
     missing: BTreeSet<TargetId>,
     failed: bool,
+    /// A target that cannot do it.
+    refused_by: Option<TargetId>,
 }
 
 impl Shard {
     /// Takes up the works of the last run.
     ///
     /// A shrink must be done before anybody writes the file again, on all targets: repeated later it would cut what was
-    /// written since. So while it waits for a target that is offline the file is held: its data gives EIO.
+    /// written since. So while it waits for a target that is offline, or cannot do it, the file is held: its data gives
+    /// EIO.
     ///
     /// # Errors
     /// The volume's list of them cannot be read.
@@ -48,7 +55,10 @@ impl Shard {
         for work in volume.pending_works()? {
             match self.offline_of(&work.layout).filter(|_| work.shrink) {
                 Some(target) => self.hold_for(work.ino, target),
-                None => self.start_work(work),
+                None => {
+                    self.works.leftover.extend(work.shrink.then_some(work.id));
+                    self.start_work(work);
+                }
             }
         }
         Ok(())
@@ -58,20 +68,17 @@ impl Shard {
         tracing::error!(
             ino = ino.0,
             target = target.0,
-            "a file was being cut short, which must end first: its data gives EIO; next: bring the target back, then start \
-             the server again"
+            "a file was being cut short, which must end first: its data gives EIO; next: see to the target (`weft target \
+             list`), then start the server again"
         );
         for shard in 0..self.shard_count() {
             self.send_to_shard(ShardId(shard), Message::Hold { ino });
         }
     }
 
-    /// Whether the works that must precede any service (cut files) of the last run are done.
+    /// Whether the works that must precede any service (cut files) of the last run are done, or their files held.
     pub fn may_serve(&self) -> bool {
-        let is_cut = |work: &Work| work.shrink;
-        !self.works.running.values().any(|running| is_cut(&running.work))
-            && !self.works.waiting.iter().any(is_cut)
-            && !self.works.failed.iter().any(|(_, work)| is_cut(work))
+        self.works.leftover.is_empty()
     }
 
     /// A target of the layout that is offline.
@@ -109,7 +116,7 @@ impl Shard {
         let missing: BTreeSet<TargetId> = missing.collect();
         // A target that is not in the map (its node is down) keeps the work from being done: try again later.
         let known = missing.len() == work.layout.targets().iter().collect::<BTreeSet<_>>().len();
-        self.works.running.insert(id, Running { work, missing, failed: !known });
+        self.works.running.insert(id, Running { work, missing, failed: !known, refused_by: None });
         for (shard, message) in messages {
             self.send_to_shard(shard, message);
         }
@@ -139,6 +146,7 @@ impl Shard {
         if status != Status::Ok {
             running.failed = true;
             if status != Status::Busy {
+                running.refused_by = Some(target);
                 tracing::warn!(work, target = target.0, %status, "cannot cut chunks, will retry");
             }
         }
@@ -152,15 +160,35 @@ impl Shard {
         }
         let running = self.works.running.remove(&id).expect("looked at above");
         if running.failed {
+            let leftover = |_: &TargetId| self.works.leftover.contains(&id);
+            if let Some(target) = running.refused_by.filter(leftover) {
+                self.hold_for(running.work.ino, target);
+                self.works.held.insert(id, running.work.ino);
+                self.works.leftover.remove(&id);
+            }
             self.works.failed.push((self.now.mono + RETRY, running.work));
         } else {
             let freed_count = self.works.freed.remove(&id).unwrap_or_default();
             self.with_volume(|volume, _| volume.work_done(id, freed_count));
+            self.works.leftover.remove(&id);
+            self.let_go(id);
         }
         while self.works.running.len() < WORKS_MAX
             && let Some(work) = self.works.waiting.pop_front()
         {
             self.start_work(work);
+        }
+    }
+
+    /// A cut that a file was held for is done.
+    fn let_go(&mut self, id: u64) {
+        let Some(ino) = self.works.held.remove(&id) else { return };
+        if self.works.held.values().any(|other| *other == ino) {
+            return;
+        }
+        tracing::info!(ino = ino.0, "a file that was being cut short is, and is served again");
+        for shard in 0..self.shard_count() {
+            self.send_to_shard(ShardId(shard), Message::LetGo { ino });
         }
     }
 

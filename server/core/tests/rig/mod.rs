@@ -18,12 +18,11 @@ use weft_wire::data::{ChunkRange, DataRequest};
 use weft_wire::meta::{Caller, MakeHow, MetaReply, MetaRequest, NO_SLOT, Time};
 use weft_wire::session::{ClusterMap, FEATURE_LEASES, Hello, NodeEntry, Place, Welcome};
 use weft_wire::{
-    ChunkId, ChunkIndex, ClusterId, Header, Ino, Kind, SessionId, ShardId, Status, TargetId,
-    VolumeId,
+    ChunkId, ChunkIndex, ClusterId, Header, Ino, Kind, LeaseBits, SessionId, ShardId, Status,
+    TargetId, VolumeId,
 };
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
-const CONN: ConnId = ConnId(1);
 const BOOT: u64 = 77;
 const TARGETS: u16 = 2;
 const MIB: u64 = 1 << 20;
@@ -86,6 +85,8 @@ pub(crate) struct Node {
     targets: Vec<Memory>,
     log: Memory,
     pub(crate) flush: Vec<Flush>,
+    /// Targets that write no data.
+    pub(crate) unwritable: BTreeSet<usize>,
     pool: Pool,
     pub(crate) shard: Option<Shard>,
     /// Targets of the shard, in its order.
@@ -93,6 +94,13 @@ pub(crate) struct Node {
     now: Duration,
     request_id: u64,
     sequence: u64,
+    /// Who speaks: its connection and session have this number.
+    pub(crate) client: u8,
+    pub(crate) lease_time: Duration,
+    /// The leases that requests ask for.
+    pub(crate) wants: LeaseBits,
+    /// What clients were asked to give back: the client, and the recall's number.
+    pub(crate) recalls: Vec<(u8, u64)>,
     pub(crate) answers: BTreeMap<u64, Answer>,
 }
 
@@ -113,14 +121,24 @@ impl Node {
             targets,
             log: Memory(vec![0; log_bytes]),
             flush: vec![Flush::Works; usize::from(TARGETS)],
+            unwritable: BTreeSet::new(),
             pool: Pool::new(16 << 20, 1 << 20).unwrap(),
             shard: None,
             online: Vec::new(),
             now: Duration::from_secs(1),
             request_id: 0,
             sequence: 0,
+            client: 4,
+            // Nobody else is there to be waited for.
+            lease_time: Duration::ZERO,
+            wants: LeaseBits::NONE,
+            recalls: Vec::new(),
             answers: BTreeMap::new(),
         }
+    }
+
+    fn conn(&self) -> ConnId {
+        ConnId(u64::from(self.client))
     }
 
     fn now(&self) -> Now {
@@ -154,8 +172,7 @@ impl Node {
             payload_bytes_max: MIB,
             memory: MemoryPlan::new(SHARD_BYTES_MIN, 0, true).unwrap(),
             session_timeout: Duration::from_secs(60),
-            // Nobody else is there to be waited for.
-            lease_time: Duration::ZERO,
+            lease_time: self.lease_time,
             grace: Duration::ZERO,
             map,
             targets,
@@ -181,12 +198,13 @@ impl Node {
 
     /// Says hello.
     pub(crate) fn hello(&mut self) -> Welcome {
-        self.shard.as_mut().unwrap().opened(CONN);
+        let conn = self.conn();
+        self.shard.as_mut().unwrap().opened(conn);
         let hello = Hello {
             versions: (1, 1),
             features: FEATURE_LEASES,
             cluster: CLUSTER,
-            session: SessionId([4; 16]),
+            session: SessionId([self.client; 16]),
             shard: ShardId(0),
         };
         let mut body = Vec::new();
@@ -217,9 +235,11 @@ impl Node {
         });
         let payload_bytes = payload.as_ref().map_or(0, |(_, range)| range.len());
         let payload_bytes = u32::try_from(payload_bytes).unwrap();
-        let header = Header::request(kind, self.request_id, &body, payload_bytes);
+        let base = Header::request(kind, self.request_id, &body, payload_bytes);
+        let header = Header { lease: self.wants, ..base };
         let now = self.now();
-        self.shard.as_mut().unwrap().frame(CONN, Frame { header, body, payload }, now);
+        let conn = self.conn();
+        self.shard.as_mut().unwrap().frame(conn, Frame { header, body, payload }, now);
         self.run();
         self.request_id
     }
@@ -243,12 +263,45 @@ impl Node {
         }
     }
 
+    /// Asks for attributes, and for leases with them; gives the request.
+    pub(crate) fn want_attributes(&mut self, ino: Ino, wants: LeaseBits) -> u64 {
+        let caller = Caller { uid: 0, gid: 0, slot: NO_SLOT, sequence: 0 };
+        let mut body = Vec::new();
+        MetaRequest::GetAttr { ino }.encode(&caller, &mut body);
+        self.wants = wants;
+        let id = self.send(Kind::GetAttr, body, None);
+        self.wants = LeaseBits::NONE;
+        id
+    }
+
+    pub(crate) fn requests_bytes_max() -> u64 {
+        MemoryPlan::new(SHARD_BYTES_MIN, 0, true).unwrap().requests_bytes
+    }
+
+    /// Clients give back what they were asked for.
+    pub(crate) fn give_back(&mut self) {
+        for (client, id) in std::mem::take(&mut self.recalls) {
+            let base = Header::request(Kind::Recall, id, &[], 0);
+            let header = Header { reply: true, ..base };
+            let frame = Frame { header, body: Vec::new(), payload: None };
+            let (conn, now) = (ConnId(u64::from(client)), self.now());
+            self.shard.as_mut().unwrap().frame(conn, frame, now);
+        }
+        self.run();
+    }
+
+    /// Time passes.
+    pub(crate) fn wait(&mut self, time: Duration) {
+        self.now += time;
+        self.run();
+    }
+
     /// The connection is gone, and time passes.
     pub(crate) fn cut_off(&mut self, time: Duration) {
         let now = self.now();
-        self.shard.as_mut().unwrap().closed(CONN, now);
-        self.now += time;
-        self.run();
+        let conn = self.conn();
+        self.shard.as_mut().unwrap().closed(conn, now);
+        self.wait(time);
     }
 
     /// Makes a file.
@@ -307,7 +360,7 @@ impl Node {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Send { head, pieces, .. } => self.take_answer(&head, &pieces),
+            Action::Send { conn, head, pieces } => self.take_answer(conn, &head, &pieces),
             Action::Target { index, action } => self.target_io(index, action),
             Action::Volume(weft_metadata::Action::AppendLog { io, offset, bytes }) => {
                 self.log.write(offset, &bytes);
@@ -319,8 +372,11 @@ impl Node {
         }
     }
 
-    fn take_answer(&mut self, head: &[u8], pieces: &[weft_store::ReadPiece]) {
+    fn take_answer(&mut self, conn: ConnId, head: &[u8], pieces: &[weft_store::ReadPiece]) {
         let header = Header::decode(head).unwrap();
+        if header.kind == Kind::Recall {
+            return self.recalls.push((u8::try_from(conn.0).unwrap(), header.request_id));
+        }
         let body = head[head.len() - usize::try_from(header.body_bytes).unwrap()..].to_vec();
         let mut payload = Vec::new();
         for piece in pieces {
@@ -343,6 +399,9 @@ impl Node {
             Io::ReadData { io, offset, mut buf, bytes } => {
                 disk.read(offset, &mut buf.as_mut_slice()[..length(bytes)]);
                 (io, Ok(IoDone { buf: Some(buf), ..IoDone::default() }))
+            }
+            Io::WriteData { io, .. } if self.unwritable.contains(&target) => {
+                (io, Err(IoError { errno: 5, buf: None }))
             }
             Io::WriteData { io, offset, buf, start, bytes } => {
                 disk.write(offset, &buf[length(start)..length(start) + length(bytes)]);
