@@ -1,6 +1,7 @@
 //! `weft-load net`: a running server over TCP, from one thread with one connection, as a client would, but without a
 //! mount: `weft-net`'s link and frames on `weft-ring`. Beside it, in turn, a store of its own on a file of the same
-//! file system, so that what the network costs is a ratio within one run. `benchmarks/net.py` starts the server.
+//! file system, and fio on that file, so that what the network costs is a ratio within one run. `benchmarks/net.py`
+//! starts the server.
 
 mod client;
 
@@ -9,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::options::parse_bytes;
 use crate::stats::Spread;
-use crate::store::Place;
 use crate::store::jobs::{Job, Random, Sample, process_cpu_ns};
+use crate::store::{Place, fio};
 use clap::Args;
 use client::Client;
 use serde_json::json;
@@ -25,7 +26,9 @@ use weft_wire::{ChunkId, ChunkIndex, Ino, Status, TargetId};
 const CHUNK_BYTES: u64 = 1 << 20;
 /// Files no volume gives out: inode numbers beyond what metadata reaches in a benchmark.
 const INO_FIRST: u64 = 1 << 40;
-const DEPTH: u64 = 16;
+const DEPTH: u32 = 16;
+/// Seconds after which fio has hung.
+const FIO_LIMIT_S: u32 = 600;
 const JOBS: [Job; 4] = [Job::SeqWrite, Job::SeqRead, Job::RandRead, Job::RandWrite];
 /// Of the store's own figure.
 const STREAM_RATIO_MIN: f64 = 0.75;
@@ -44,7 +47,7 @@ pub(crate) struct NetArgs {
     /// The shard that has it
     #[arg(long, default_value_t = 0)]
     shard: u16,
-    /// A file to make for a store beside the server; without it there are no ratios
+    /// A file to make for a store and fio beside the server; without it there are no ratios
     #[arg(long, value_name = "FILE")]
     store_file: Option<PathBuf>,
     /// How much data the jobs work on
@@ -91,6 +94,9 @@ pub(crate) fn run(args: &NetArgs) -> Result<bool> {
                 for (job, sample) in place.measure(args.data)? {
                     store.entry(job).or_default().push(sample);
                 }
+                for job in JOBS.into_iter().filter(|job| !job.is_sequential()) {
+                    store.entry(job).or_default().push(fio(job, place, args)?);
+                }
             }
         }
     }
@@ -98,6 +104,19 @@ pub(crate) fn run(args: &NetArgs) -> Result<bool> {
         place.remove()?;
     }
     report(args, &net, &store)
+}
+
+/// What the device gives at the same depth, without a store or a network.
+fn fio(job: Job, place: &Place, args: &NetArgs) -> Result<Sample> {
+    let run = fio::Run {
+        path: place.path(),
+        data: args.data,
+        depth: usize::try_from(DEPTH).expect("small"),
+        core: args.core,
+        runtime_s: args.runtime_s,
+        limit_s: FIO_LIMIT_S,
+    };
+    fio::measure(job, &run)
 }
 
 /// One file's worth of operations over the connection.
@@ -132,7 +151,7 @@ impl<'a> Load<'a> {
         let (mut begun, mut ended) = (0u64, 0u64);
         let mut over = false;
         while !over || ended < begun {
-            while !over && begun - ended < DEPTH {
+            while !over && begun - ended < u64::from(DEPTH) {
                 self.begin(job, begun)?;
                 begun += 1;
                 over = job.is_sequential() && begun == self.chunk_count;
@@ -230,7 +249,7 @@ fn report(args: &NetArgs, net: &Samples, store: &Samples) -> Result<bool> {
         "{date}, commit {}, {}: Linux {}, {} x {}, load average {}\n\n    {command}\n\n",
         host.commit, host.host, host.kernel, host.cpu_count, host.cpu, host.load_average
     );
-    text.push_str("| depth 16, one connection | unit | over TCP: median (min..max) | the store alone | ratio | client CPU us/op | bar | met |\n");
+    text.push_str("| depth 16, one connection | unit | over TCP: median (min..max) | 1 MiB: the store alone; 4 KiB: fio | ratio | client CPU us/op | bar | met |\n");
     text.push_str("|---|---|---|---|---|---|---|---|\n");
     let mut lines = String::new();
     let mut all_met = true;

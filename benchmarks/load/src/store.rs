@@ -5,7 +5,7 @@
 //! own ring, fixed buffers and files, checksums on; payloads carry checksums as a client's would. `--verify` measures
 //! nothing and compares every byte instead.
 
-mod fio;
+pub(crate) mod fio;
 pub(crate) mod jobs;
 mod report;
 mod verify;
@@ -122,7 +122,15 @@ fn measure(args: &StoreArgs, place: &mut Place) -> Result<bool> {
         for turn in [fio_first, !fio_first] {
             if turn && !args.no_fio {
                 for job in jobs::Job::ALL.into_iter().filter(|job| job.has_fio() && wanted(job)) {
-                    outcome.fio(job, fio::measure(job, args, &place.path)?);
+                    let run = fio::Run {
+                        path: &place.path,
+                        data: args.data,
+                        depth: job.depth(),
+                        core: args.core,
+                        runtime_s: args.runtime_s,
+                        limit_s: args.limit_s,
+                    };
+                    outcome.fio(job, fio::measure(job, &run)?);
                 }
             } else if !turn {
                 place.format()?;
@@ -178,6 +186,10 @@ impl Place {
     pub(crate) fn remove(&self) -> Result<()> {
         let removed = if self.made { std::fs::remove_file(&self.path) } else { Ok(()) };
         removed.at("remove", &self.path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     fn new(args: &StoreArgs) -> Result<Place> {

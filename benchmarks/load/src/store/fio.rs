@@ -1,7 +1,7 @@
 //! fio's side: the same job, in the same place of the same file or device.
 
+use super::DATA_OFFSET_MAX;
 use super::jobs::{Job, Sample};
-use super::{DATA_OFFSET_MAX, StoreArgs};
 use crate::error::{Error, Result};
 use crate::program;
 use serde::Deserialize;
@@ -33,8 +33,21 @@ struct Direction {
     bw_bytes: f64,
 }
 
+/// Where and how long.
+pub(crate) struct Run<'a> {
+    pub(crate) path: &'a Path,
+    /// Bytes the jobs work on.
+    pub(crate) data: u64,
+    pub(crate) depth: usize,
+    pub(crate) core: usize,
+    /// Seconds of jobs that are not sequential.
+    pub(crate) runtime_s: u32,
+    /// Seconds after which it is taken for hung.
+    pub(crate) limit_s: u32,
+}
+
 /// Runs one job.
-pub(super) fn measure(job: Job, args: &StoreArgs, path: &Path) -> Result<Sample> {
+pub(crate) fn measure(job: Job, run: &Run<'_>) -> Result<Sample> {
     let rw = match job {
         Job::SeqWrite => "write",
         Job::SeqRead => "read",
@@ -46,33 +59,33 @@ pub(super) fn measure(job: Job, args: &StoreArgs, path: &Path) -> Result<Sample>
         "[{rw}]\nfilename={}\nioengine=io_uring\nfixedbufs=1\nregisterfiles=1\ndirect=1\nthread=1\nrw={rw}\n\
          bs={}\niodepth={}\noffset={DATA_OFFSET_MAX}\nsize={}\ncpus_allowed={}\nrandrepeat=0\nnorandommap=1\n\
          allow_file_create=0\n",
-        path.display(),
+        run.path.display(),
         job.bytes(),
-        job.depth(),
-        args.data,
-        args.core,
+        run.depth,
+        run.data,
+        run.core,
     );
     if !job.is_sequential() {
-        text += &format!("time_based=1\nruntime={}\n", args.runtime_s);
+        text += &format!("time_based=1\nruntime={}\n", run.runtime_s);
     }
-    let mut command = program::limited(args.limit_s, "fio");
+    let mut command = program::limited(run.limit_s, "fio");
     command.args(["--output-format=json", "-"]);
-    let done = program::run("fio", args.limit_s, &mut command, text.as_bytes())?;
+    let done = program::run("fio", run.limit_s, &mut command, text.as_bytes())?;
     let output = String::from_utf8_lossy(&done.stdout);
     let start = if output.starts_with('{') { Some(0) } else { output.find("\n{") };
     let json = start.map(|at| &output[at..]);
     let json = json.ok_or_else(|| Error::wrong("fio", "its output holds no JSON"))?;
     let report: Report = serde_json::from_str(json.trim_end())
         .map_err(|error| Error::wrong("fio", format!("JSON not understood: {error}")))?;
-    sample(job, &report, args)
+    sample(job, &report, run.data)
 }
 
-fn sample(job: Job, report: &Report, args: &StoreArgs) -> Result<Sample> {
+fn sample(job: Job, report: &Report, data: u64) -> Result<Sample> {
     let [told] = &report.jobs[..] else {
         return Err(Error::wrong("fio", format!("{} jobs reported, not 1", report.jobs.len())));
     };
     let way = if job.writes() { &told.write } else { &told.read };
-    let whole = !job.is_sequential() || way.io_bytes == args.data;
+    let whole = !job.is_sequential() || way.io_bytes == data;
     if told.error != 0 || way.total_ios == 0 || !whole {
         return Err(Error::wrong("fio", format!("it did not do what it was told: {told:?}")));
     }
