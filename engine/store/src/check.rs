@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 
 use weft_wire::blocks::{BLOCK_LEN, crc32c};
+use weft_wire::scrub::DamageKind;
 use weft_wire::units::{to_u32, to_u64, to_usize};
 use weft_wire::{ChunkId, ChunkIndex, Ino};
 
 use crate::chunk::Run;
-use crate::damage::DamageKind;
 use crate::error::{Kind, StoreError};
 use crate::index::Index;
 use crate::limits::{BLOCK, SCAN_BYTES};

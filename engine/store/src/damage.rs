@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use weft_wire::scrub::{Damage, DamageKind};
 use weft_wire::units::{to_u32, to_u64, to_usize};
 use weft_wire::{ChunkId, ChunkIndex, Ino};
 use zerocopy::little_endian::{U32, U64};
@@ -14,30 +15,6 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::limits::{CHUNK_BLOCKS_MAX, DAMAGES_MAX};
 use crate::record::{Places, Punch, Truncate};
-
-/// What is wrong.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum DamageKind {
-    /// A block's bytes do not match its checksum.
-    Mismatch,
-    /// The device does not give the block.
-    Unreadable,
-    /// The records of some chunks behind this one cannot be read from the index.
-    Index,
-}
-
-/// Damaged blocks in a row.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Damage {
-    /// Which chunk.
-    pub chunk: ChunkId,
-    /// First block, counted in the chunk.
-    pub first: u32,
-    /// How many; 0 for [`DamageKind::Index`].
-    pub count: u32,
-    /// What is wrong with them.
-    pub kind: DamageKind,
-}
 
 /// How far the scrub is and what it found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -3,11 +3,12 @@
 use std::mem::offset_of;
 use std::path::PathBuf;
 
+use weft_wire::scrub::DamageKind;
 use weft_wire::{ChunkId, ChunkIndex, ClusterId, Ino, TargetId};
 use zerocopy::IntoBytes;
 
 use crate::chunk::{Chunk, Placed, RawChunk, RawRun, Run};
-use crate::damage::{self, DamageKind, Damages, RawDamage, RawScrub, ScrubStatus};
+use crate::damage::{self, Damages, RawDamage, RawScrub, ScrubStatus};
 use crate::index::{Meta, RawMeta, raw_meta};
 use crate::record::{
     self, Cut, Placement, Punch, RawHeader, RawPlacement, RawPunch, RawTruncate, Record, Stamp,

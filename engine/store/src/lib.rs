@@ -69,7 +69,7 @@ mod superblock;
 pub use action::{Action, IoDone, IoError, IoId, Outcome, ReadPiece};
 pub use check::{CheckReport, Problem, check};
 pub use counters::{Counters, Space};
-pub use damage::{Damage, DamageKind, ScrubStatus};
+pub use damage::ScrubStatus;
 pub use error::{Kind, StoreError};
 pub use limits::CAPACITY_BYTES_MIN;
 pub use recover::RecoveryReport;

@@ -9,13 +9,14 @@ use weft_iobuf::{BufSlot, Pool};
 use weft_wire::blocks::{BLOCK_LEN, crc32c, first_mismatch};
 use weft_wire::data::{ChunkListReply, ChunkRange};
 use weft_wire::limits::PAYLOAD_BYTES_MAX;
+use weft_wire::scrub::DamageKind;
 use weft_wire::units::{to_u64, to_usize};
 use weft_wire::{ChunkId, ChunkIndex, ClusterId, Ino, Status};
 
 use crate::action::{Action, IoDone, IoError, IoId, Outcome};
 use crate::chunk::Window;
 use crate::counters::{Counters, Space as SpaceReport};
-use crate::damage::{DamageKind, Damages};
+use crate::damage::Damages;
 use crate::discard::Discards;
 use crate::error::{Kind, StoreError};
 use crate::flush_note::FlushNote;

@@ -201,6 +201,28 @@ pub enum DamageKind {
     Index,
 }
 
+impl DamageKind {
+    /// Its name, for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            DamageKind::Mismatch => "mismatch",
+            DamageKind::Unreadable => "unreadable",
+            DamageKind::Index => "index",
+        }
+    }
+}
+
+/// For people.
+impl std::fmt::Display for DamageKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            DamageKind::Mismatch => "checksum mismatch",
+            DamageKind::Unreadable => "the device does not give it",
+            DamageKind::Index => "the index cannot be read",
+        })
+    }
+}
+
 /// Damaged blocks in a row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Damage {

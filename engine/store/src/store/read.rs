@@ -4,11 +4,11 @@ use weft_iobuf::{BufSlot, Pool};
 use weft_wire::Status;
 use weft_wire::blocks::{BLOCK_BYTES, BLOCK_LEN, each_checksum};
 use weft_wire::data::ChunkRange;
+use weft_wire::scrub::DamageKind::Mismatch;
 use weft_wire::units::{to_u32, to_usize};
 
 use super::{Body, Store};
 use crate::action::{Action, Outcome, ReadPiece};
-use crate::damage::DamageKind::Mismatch;
 use crate::planted::{self, Bug};
 
 /// A read under way.

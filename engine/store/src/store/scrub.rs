@@ -14,12 +14,13 @@ use std::time::Duration;
 
 use weft_iobuf::{BufSlot, Pool};
 use weft_wire::blocks::BLOCK_LEN;
+use weft_wire::scrub::{Damage, DamageKind};
 use weft_wire::units::{to_u32, to_usize};
 use weft_wire::{ChunkId, ChunkIndex, Ino};
 
 use super::{Body, IoUse, Store, block_matches};
 use crate::action::{Action, IoDone, IoError};
-use crate::damage::{Damage, DamageKind, Damages, ScrubStatus};
+use crate::damage::{Damages, ScrubStatus};
 use crate::limits::{BLOCK, CHUNK_BLOCKS_MAX, SCRUB_READ_BLOCKS};
 use crate::locks::Hold;
 use crate::superblock::is_ours_damaged;

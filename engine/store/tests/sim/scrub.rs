@@ -1,9 +1,8 @@
 //! The scrub: what it finds, names, forgets, repairs; its rate; going on after a restart.
 
 use crate::rig::{Answer, BOOT, CLUSTER, Rig};
-use weft_store::{
-    Copies, Damage, DamageKind, Kind, OpenParams, Problem, ScrubStatus, inspect_copies,
-};
+use weft_store::{Copies, Kind, OpenParams, Problem, ScrubStatus, inspect_copies};
+use weft_wire::scrub::{Damage, DamageKind};
 use weft_wire::{ChunkId, ChunkIndex, Ino, Status};
 
 const CAPACITY_BYTES: u64 = 8 << 20;

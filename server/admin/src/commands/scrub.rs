@@ -233,28 +233,20 @@ fn file_bytes(damage: &Damage, named: &Named) -> Option<(u64, u64)> {
     Some((block(damage.first), block(damage.first + damage.count)))
 }
 
-fn words(kind: DamageKind) -> &'static str {
-    match kind {
-        DamageKind::Mismatch => "checksum mismatch",
-        DamageKind::Unreadable => "the device does not give it",
-        DamageKind::Index => "the index cannot be read",
-    }
-}
-
 fn sentence(finding: &Finding, named: Option<&Named>) -> String {
     let Finding { target, damage } = finding;
     let (ino, chunk) = (damage.chunk.ino, damage.chunk.index);
     let Some(named) = named else {
         return format!(
             "target {target}: {} behind inode {ino} chunk {chunk}: chunks are lost; stop the server, `weft target check`",
-            words(damage.kind)
+            damage.kind
         );
     };
     let place = match file_bytes(damage, named) {
         Some((first, end)) => format!("bytes {first}..{end}"),
         None => format!("chunk {chunk} blocks {}..{}", damage.first, damage.first + damage.count),
     };
-    format!("{} {place} on target {target}: {}", named.text(ino), words(damage.kind))
+    format!("{} {place} on target {target}: {}", named.text(ino), damage.kind)
 }
 
 fn finding_json(finding: &Finding, named: Option<&Named>) -> Value {
@@ -265,11 +257,7 @@ fn finding_json(finding: &Finding, named: Option<&Named>) -> Value {
         "chunk": damage.chunk.index.0,
         "first_block": damage.first,
         "blocks": damage.count,
-        "kind": match damage.kind {
-            DamageKind::Mismatch => "mismatch",
-            DamageKind::Unreadable => "unreadable",
-            DamageKind::Index => "index",
-        },
+        "kind": damage.kind.name(),
     });
     if let Some(named) = named {
         let (state, paths) = match &named.known {

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use weft_server_core::config::Config;
-use weft_store::{CheckReport, Copies, DamageKind, OpenParams, Problem};
+use weft_store::{CheckReport, Copies, OpenParams, Problem};
 use weft_wire::TargetId;
+use weft_wire::scrub::DamageKind;
 
 use super::target::refuse_running;
 use crate::cli::TargetCheckArgs;
@@ -143,27 +144,21 @@ fn text(path: &Path, seen: &CheckReport, quick: bool) -> String {
     text
 }
 
-fn words(kind: DamageKind) -> &'static str {
-    match kind {
-        DamageKind::Mismatch => "checksum mismatch",
-        DamageKind::Unreadable => "the device does not give it",
-        DamageKind::Index => "the index cannot be read behind this chunk: chunks are lost",
-    }
-}
-
 fn sentence(problem: &Problem) -> String {
     match problem {
         Problem::Whole(error) => chain(error),
         Problem::Superblock(copies) => super::target::copies_text(*copies).to_owned(),
         Problem::Blocks { chunk, kind: DamageKind::Index, .. } => {
-            format!("inode {} chunk {}: {}", chunk.ino, chunk.index, words(DamageKind::Index))
+            let kind = DamageKind::Index;
+            let (ino, index) = (chunk.ino, chunk.index);
+            format!("inode {ino} chunk {index}: {kind} behind this chunk: chunks are lost")
         }
         Problem::Blocks { chunk, first, count, kind } => format!(
             "inode {} chunk {} blocks {first}..{}: {}",
             chunk.ino,
             chunk.index,
             first + count,
-            words(*kind)
+            kind
         ),
         Problem::OutOfRange { chunk, block, device_block } => format!(
             "inode {} chunk {} block {block}: its place {device_block} is beyond the device",
@@ -185,11 +180,7 @@ fn report_json(path: &Path, seen: &CheckReport) -> Value {
                 json!({ "kind": "superblock", "copies": copies_name(*copies) })
             }
             Problem::Blocks { chunk, first, count, kind } => json!({
-                "kind": match kind {
-                    DamageKind::Mismatch => "mismatch",
-                    DamageKind::Unreadable => "unreadable",
-                    DamageKind::Index => "index",
-                },
+                "kind": kind.name(),
                 "ino": chunk.ino.0, "chunk": chunk.index.0, "first_block": first, "blocks": count,
             }),
             Problem::OutOfRange { chunk, block, device_block } => json!({

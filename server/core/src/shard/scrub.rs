@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use weft_store::{DamageKind as StoreKind, ScrubStatus};
+use weft_store::ScrubStatus;
 use weft_wire::limits::LIST_COUNT_MAX;
 use weft_wire::scrub::{
-    Damage, DamageKind, DamageQuery, DamageReply, ScrubAction, ScrubInfo, ScrubOrder, TargetHealth,
-    TargetHealthReply, TargetState,
+    DamageQuery, DamageReply, ScrubAction, ScrubInfo, ScrubOrder, TargetHealth, TargetHealthReply,
+    TargetState,
 };
 use weft_wire::{Header, Status};
 
@@ -128,18 +128,8 @@ impl Shard {
         let mut found = self.targets[index].params.store.damages(query.from);
         let more = found.len() > LIST_COUNT_MAX;
         found.truncate(LIST_COUNT_MAX);
-        let damages = found.into_iter().map(|damage| Damage {
-            chunk: damage.chunk,
-            first: damage.first,
-            count: damage.count,
-            kind: match damage.kind {
-                StoreKind::Mismatch => DamageKind::Mismatch,
-                StoreKind::Unreadable => DamageKind::Unreadable,
-                StoreKind::Index => DamageKind::Index,
-            },
-        });
         let mut body = Vec::new();
-        DamageReply { damages: damages.collect(), more }.encode(&mut body);
+        DamageReply { damages: found, more }.encode(&mut body);
         self.answer(conn, header, Status::Ok, &body, Vec::new());
     }
 
