@@ -21,6 +21,7 @@ from lib.procs import alive, children, run, send, spawn, start_time, tail, wait
 
 MIB = 1 << 20
 START_S = 60.0
+SERVING = "serving mount_point="
 STOP_S = 30.0
 
 
@@ -191,6 +192,8 @@ class Cluster:
         chosen = ["transport=" + transport] if transport else []
         opts = ",".join(["foreground", *chosen, *options])
         source = "%s:%d:/" % (self.host, self.port)
+        # A mount whose client was killed may be there still: the new one takes it away.
+        dead = is_mounted(path) and log.read_text(errors="replace").count(SERVING)
         child = spawn([*within, program("mount-weft"), source, path, "-o", opts], log, env={"RUST_BACKTRACE": "1"})
         remember(self.ctx.work, "pid", "%d %d" % (child.pid, start_time(child.pid)))
         mount = Mount(name, path, child, log)
@@ -198,7 +201,7 @@ class Cluster:
         def ready():
             if child.poll() is not None:
                 raise Failed("mount ended with %d:\n%s" % (child.poll(), tail(log)))
-            return is_mounted(path)
+            return is_mounted(path) and (dead is False or log.read_text(errors="replace").count(SERVING) > dead)
 
         eventually("mount of %s:\n%s" % (path, tail(log, 5)), ready, timeout_s, 0.01)
         run(["stat", "-f", path], timeout_s=timeout_s)
