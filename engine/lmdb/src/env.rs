@@ -6,12 +6,13 @@ use crate::room::Room;
 use crate::sigbus::Guard;
 use crate::txn::{ReadTxn, View, WriteTxn};
 use crate::{PAGE_BYTES, READERS_MAX, header, sum};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use std::cell::Cell;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,6 +20,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 const DATA_FILE: &str = "data.mdb";
 /// LMDB's reader table and mutexes. Rebuilt at each open: it holds nothing that must last.
 const READERS_FILE: &str = "lock.mdb";
+/// One that is longer is none: it has some 500 entries of 64 bytes.
+const READERS_BYTES_MAX: u64 = 1 << 20;
 /// What makes an environment exclusive to one opener.
 const OWNER_FILE: &str = "owner.lock";
 /// A new data file is made here and renamed when whole and synced.
@@ -98,9 +101,11 @@ impl Env {
             Err(e) if e.kind() == ErrorKind::NotFound && options.create => make(dir, options)?,
             Err(e) => return Err(Error::io(OPEN, &e)),
         }
-        remove_if_there(&dir.join(READERS_FILE))?;
+        let readers = dir.join(READERS_FILE);
+        blank(&readers)?;
         let room = Room::new(&dir.join(DATA_FILE))?;
         let raw = open_raw(dir, options)?;
+        allocate(&readers);
         static NEXT_ID: AtomicU32 = AtomicU32::new(1);
         let env_id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let writing = Cell::new(false);
@@ -283,10 +288,27 @@ fn sync_dir(dir: &Path) -> Result<(), Error> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::io(OPEN, &e))
 }
 
-fn remove_if_there(path: &Path) -> Result<(), Error> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io(OPEN, &e)),
-        _ => Ok(()),
+/// Forgets what an earlier opener left in the reader table. Its blocks are kept: the file is written through a map, and
+/// on a full disk a new one's first page would be SIGBUS.
+fn blank(path: &Path) -> Result<(), Error> {
+    let file = match File::options().write(true).open(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        file => file.map_err(|e| Error::io(OPEN, &e))?,
+    };
+    let len_bytes = file.metadata().map_err(|e| Error::io(OPEN, &e))?.len();
+    if len_bytes > READERS_BYTES_MAX {
+        return std::fs::remove_file(path).map_err(|e| Error::io(OPEN, &e));
+    }
+    let zeros = vec![0; usize::try_from(len_bytes).expect("small")];
+    file.write_all_at(&zeros, 0).map_err(|e| Error::io(OPEN, &e))
+}
+
+/// Has the new reader table's blocks set aside, as far as the file system can do that.
+fn allocate(path: &Path) {
+    let file = File::options().write(true).open(path);
+    let len_bytes = file.as_ref().ok().and_then(|file| file.metadata().ok()).map(|meta| meta.len());
+    if let (Ok(file), Some(len_bytes @ 1..)) = (file, len_bytes) {
+        fallocate(file, FallocateFlags::KEEP_SIZE, 0, len_bytes).unwrap_or_default();
     }
 }
 

@@ -136,3 +136,25 @@ fn child_fills_the_disk() {
     txn.put(table, b"after", b"1").unwrap();
     txn.commit().unwrap();
 }
+
+/// It is written through a map: where its blocks are not there on a full disk, that is SIGBUS.
+#[test]
+fn the_reader_table_keeps_its_blocks() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("env");
+    let options = OpenOptions { create: true, ..OpenOptions::default() };
+    let table = || std::fs::metadata(path.join("lock.mdb")).unwrap();
+    drop(Env::open(&path, &options).unwrap());
+    let before = table();
+    assert!(before.blocks() * 512 >= before.len() && before.len() > 0, "{before:?}");
+    for garbage in [vec![0xff; 4096], vec![0x55; usize::try_from(before.len()).unwrap()]] {
+        std::fs::write(path.join("lock.mdb"), &garbage).unwrap();
+        let env = Env::open(&path, &options).unwrap();
+        let read = env.read().unwrap();
+        drop((read, env));
+        assert!(table().blocks() * 512 >= table().len());
+    }
+    std::fs::File::create(path.join("lock.mdb")).unwrap().set_len(1 << 40).unwrap();
+    drop(Env::open(&path, &options).unwrap());
+    assert_eq!(table().len(), before.len());
+}
