@@ -297,4 +297,4 @@ def _verify_file(where, info, nodes, counts, alternatives):
     fitting = [versions for versions, shortest, longest in alternatives if shortest <= length <= longest]
     assert fitting, "%s is %d long, not %s" % (where, length, [choice[1:] for choice in alternatives])
     wrong = [_content_fits(where, length, versions) for versions in fitting]
-    assert None in wrong, "%s: %s" % (where, wrong[0])
+    assert None in wrong, "%s: %s" % (where, "; or ".join(wrong))
