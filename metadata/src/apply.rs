@@ -48,6 +48,8 @@ pub(crate) struct Applied {
     pub(crate) orphaned: Vec<Ino>,
     pub(crate) named: Vec<Ino>,
     pub(crate) dropped: Vec<Ino>,
+    /// What becomes of the ends that are counted of sessions.
+    pub(crate) ended: Vec<(SessionId, Option<End>)>,
     /// Works the command says are done.
     pub(crate) works_done: Vec<u64>,
 }
@@ -92,6 +94,7 @@ pub(crate) fn apply(
         orphaned: staged.orphaned,
         named: staged.named,
         dropped: staged.dropped,
+        ended: staged.ended,
         works_done,
     })
 }
@@ -106,6 +109,7 @@ fn failed(status: Status) -> Applied {
         orphaned: Vec::new(),
         named: Vec::new(),
         dropped: Vec::new(),
+        ended: Vec::new(),
         works_done: Vec::new(),
     }
 }
@@ -124,13 +128,16 @@ fn stage(
             for slot in slots.of(command.session) {
                 change.remove(Name::Slots, slot_key(command.session, slot).to_vec());
             }
-            for (session, end) in ends_of(slots, command) {
+            let goodbye = command.body != SESSION_EXPIRED;
+            let ended = slots.ended.changes(command.session, command.sequence, goodbye);
+            for (session, end) in &ended {
                 let key = session.0.to_vec();
                 match end {
                     Some(end) => change.put(Name::Ended, key, end.encode()),
                     None => change.remove(Name::Ended, key),
                 }
             }
+            change.ended = ended;
             MetaReply::Done.into()
         }
         WORKS_DONE => {
@@ -153,11 +160,6 @@ fn stage(
         }
     };
     Ok((done, change.finish()))
-}
-
-/// What the end of a session changes in the table of those that ended.
-pub(crate) fn ends_of(slots: &Slots, command: &Command) -> Vec<(SessionId, Option<End>)> {
-    slots.ended.changes(command.session, command.sequence, command.body != SESSION_EXPIRED)
 }
 
 /// Pairs: a work, and how many blocks the targets freed for it. Gives the works.

@@ -7,8 +7,9 @@ use weft_wire::layout::LayoutPolicy;
 use weft_wire::limits::STRIPE_WIDTH_MAX;
 use weft_wire::meta::{FileKind, Time};
 use weft_wire::units::{to_u64, to_usize};
-use weft_wire::{Ino, Layout, Status, VolumeId};
+use weft_wire::{Ino, Layout, SessionId, Status, VolumeId};
 
+use crate::ended::End;
 use crate::limits::{COLLISIONS_MAX, DEPTH_MAX};
 use crate::name;
 use crate::record::{Entry, Inode, State, Tail, Work, entry_key, number_key};
@@ -33,6 +34,8 @@ pub(crate) struct Change<'a> {
     orphaned: Vec<Ino>,
     named: Vec<Ino>,
     dropped: Vec<Ino>,
+    /// See [`Staged::ended`].
+    pub(crate) ended: Vec<(SessionId, Option<End>)>,
 }
 
 /// What a command changes, ready to be written.
@@ -49,6 +52,8 @@ pub(crate) struct Staged {
     pub(crate) named: Vec<Ino>,
     /// Inodes that are gone.
     pub(crate) dropped: Vec<Ino>,
+    /// What becomes of the ends that are counted of sessions.
+    pub(crate) ended: Vec<(SessionId, Option<End>)>,
 }
 
 /// How a directory changes with one command, besides its times.
@@ -72,6 +77,7 @@ impl<'a> Change<'a> {
             orphaned: Vec::new(),
             named: Vec::new(),
             dropped: Vec::new(),
+            ended: Vec::new(),
         }
     }
 
@@ -88,6 +94,7 @@ impl<'a> Change<'a> {
             orphaned: self.orphaned,
             named: self.named,
             dropped: self.dropped,
+            ended: self.ended,
         }
     }
 

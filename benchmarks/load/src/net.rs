@@ -21,12 +21,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use weft_wire::blocks::{BLOCK_BYTES, checksums, first_mismatch};
 use weft_wire::data::{ChunkRange, DataRequest, ReadReply};
+use weft_wire::units::to_u64;
 use weft_wire::{ChunkId, ChunkIndex, Ino, Status, TargetId};
 
 const CHUNK_BYTES: u64 = 1 << 20;
 /// Files no volume gives out: inode numbers beyond what metadata reaches in a benchmark.
 const INO_FIRST: u64 = 1 << 40;
-const DEPTH: u32 = 16;
+const DEPTH: usize = 16;
 /// Seconds after which fio has hung.
 const FIO_LIMIT_S: u32 = 600;
 const JOBS: [Job; 4] = [Job::SeqWrite, Job::SeqRead, Job::RandRead, Job::RandWrite];
@@ -111,7 +112,7 @@ fn fio(job: Job, place: &Place, args: &NetArgs) -> Result<Sample> {
     let run = fio::Run {
         path: place.path(),
         data: args.data,
-        depth: usize::try_from(DEPTH).expect("small"),
+        depth: DEPTH,
         core: args.core,
         runtime_s: args.runtime_s,
         limit_s: FIO_LIMIT_S,
@@ -151,7 +152,7 @@ impl<'a> Load<'a> {
         let (mut begun, mut ended) = (0u64, 0u64);
         let mut over = false;
         while !over || ended < begun {
-            while !over && begun - ended < u64::from(DEPTH) {
+            while !over && begun - ended < to_u64(DEPTH) {
                 self.begin(job, begun)?;
                 begun += 1;
                 over = job.is_sequential() && begun == self.chunk_count;

@@ -6,7 +6,7 @@ use crate::room::Room;
 use crate::sigbus::Guard;
 use crate::txn::{ReadTxn, View, WriteTxn};
 use crate::{PAGE_BYTES, READERS_MAX, header, sum};
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
+use rustix::fs::{FlockOperation, flock};
 use std::cell::Cell;
 use std::ffi::CString;
 use std::fs::File;
@@ -303,13 +303,10 @@ fn blank(path: &Path) -> Result<(), Error> {
     file.write_all_at(&zeros, 0).map_err(|e| Error::io(OPEN, &e))
 }
 
-/// Has the new reader table's blocks set aside, as far as the file system can do that.
+/// Has the new reader table's blocks set aside, as far as there is room.
 fn allocate(path: &Path) {
-    let file = File::options().write(true).open(path);
-    let len_bytes = file.as_ref().ok().and_then(|file| file.metadata().ok()).map(|meta| meta.len());
-    if let (Ok(file), Some(len_bytes @ 1..)) = (file, len_bytes) {
-        fallocate(file, FallocateFlags::KEEP_SIZE, 0, len_bytes).unwrap_or_default();
-    }
+    let len_bytes = std::fs::metadata(path).map_or(0, |meta| meta.len());
+    Room::new(path).and_then(|table| table.reserve(len_bytes)).unwrap_or_default();
 }
 
 fn open_raw(dir: &Path, options: &OpenOptions) -> Result<*mut ffi::MdbEnv, Error> {

@@ -15,7 +15,7 @@ const OP: &str = "reserve";
 /// Unit of a file's `blocks`.
 const STAT_BLOCK_BYTES: u64 = 512;
 
-/// The data file, to reserve room in.
+/// A file to reserve room in: the data file, or the reader table.
 #[derive(Debug)]
 pub(crate) struct Room {
     data: File,

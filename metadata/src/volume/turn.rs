@@ -12,7 +12,7 @@ use weft_wire::units::{to_u32, to_usize};
 use weft_wire::{Ino, Status};
 
 use super::{Action, Flight, Health, Volume, WorkState, command_bytes, open, push_reply};
-use crate::apply::{Applied, apply, ends_of};
+use crate::apply::{Applied, apply};
 use crate::error::{Kind, MetaError};
 use crate::limits::{BATCH_COUNT_MAX, BATCH_COUNT_MIN, COMMAND_DIRTY_BYTES, LOG_BLOCK_BYTES};
 use crate::log::{
@@ -141,8 +141,7 @@ impl Volume {
             out.extend(applied.works.iter().cloned().map(Action::Work));
         }
         if command.kind == SESSION_END && status == Status::Ok {
-            let ends = ends_of(&self.slots, command);
-            self.slots.ended.change(&ends);
+            self.slots.ended.change(&applied.ended);
             self.slots.forget(command.session);
             self.end_opens(command.session);
         }

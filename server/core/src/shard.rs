@@ -447,6 +447,12 @@ impl Shard {
         }
     }
 
+    fn send_to_all(&mut self, message: &Message) {
+        for shard in 0..self.shard_count() {
+            self.send_to_shard(ShardId(shard), message.clone());
+        }
+    }
+
     fn send_to_shard(&mut self, shard: ShardId, message: Message) {
         if shard == self.id {
             self.take_message(message);

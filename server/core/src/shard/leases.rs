@@ -566,10 +566,8 @@ impl Shard {
     fn fence_by(&mut self, session: SessionId, step: u32) {
         let number = self.leases.fences.get(&session).copied().unwrap_or(0).saturating_add(step);
         let shards: BTreeSet<ShardId> = (0..self.shard_count()).map(ShardId).collect();
-        self.leases.fencing.insert(session, shards.clone());
-        for shard in shards {
-            self.send_to_shard(shard, Message::Fence { from: self.id, session, number });
-        }
+        self.leases.fencing.insert(session, shards);
+        self.send_to_all(&Message::Fence { from: self.id, session, number });
     }
 
     /// A shard with a volume fences a session off: its connection ends, and what it says on the next one is new.

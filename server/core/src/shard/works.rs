@@ -71,9 +71,7 @@ impl Shard {
             "a file was being cut short, which must end first: its data gives EIO; next: see to the target (`weft target \
              list`), then start the server again"
         );
-        for shard in 0..self.shard_count() {
-            self.send_to_shard(ShardId(shard), Message::Hold { ino });
-        }
+        self.send_to_all(&Message::Hold { ino });
     }
 
     /// Whether the works that must precede any service (cut files) of the last run are done, or their files held.
@@ -187,9 +185,7 @@ impl Shard {
             return;
         }
         tracing::info!(ino = ino.0, "a file that was being cut short is, and is served again");
-        for shard in 0..self.shard_count() {
-            self.send_to_shard(ShardId(shard), Message::LetGo { ino });
-        }
+        self.send_to_all(&Message::LetGo { ino });
     }
 
     pub(super) fn retry_works(&mut self) {

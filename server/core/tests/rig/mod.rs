@@ -97,8 +97,6 @@ pub(crate) struct Node {
     /// Who speaks: its connection and session have this number.
     pub(crate) client: u8,
     pub(crate) lease_time: Duration,
-    /// The leases that requests ask for.
-    pub(crate) wants: LeaseBits,
     /// What clients were asked to give back: the client, and the recall's number.
     pub(crate) recalls: Vec<(u8, u64)>,
     pub(crate) answers: BTreeMap<u64, Answer>,
@@ -131,7 +129,6 @@ impl Node {
             client: 4,
             // Nobody else is there to be waited for.
             lease_time: Duration::ZERO,
-            wants: LeaseBits::NONE,
             recalls: Vec::new(),
             answers: BTreeMap::new(),
         }
@@ -170,7 +167,7 @@ impl Node {
             boot: BOOT,
             credits: 16,
             payload_bytes_max: MIB,
-            memory: MemoryPlan::new(SHARD_BYTES_MIN, 0, true).unwrap(),
+            memory: memory_plan(),
             session_timeout: Duration::from_secs(60),
             lease_time: self.lease_time,
             grace: Duration::ZERO,
@@ -227,6 +224,16 @@ impl Node {
     }
 
     pub(crate) fn send(&mut self, kind: Kind, body: Vec<u8>, payload: Option<&[u8]>) -> u64 {
+        self.send_wanting(LeaseBits::NONE, kind, body, payload)
+    }
+
+    fn send_wanting(
+        &mut self,
+        lease: LeaseBits,
+        kind: Kind,
+        body: Vec<u8>,
+        payload: Option<&[u8]>,
+    ) -> u64 {
         self.request_id += 1;
         let payload = payload.map(|bytes| {
             let mut slot = self.pool.alloc(bytes.len()).unwrap();
@@ -236,7 +243,7 @@ impl Node {
         let payload_bytes = payload.as_ref().map_or(0, |(_, range)| range.len());
         let payload_bytes = u32::try_from(payload_bytes).unwrap();
         let base = Header::request(kind, self.request_id, &body, payload_bytes);
-        let header = Header { lease: self.wants, ..base };
+        let header = Header { lease, ..base };
         let now = self.now();
         let conn = self.conn();
         self.shard.as_mut().unwrap().frame(conn, Frame { header, body, payload }, now);
@@ -254,9 +261,7 @@ impl Node {
     }
 
     pub(crate) fn look(&mut self, request: &MetaRequest<'_>) -> Result<MetaReply, Status> {
-        let caller = Caller { uid: 0, gid: 0, slot: NO_SLOT, sequence: 0 };
-        let mut body = Vec::new();
-        request.encode(&caller, &mut body);
+        let body = body_of(request);
         match self.ask(request.kind(), body, None) {
             (Status::Ok, body, _) => Ok(MetaReply::decode(request.kind(), &body).unwrap()),
             (status, ..) => Err(status),
@@ -265,17 +270,11 @@ impl Node {
 
     /// Asks for attributes, and for leases with them; gives the request.
     pub(crate) fn want_attributes(&mut self, ino: Ino, wants: LeaseBits) -> u64 {
-        let caller = Caller { uid: 0, gid: 0, slot: NO_SLOT, sequence: 0 };
-        let mut body = Vec::new();
-        MetaRequest::GetAttr { ino }.encode(&caller, &mut body);
-        self.wants = wants;
-        let id = self.send(Kind::GetAttr, body, None);
-        self.wants = LeaseBits::NONE;
-        id
+        self.send_wanting(wants, Kind::GetAttr, body_of(&MetaRequest::GetAttr { ino }), None)
     }
 
     pub(crate) fn requests_bytes_max() -> u64 {
-        MemoryPlan::new(SHARD_BYTES_MIN, 0, true).unwrap().requests_bytes
+        memory_plan().requests_bytes
     }
 
     /// Clients give back what they were asked for.
@@ -421,6 +420,18 @@ impl Node {
         let now = self.now();
         self.shard.as_mut().unwrap().target_io_done(index, io, result, now);
     }
+}
+
+/// The body of a request that only looks.
+fn body_of(request: &MetaRequest<'_>) -> Vec<u8> {
+    let caller = Caller { uid: 0, gid: 0, slot: NO_SLOT, sequence: 0 };
+    let mut body = Vec::new();
+    request.encode(&caller, &mut body);
+    body
+}
+
+fn memory_plan() -> MemoryPlan {
+    MemoryPlan::new(SHARD_BYTES_MIN, 0, true).unwrap()
 }
 
 fn index_dir(dir: &Path, id: u16) -> PathBuf {
