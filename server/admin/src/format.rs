@@ -7,8 +7,7 @@ mod volume;
 use std::fs::File;
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, flock};
-use weft_server_core::config::Config;
+use weft_server_core::config::{Config, LockError};
 
 use crate::error::AdminError;
 
@@ -30,22 +29,13 @@ pub(crate) fn take_state_dir(config: &Config) -> Result<File, AdminError> {
     if let Some(parent) = dir.parent() {
         sync_dir(parent)?;
     }
-    let path = config.lock_file();
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|error| failed("open", &path, error))?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        let why = "a server, or another command, is using it";
-        AdminError::new(
-            format!("take {}", dir.display()),
-            why,
-            "stop it first: systemctl stop weft-server",
-        )
-    })?;
-    Ok(file)
+    config.lock_state().map_err(|error| {
+        let next = match error {
+            LockError::InUse { .. } => "stop it first: systemctl stop weft-server",
+            LockError::Lingers | LockError::Io(_) => "see `dmesg` for what the disk says",
+        };
+        AdminError::new(format!("take {}", dir.display()), error, next)
+    })
 }
 
 /// Makes a folder and what is missing above it.

@@ -6,6 +6,7 @@
 
 mod check;
 mod fields;
+mod lock;
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use weft_wire::ClusterId;
 
 pub use check::MissingTargets;
+pub use lock::LockError;
 
 /// Memory a shard cannot do without, in MiB.
 pub const SHARD_MEMORY_MIB_MIN: u32 = 64;
@@ -308,7 +310,7 @@ impl Config {
         self.state_dir.join("targets").join(ClusterId(target_uuid).to_string())
     }
 
-    /// Locked (flock) by whoever uses the state folder: a server, or the command that formats it.
+    /// Locked (flock) by whoever uses the state folder, see [`Config::lock_state`]; holds the number of its process.
     pub fn lock_file(&self) -> PathBuf {
         self.state_dir.join("lock")
     }

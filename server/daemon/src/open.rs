@@ -1,14 +1,11 @@
 //! Opening what a node keeps: its state folder, its targets and its volume, each with an error that says what to do.
 
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
-use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, OFlags};
+use rustix::fs::OFlags;
 use weft_iobuf::Pool;
 use weft_metadata::{Volume, VolumeParams};
 use weft_ring::{FileId, Ring};
@@ -21,11 +18,6 @@ use weft_wire::{ShardId, TargetId};
 use crate::advice;
 use crate::known::KnownTargets;
 use crate::shard::LogFiles;
-
-/// Tries to get the lock of a state folder whose last owner is gone: 30 seconds in all.
-const LOCK_TRIES: u32 = 1500;
-/// Pause between them.
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// A target before its shard opens it.
 #[derive(Clone, Debug)]
@@ -49,39 +41,6 @@ impl TargetPlace {
 pub(crate) struct TargetMemory {
     pub(crate) cache_bytes_max: u64,
     pub(crate) tables_bytes_max: u64,
-}
-
-/// Takes the state folder for this process.
-///
-/// Each shard's ring holds a duplicate of the file (see `start.rs`), so the lock outlives a killed process by exactly
-/// as long as its rings may still carry out what they had begun: a new server waits for that before it looks at a
-/// target. Seen: 10 to 100 ms after `kill -9` under load.
-pub(crate) fn lock_state(dir: &Path) -> Result<File, String> {
-    let path = dir.join("lock");
-    let wrong = |error: io::Error| format!("cannot open {}: {error}", path.display());
-    let mut file =
-        OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
-    let file = file.as_mut().map_err(|error| wrong(io::Error::from(error.kind())))?;
-    for _ in 0..LOCK_TRIES {
-        if rustix::fs::flock(&*file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            let pid = std::process::id().to_string();
-            file.set_len(0).and_then(|()| file.write_all_at(pid.as_bytes(), 0)).map_err(wrong)?;
-            return file.try_clone().map_err(wrong);
-        }
-        let holder = std::fs::read_to_string(&path).unwrap_or_default();
-        if !holder.is_empty() && Path::new("/proc").join(holder.trim()).exists() {
-            return Err(format!(
-                "{} is in use by process {holder}: another weft-server (or `weft fs`) runs on it",
-                dir.display()
-            ));
-        }
-        std::thread::park_timeout(LOCK_PAUSE);
-    }
-    Err(format!(
-        "{} is still in use by a process that ended: its last writes do not come to an end; does \
-         the disk answer? See `dmesg`",
-        dir.display()
-    ))
 }
 
 /// Reads every target's superblock and deals the targets out to the shards, in order of their ids. One that cannot be

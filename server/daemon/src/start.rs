@@ -55,7 +55,7 @@ struct Seed {
     map: ClusterMap,
     epoch: u64,
     listener: Option<TcpListener>,
-    /// Of the state folder; goes into the ring, see [`open::lock_state`].
+    /// Of the state folder; goes into the ring, see [`Config::lock_state`].
     lock: std::fs::File,
     peers: mpsc::Receiver<Vec<Option<Sender<Mail>>>>,
     offline: Arc<OfflineBoard>,
@@ -85,7 +85,9 @@ impl OfflineBoard {
 
 /// Serves until a signal says stop.
 pub(crate) fn serve(config: &Config) -> Result<(), String> {
-    let lock = open::lock_state(&config.state_dir)?;
+    let lock = config
+        .lock_state()
+        .map_err(|error| format!("{}: {}", config.state_dir.display(), error))?;
     let listener = listen(&config.listen)?;
     let targets = open::locate_targets(config)?;
     let map = cluster_map(config, &targets);

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, flock};
 use weft_server_core::config::Config;
@@ -14,6 +15,11 @@ use super::{chain, failed, make_dir, sync_dir};
 use crate::error::AdminError;
 use crate::signature::{self, HEAD_BYTES, TAIL_BYTES};
 use crate::units::human_bytes;
+
+/// Tries to get the lock of a target, once the state folder is ours: a second in all.
+const LOCK_TRIES: u32 = 50;
+/// Pause between them.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a device or file holds.
 #[derive(Clone, Debug)]
@@ -174,13 +180,23 @@ pub(crate) fn inspect_file(path: &Path) -> Result<(Superblock, Copies), AdminErr
 /// It cannot be opened, or somebody has it.
 pub(crate) fn take_device(path: &Path) -> Result<OpenFile, AdminError> {
     let file = File::open(path).map_err(|error| failed("open", path, error))?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        let next = "stop it first: systemctl stop weft-server";
-        AdminError::new(format!("take {}", path.display()), "a server is using it", next)
-    })?;
+    lock(&file, path)?;
     let dropped = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
     dropped.map_err(|error| failed("read", path, io::Error::from(error)))?;
     OpenFile::new(file).map_err(|error| failed("measure", path, error))
+}
+
+/// Takes a target for this process. The rings of a killed server let its state folder and its targets go in no order, so
+/// whoever just got the state folder may be a moment early.
+fn lock(file: &File, path: &Path) -> Result<(), AdminError> {
+    for _ in 0..LOCK_TRIES {
+        if flock(file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return Ok(());
+        }
+        std::thread::park_timeout(LOCK_PAUSE);
+    }
+    let next = "stop it first: systemctl stop weft-server";
+    Err(AdminError::new(format!("take {}", path.display()), "a server is using it", next))
 }
 
 /// What to make.
@@ -283,10 +299,7 @@ fn open_for_format(path: &Path) -> Result<File, AdminError> {
         }
         _ => failed("open", path, error),
     })?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        let next = "stop it first: systemctl stop weft-server";
-        AdminError::new(format!("take {}", path.display()), "a server is using it", next)
-    })?;
+    lock(&file, path)?;
     Ok(file)
 }
 

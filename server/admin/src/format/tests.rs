@@ -1,5 +1,7 @@
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
 use weft_wire::{ClusterId, TargetId};
 
 use super::*;
@@ -135,6 +137,30 @@ fn a_target_in_use_is_not_formatted() {
     assert!(take_state_dir(&config).is_err(), "so is the state folder");
     drop(lock);
     assert!(take_state_dir(&config).is_ok());
+}
+
+#[test]
+fn the_rings_of_a_killed_server_are_waited_for() {
+    let (_dir, config) = fresh();
+    drop(take_state_dir(&config).expect("free"));
+    format_target(&order(&config)).expect("formatted");
+    // What a server leaves behind that was killed: its number, and locks that its rings hold a moment longer.
+    let state = File::options().write(true).open(config.lock_file()).expect("there");
+    state.set_len(0).and_then(|()| state.write_all_at(b"4294967295", 0)).expect("written");
+    let target = File::open(&config.targets[0]).expect("open");
+    for file in [&state, &target] {
+        flock(file, FlockOperation::NonBlockingLockExclusive).expect("locked");
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            std::thread::park_timeout(Duration::from_millis(100));
+            drop(state);
+            std::thread::park_timeout(Duration::from_millis(100));
+            drop(target);
+        });
+        let _lock = take_state_dir(&config).expect("waited");
+        take_device(&config.targets[0]).expect("waited");
+    });
 }
 
 #[test]
