@@ -4,6 +4,9 @@ use rustix::io::Errno;
 
 use crate::limits::{DRAIN_MS_MAX, FILES_MAX, OPS_MAX, SPIN_US_MAX, SQ_ENTRIES_MAX};
 
+/// Longest spin of [`RingConfig::serving`], in microseconds.
+const SERVING_SPIN_US: u32 = 100;
+
 /// Limits of one ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingConfig {
@@ -40,6 +43,12 @@ impl Default for RingConfig {
 }
 
 impl RingConfig {
+    /// For a loop that others wait for, a server's shard or a mount: it spins for a moment before it sleeps.
+    #[must_use]
+    pub fn serving() -> RingConfig {
+        RingConfig { spin_us_max: SERVING_SPIN_US, ..RingConfig::default() }
+    }
+
     pub(crate) fn is_within_limits(&self) -> bool {
         (1..=SQ_ENTRIES_MAX).contains(&self.sq_entries)
             && (1..=OPS_MAX).contains(&self.ops_max)

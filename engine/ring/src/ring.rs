@@ -287,6 +287,7 @@ impl Ring {
         let start = clock::now();
         if self.spin_until_ready(start, timeout)? {
             self.stats.spin_hit_count += 1;
+            self.spin.hit(start);
             return Ok(());
         }
         let spun = clock::now().saturating_sub(start);
@@ -466,13 +467,14 @@ impl Ring {
         settle(self.queue.submitter().submit())
     }
 
-    /// True when something came within the budget.
+    /// True when something came within the budget, while the core was ours.
     fn spin_until_ready(
         &mut self,
         start: Duration,
         timeout: Option<Duration>,
     ) -> Result<bool, RingError> {
-        let budget = timeout.map_or(self.spin.budget(), |timeout| timeout.min(self.spin.budget()));
+        let budget = self.spin.budget(start);
+        let budget = timeout.map_or(budget, |timeout| timeout.min(budget));
         if budget.is_zero() {
             return Ok(false);
         }
@@ -481,10 +483,16 @@ impl Ring {
             if self.is_ready() {
                 return Ok(true);
             }
-            if clock::now().saturating_sub(start) >= budget {
+            let before = clock::now();
+            if before.saturating_sub(start) >= budget {
                 return Ok(false);
             }
-            std::hint::spin_loop();
+            // Whoever else wants this core, often the one whose answer is waited for, gets it.
+            rustix::thread::sched_yield();
+            if self.spin.yielded(before, clock::now()) {
+                self.enter_now()?;
+                return Ok(self.is_ready());
+            }
         }
     }
 

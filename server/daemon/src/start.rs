@@ -290,7 +290,7 @@ fn run_shard(seed: Seed, reports: &mpsc::Sender<Report>) -> Result<(), String> {
     let mine = seed.targets.iter().filter(|target| target.shard == seed.id);
     let options = open::target_options(&seed.config);
     let sqe128 = weft_target::needs_wide_ring(mine.map(|target| target.path.as_path()), options);
-    let ring = Ring::new(RingConfig { sqe128, ..RingConfig::default() })
+    let ring = Ring::new(RingConfig { sqe128, ..RingConfig::serving() })
         .map_err(|error| error.to_string())?;
     let (sender, mailbox) = weft_ring::mailbox(&ring.bell(), MAIL_MAX);
     let told = reports.send(Report::Up(seed.id, sender));

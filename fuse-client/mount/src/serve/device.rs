@@ -32,7 +32,7 @@ pub(super) fn ring(options: &Options) -> Result<(Ring, Option<UringConfig>), Str
         let (ring, queues) = wide_ring(options).map_err(|why| format!("transport=uring: {why}"))?;
         return Ok((ring, Some(queues)));
     }
-    let ring = Ring::new(RingConfig::default()).map_err(|error| error.to_string())?;
+    let ring = Ring::new(RingConfig::serving()).map_err(|error| error.to_string())?;
     Ok((ring, None))
 }
 
@@ -48,7 +48,7 @@ fn wide_ring(options: &Options) -> Result<(Ring, UringConfig), NoOffer> {
         max_write_bytes: options.max_write_bytes(),
     };
     let queues = queues.fitted();
-    let config = RingConfig::default();
+    let config = RingConfig::serving();
     let ops_max = config.ops_max + queues.entry_count() + queues.held_max();
     let ring = Ring::new(RingConfig { sqe128: true, ops_max, ..config })
         .map_err(|error| NoOffer::Ring(error.to_string()))?;
