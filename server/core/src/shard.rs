@@ -239,6 +239,7 @@ impl Shard {
     pub fn take_actions(&mut self, now: Now) -> Vec<Action> {
         self.now = now;
         self.look_at_held();
+        self.start_waiting_works();
         self.flush_volume_log();
         std::mem::take(&mut self.out)
     }

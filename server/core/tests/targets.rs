@@ -115,6 +115,32 @@ fn a_cut_left_over_that_its_target_cannot_do_holds_its_file_until_it_can() {
     assert_eq!(node.read(0, &read(cut, 0), None), (Status::Ok, bytes[..4096].to_vec()));
 }
 
+/// Each work that waits fails at once then: they must not be within each other.
+#[test]
+fn a_server_stops_with_thousands_of_works_waiting() {
+    let mut node = Node::new();
+    node.restarted();
+    let names: Vec<Vec<u8>> = (0..3000).map(|number| format!("{number}").into_bytes()).collect();
+    let inodes: Vec<Ino> = names.iter().map(|name| node.make(name)).collect();
+    let bytes = [7; 4096];
+    // As many as are cut at once, so that the others wait behind them; and the last.
+    for ino in inodes.iter().take(64).chain(inodes.last()) {
+        assert_eq!(node.data(0, &write(*ino, 0, &bytes), Some(&bytes)), Status::Ok);
+    }
+    node.flush.fill(Flush::Hangs);
+    for name in &names {
+        node.change(&MetaRequest::Unlink { parent: Ino::ROOT, name });
+    }
+    node.flush.fill(Flush::Works);
+    node.stop();
+    assert!(node.stopped);
+    node.restarted();
+    node.wait(Duration::from_secs(2));
+    for ino in [inodes[0], inodes[2999]] {
+        assert_eq!(node.read(0, &read(ino, 0), None), (Status::Ok, vec![]), "done by the next");
+    }
+}
+
 /// Outcomes of its changes are forgotten: what it sends again would be made twice.
 #[test]
 fn who_comes_back_after_its_session_expired_is_told_over_restarts_too() {

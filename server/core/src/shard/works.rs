@@ -143,7 +143,7 @@ impl Shard {
         *self.works.freed.entry(work).or_default() += freed_count;
         if status != Status::Ok {
             running.failed = true;
-            if status != Status::Busy {
+            if status != Status::Busy && !self.stopping {
                 running.refused_by = Some(target);
                 tracing::warn!(work, target = target.0, %status, "cannot cut chunks, will retry");
             }
@@ -171,7 +171,13 @@ impl Shard {
             self.works.leftover.remove(&id);
             self.let_go(id);
         }
+    }
+
+    /// Takes up works that waited. Not at the end of another, in whose course they would be: those that fail at once, as all
+    /// do when a target stops, would be within each other, thousands deep.
+    pub(super) fn start_waiting_works(&mut self) {
         while self.works.running.len() < WORKS_MAX
+            && !self.stopping
             && let Some(work) = self.works.waiting.pop_front()
         {
             self.start_work(work);

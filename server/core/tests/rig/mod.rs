@@ -12,7 +12,7 @@ use weft_server_core::memory::{MemoryPlan, SHARD_BYTES_MIN};
 use weft_server_core::{
     Action, ConnId, Now, OfflineTarget, ScrubSchedule, Shard, ShardParams, TargetParams,
 };
-use weft_store::{Action as Io, Device, IoDone, IoError, OpenParams, Store, TargetUuid};
+use weft_store::{Action as Io, Device, IoDone, IoError, IoId, OpenParams, Store, TargetUuid};
 use weft_wire::blocks::checksums;
 use weft_wire::data::{ChunkRange, DataRequest};
 use weft_wire::meta::{Caller, MakeHow, MetaReply, MetaRequest, NO_SLOT, Time};
@@ -73,7 +73,7 @@ impl LogDevice for Memory {
 pub(crate) enum Flush {
     Works,
     Fails,
-    /// It is under way until the process is killed.
+    /// It is under way until the process is killed, or told to end.
     Hangs,
 }
 
@@ -91,6 +91,8 @@ pub(crate) struct Node {
     pub(crate) shard: Option<Shard>,
     /// Targets of the shard, in its order.
     online: Vec<usize>,
+    hung: Vec<(usize, IoId)>,
+    pub(crate) stopped: bool,
     now: Duration,
     request_id: u64,
     sequence: u64,
@@ -123,6 +125,8 @@ impl Node {
             pool: Pool::new(16 << 20, 1 << 20).unwrap(),
             shard: None,
             online: Vec::new(),
+            hung: Vec::new(),
+            stopped: false,
             now: Duration::from_secs(1),
             request_id: 0,
             sequence: 0,
@@ -145,6 +149,7 @@ impl Node {
     /// Starts the server, in the same boot, after a kill of the last one; without the targets that are `gone`.
     pub(crate) fn start(&mut self, gone: &[u16]) {
         self.shard = None;
+        self.hung.clear();
         self.answers.clear();
         let ids: Vec<u16> = (0..TARGETS).filter(|id| !gone.contains(id)).collect();
         let targets = ids.iter().map(|id| self.open(*id)).collect();
@@ -289,6 +294,17 @@ impl Node {
         self.run();
     }
 
+    /// The server is told to end; then the flushes that hang end well.
+    pub(crate) fn stop(&mut self) {
+        let now = self.now();
+        let shard = self.shard.as_mut().unwrap();
+        shard.stop(now);
+        for (index, io) in std::mem::take(&mut self.hung) {
+            shard.target_io_done(index, io, Ok(IoDone::default()), now);
+        }
+        self.run();
+    }
+
     /// Time passes.
     pub(crate) fn wait(&mut self, time: Duration) {
         self.now += time;
@@ -367,6 +383,7 @@ impl Node {
                 self.shard.as_mut().unwrap().volume_io_done(io, Ok(()), now);
             }
             Action::OpenUp { .. } => {}
+            Action::Stopped => self.stopped = true,
             action => panic!("{action:?}"),
         }
     }
@@ -413,7 +430,7 @@ impl Node {
             Io::Flush { io } => match self.flush[target] {
                 Flush::Works => (io, Ok(IoDone::default())),
                 Flush::Fails => (io, Err(IoError { errno: 5, buf: None })),
-                Flush::Hangs => return,
+                Flush::Hangs => return self.hung.push((index, io)),
             },
             action => panic!("{action:?}"),
         };
