@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use weft_net::link::{Link, LinkConfig, Request};
 use weft_wire::meta::{MetaReply, MetaRequest};
 use weft_wire::session::{ClusterMap, Place, Welcome};
-use weft_wire::{Ino, Kind, LeaseBits, ShardId, Status, TargetId, VolumeId};
+use weft_wire::{Ino, Kind, LeaseBits, LeaseMode, ShardId, Status, TargetId, VolumeId};
 
 use crate::core::{ClientCore, at, link_id};
 use crate::keep::records::write_state;
@@ -235,13 +235,16 @@ impl ClientCore {
     }
 
     /// An answer to a `Reopen`. Inodes that are gone answer `Stale` from here on by themselves. What was being written to
-    /// them must not get to the targets any more: nobody would ever remove it.
+    /// them must not get to the targets any more: nobody would ever remove it. What is read of them is not there any
+    /// more either, which a target does not tell from a hole.
     pub(crate) fn reopen_answered(&mut self, id: VolumeId, tag: u64, answer: &Answer) {
         if let Ok(MetaReply::Reopened(gone)) = answer.meta(Kind::Reopen) {
             for ino in gone {
                 tracing::warn!(%ino, "was removed while this mount was away, and is open here");
                 self.drop_written(ino);
                 self.drop_zeros(ino);
+                self.cache.lower(ino, LeaseMode::None);
+                self.read_anew(|of| of == ino);
             }
         }
         self.reopened(id, tag);

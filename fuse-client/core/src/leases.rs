@@ -602,6 +602,7 @@ impl ClientCore {
         files.into_iter().for_each(|ino| self.drop_written(ino));
         let known = self.known_to_kernel();
         self.lose_leases();
+        self.read_anew(|_| true);
         self.kernel_forgets(known, true, Forgetting::Nobody);
     }
 

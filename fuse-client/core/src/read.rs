@@ -8,7 +8,7 @@ use weft_wire::header::Header;
 use weft_wire::limits::FILE_BYTES_MAX;
 use weft_wire::meta::{MetaReply, MetaRequest};
 use weft_wire::units::{to_u32, to_usize};
-use weft_wire::{ChunkId, ChunkPiece, Kind, LeaseBits, LeaseMode, Status};
+use weft_wire::{ChunkId, ChunkPiece, Ino, Kind, LeaseBits, LeaseMode, Status};
 
 use crate::core::{ClientCore, at};
 use crate::limits::READ_BYTES_MAX;
@@ -175,6 +175,19 @@ impl ClientCore {
         file.waiting.push(id);
         self.touched.insert(ino);
         self.set_kind(id, OpKind::ReadWaiting { asked, into: None, barrier, fresh: false });
+    }
+
+    /// These files may be gone, and with them what their reads were to find: the volume is asked first.
+    pub(crate) fn read_anew(&mut self, fits: impl Fn(Ino) -> bool) {
+        let mut again = Vec::new();
+        for (id, op) in &mut self.ops {
+            match &mut op.kind {
+                OpKind::ReadWaiting { fresh, .. } => *fresh = false,
+                OpKind::Reading { ino, .. } if fits(*ino) => again.push(*id),
+                _ => {}
+            }
+        }
+        again.into_iter().for_each(|id| self.read_again(id));
     }
 
     fn piece_ended(&mut self, id: OpId, at: usize, result: Result<Vec<DataPiece>, i32>) {

@@ -313,6 +313,33 @@ fn a_restarted_target_gets_again_what_it_forgot() {
     assert_eq!(world.fake.inodes[&ino].opens, 1, "and reopened");
 }
 
+/// Its chunks went with it, and a target reads zeros where it has nothing.
+#[test]
+fn a_read_of_a_file_that_went_meanwhile_is_no_hole() {
+    for seed in 50..70 {
+        let mut world = World::ready(config(), seed);
+        world.fake.boot = 7;
+        (0..2).for_each(|shard| world.crash(shard));
+        let (ino, handle) = world.create(b"a");
+        world.write(handle, 0, &pattern(50, 3 * CHUNK), true).unwrap();
+        world.done(settled(handle)).unwrap();
+        // Of the shard that does not have the volume.
+        let (offset, bytes) = (to_u64(CHUNK), to_u32(CHUNK));
+        let read = world.ask(FsOp::Read { handle, offset, bytes, into: None });
+        if seed % 2 == 0 {
+            world.fake.fence += 1; // It was away for long, and the server was there all the time.
+            (0..2).for_each(|shard| world.disconnect_shard(shard));
+        } else {
+            (0..2).for_each(|shard| world.crash(shard));
+        }
+        world.fake.inodes.remove(&ino);
+        for target in world.fake.targets.values_mut() {
+            target.chunks.retain(|(of, _), _| *of != ino);
+        }
+        assert_eq!(world.wait(read).unwrap_err(), Status::Stale.errno(), "seed {seed}");
+    }
+}
+
 #[test]
 fn an_fsync_covers_what_was_written_before_the_file_was_opened() {
     let mut world = World::ready(config(), 21);

@@ -53,6 +53,8 @@ pub(super) struct Fake {
     pub(super) lease_ms: u32,
     pub(super) features: u64,
     pub(super) fence: u32,
+    /// The machine's boot; 0: each start of a process is of another, and loses what was not synced.
+    pub(super) boot: u64,
     /// What is granted to whoever asks.
     pub(super) grants: bool,
     /// What a reclaim is told is not its own any more.
@@ -147,6 +149,7 @@ impl Fake {
             lease_ms: 5000,
             features: FEATURE_LEASES | FEATURE_PARENTS,
             fence: 0,
+            boot: 0,
             grants: true,
             refused: vec![],
             reclaimed: Vec::new(),
@@ -184,7 +187,7 @@ impl Fake {
     pub(super) fn crash(&mut self, shard: u16) {
         self.epochs[usize::from(shard)] += 1;
         let lost: &[u16] = if shard == 0 { &[0] } else { &[1, 2] };
-        for id in lost {
+        for id in lost.iter().filter(|_| self.boot == 0) {
             let target = self.targets.get_mut(&TargetId(*id)).unwrap();
             target.chunks = target.durable.clone();
         }
@@ -314,7 +317,7 @@ impl Fake {
             epoch: self.epochs[usize::from(hello.shard.0)],
             credits: self.credits,
             payload_bytes_max: 1 << 20,
-            boot: 0,
+            boot: self.boot,
             slot_count: if hello.shard.0 == 0 { self.slot_count } else { 0 },
             lease_ms: self.lease_ms,
             fence: self.fence,
@@ -519,15 +522,22 @@ impl Fake {
                 attr.blocks = attr.blocks.saturating_add_signed(*blocks_added);
                 MetaReply::Attr(*attr)
             }
-            MetaRequest::Reopen { opens } => {
-                for (ino, count) in opens {
-                    self.inode(*ino)?.opens = *count;
-                }
-                MetaReply::Reopened(vec![])
-            }
+            MetaRequest::Reopen { opens } => MetaReply::Reopened(self.reopen(opens)),
             MetaRequest::StatFs => MetaReply::StatFs(StatFs::default()),
             other => self.apply_more(other)?,
         })
+    }
+
+    /// What is open; those that are gone.
+    fn reopen(&mut self, opens: &[(Ino, u32)]) -> Vec<Ino> {
+        let mut gone = vec![];
+        for (ino, count) in opens {
+            match self.inodes.get_mut(ino) {
+                Some(inode) => inode.opens = *count,
+                None => gone.push(*ino),
+            }
+        }
+        gone
     }
 
     fn apply_more(&mut self, request: &MetaRequest<'_>) -> Result<MetaReply, Status> {
