@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use weft_wire::blocks::BLOCK_LEN;
 use weft_wire::limits::{BODY_BYTES_MAX, CHUNK_LOG2_MAX};
 
 /// How long the kernel may answer from its caches at most; the leases on what it caches end sooner.
@@ -47,6 +48,8 @@ pub const DIR_BYTES_MAX: u32 = 128 << 10;
 pub const REOPEN_COUNT: usize = 4096;
 
 const _: () = assert!(DIRTY_FILE_BYTES_DEFAULT <= DIRTY_BYTES_DEFAULT);
+// A run that begins anywhere has room for the rest of that block, and ends with a block.
+const _: () = assert!(RUN_BYTES_MIN >= BLOCK_LEN && RUN_BYTES_MAX >= 2 * RUN_BYTES_MIN);
 const _: () = assert!(RUN_BYTES_MIN < ZERO_COPY_BYTES_MIN && ZERO_COPY_BYTES_MIN <= RUN_BYTES_MAX);
 const _: () = assert!(RUN_BYTES_MAX.is_power_of_two() && RUN_BYTES_MAX <= 1 << CHUNK_LOG2_MAX);
 const _: () = assert!(DIR_BYTES_MAX * 2 <= BODY_BYTES_MAX);

@@ -215,6 +215,23 @@ fn a_read_into_lent_memory_finds_its_bytes_there_in_order() {
     }
 }
 
+/// As the kernel cuts a write(2) whose first page it does not have: the rest of that page, then all other pages.
+#[test]
+fn a_gathered_write_is_cut_between_blocks() {
+    for (offset, first, bytes) in [(48_927, 225, 20_000), (4095, 1, 9000), (100, 50, 17_000)] {
+        let mut world = World::ready(config(), 30);
+        let (ino, handle) = world.create(b"a");
+        let data = pattern(30, bytes);
+        world.write(handle, offset, &data[..first], false).unwrap();
+        world.write(handle, offset + to_u64(first), &data[first..], false).unwrap();
+        world.done(settled(handle)).unwrap();
+        assert!(world.fake.content(ino)[usize::try_from(offset).unwrap()..] == data);
+        let end = to_u32((usize::try_from(offset).unwrap() + bytes) % CHUNK);
+        let within = |at: &&u32| **at != end && !at.is_multiple_of(weft_wire::blocks::BLOCK_BYTES);
+        assert_eq!(world.fake.write_ends.iter().find(within), None, "a block in two parts");
+    }
+}
+
 #[test]
 fn truncation_comes_after_the_writes_before_it_and_before_those_after() {
     let mut world = World::ready(config(), 4);

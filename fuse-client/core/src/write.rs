@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use weft_iobuf::BufSlot;
 use weft_net::link::Request;
-use weft_wire::blocks::checksums;
+use weft_wire::blocks::{BLOCK_LEN, checksums};
 use weft_wire::data::{ChunkRange, DataRequest};
 use weft_wire::limits::FILE_BYTES_MAX;
 use weft_wire::units::{to_u32, to_u64, to_usize};
@@ -232,9 +232,14 @@ impl ClientCore {
         let layout = file.layout.as_ref().expect("checked when the write began");
         let chunk_bytes = u64::from(layout.chunk_bytes());
         let chunk_rest = to_usize(chunk_bytes - at % chunk_bytes);
-        let wanted = (4 * bytes).max(2 * file.last_run_bytes).clamp(RUN_BYTES_MIN, RUN_BYTES_MAX);
-        let Some(slot) = self.pool.alloc(wanted.min(chunk_rest)) else { return false };
+        let block_rest = to_usize(at.next_multiple_of(to_u64(BLOCK_LEN)) - at);
+        let wanted = (4 * bytes).max(2 * file.last_run_bytes).max(block_rest + RUN_BYTES_MIN);
+        let wanted = wanted.min(RUN_BYTES_MAX).min(chunk_rest);
+        let Some(slot) = self.pool.alloc(wanted) else { return false };
         let bytes_max = slot.capacity_bytes().min(chunk_rest).min(RUN_BYTES_MAX);
+        // A block of a write stays whole: of two parts of it a power cut may leave one.
+        let beyond = bytes_max.saturating_sub(block_rest) % BLOCK_LEN;
+        let bytes_max = bytes_max - beyond;
         let due = now + RUN_WAIT;
         let place = (slot.offset_bytes(), slot.capacity_bytes());
         file.run = Some(Run { offset: at, bytes: 0, bytes_max, slot, due, kept: None, order: 0 });

@@ -61,6 +61,8 @@ pub(super) struct Fake {
     pub(super) refused: Vec<Ino>,
     /// What was reclaimed.
     pub(super) reclaimed: Vec<Reclaim>,
+    /// Where in their chunks writes ended.
+    pub(super) write_ends: Vec<u32>,
     /// How often each kind of request was executed.
     pub(super) counts: BTreeMap<Kind, u64>,
     /// Writes to this target end so.
@@ -153,6 +155,7 @@ impl Fake {
             grants: true,
             refused: vec![],
             reclaimed: Vec::new(),
+            write_ends: Vec::new(),
             counts: BTreeMap::new(),
             write_status: BTreeMap::new(),
             damaged_reads: 0,
@@ -342,6 +345,7 @@ impl Fake {
                 let chunk = target.chunks.entry((range.chunk.ino, range.chunk.index)).or_default();
                 let start = to_usize(range.offset.into());
                 let end = start + asked.payload.len();
+                self.write_ends.push(to_u32(end));
                 if chunk.len() < end {
                     chunk.resize(end, 0);
                 }
