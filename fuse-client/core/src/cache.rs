@@ -5,10 +5,12 @@
 //!   a change that is on its way.
 //! - A recall, a change of our own, or eviction takes them out. Whether a lease still holds is a matter of time, which
 //!   whoever asks looks at first.
+//! - A directory that was made here under a lease is known whole from its first moment: a name that was never put in is
+//!   not there. It is so until a name of it has to go for want of room. A name of it that is being changed is unsure.
 //! - Bounded; the least recently used goes first, but never what is pinned (a file with state of its own). A lease that
 //!   was forgotten so is given back when it is asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use weft_wire::meta::Attr;
 use weft_wire::{Ino, LeaseMode};
@@ -22,6 +24,8 @@ struct Known {
     attr: Option<(Attr, u64)>,
     /// Of a directory: names, and that there is no such name.
     names: BTreeMap<Vec<u8>, Option<Ino>>,
+    /// Of a directory all of whose names are known: those that are not. `None`: it is no such directory.
+    unsure: Option<BTreeSet<Vec<u8>>>,
     /// It has no file capabilities: the kernel asks before every write(2), to know whether to take them away.
     no_capabilities: bool,
     age: u64,
@@ -61,7 +65,19 @@ impl Cache {
     /// What is known of a name: its inode, or that it is not there.
     pub(crate) fn name(&self, parent: Ino, name: &[u8]) -> Option<Option<Ino>> {
         let known = self.known.get(&parent).filter(|known| known.mode >= LeaseMode::Read)?;
-        known.names.get(name).copied()
+        match (known.names.get(name), &known.unsure) {
+            (Some(found), _) => Some(*found),
+            (None, Some(unsure)) if !unsure.contains(name) && !is_dots(name) => Some(None),
+            (None, _) => None,
+        }
+    }
+
+    /// A directory was made just now, and a lease on it granted: it is empty.
+    pub(crate) fn set_empty(&mut self, directory: Ino) {
+        let known = self.known.get_mut(&directory).filter(|known| known.names.is_empty());
+        if let Some(known) = known.filter(|known| known.mode >= LeaseMode::Read) {
+            known.unsure.get_or_insert_default();
+        }
     }
 
     /// A lease was granted. `is_pinned`: what must stay.
@@ -71,7 +87,7 @@ impl Cache {
         }
         let age = self.next_age;
         let names = BTreeMap::new();
-        let fresh = Known { mode, attr: None, names, no_capabilities: false, age };
+        let fresh = Known { mode, attr: None, names, unsure: None, no_capabilities: false, age };
         let known = self.known.entry(ino).or_insert(fresh);
         // Less is what a recall leaves, not a grant.
         known.mode = if mode == LeaseMode::Through { mode } else { known.mode.max(mode) };
@@ -120,7 +136,8 @@ impl Cache {
             self.drop_names();
         }
         let Some(known) = self.known.get_mut(&parent) else { return };
-        if known.names.insert(name.to_vec(), ino).is_none() {
+        let was_unsure = known.unsure.as_mut().is_some_and(|unsure| unsure.remove(name));
+        if known.names.insert(name.to_vec(), ino).is_none() && !was_unsure {
             self.name_count += 1;
         }
     }
@@ -130,6 +147,7 @@ impl Cache {
         let mut left = CACHED_NAMES_MAX / 16;
         for ino in self.by_age.values() {
             let known = self.known.get_mut(ino).expect("what has an age is known");
+            self.name_count -= known.unsure.take().map_or(0, |unsure| unsure.len());
             while left > 0 && known.names.pop_first().is_some() {
                 left -= 1;
                 self.name_count -= 1;
@@ -154,10 +172,13 @@ impl Cache {
 
     /// The name is not known any more.
     pub(crate) fn drop_name(&mut self, parent: Ino, name: &[u8]) {
-        if let Some(known) = self.known.get_mut(&parent)
-            && known.names.remove(name).is_some()
-        {
-            self.name_count -= 1;
+        let Some(known) = self.known.get_mut(&parent) else { return };
+        let was_known = known.names.remove(name).is_some();
+        let is_unsure = known.unsure.as_mut().is_some_and(|unsure| unsure.insert(name.to_vec()));
+        match (was_known, is_unsure) {
+            (true, false) => self.name_count -= 1,
+            (false, true) => self.name_count += 1,
+            _ => {}
         }
     }
 
@@ -185,7 +206,7 @@ impl Cache {
     fn forget(&mut self, ino: Ino) {
         if let Some(known) = self.known.remove(&ino) {
             self.by_age.remove(&known.age);
-            self.name_count -= known.names.len();
+            self.name_count -= known.name_count();
         }
     }
 
@@ -196,6 +217,17 @@ impl Cache {
         self.by_age.insert(known.age, ino);
         self.next_age += 1;
     }
+}
+
+impl Known {
+    fn name_count(&self) -> usize {
+        self.names.len() + self.unsure.as_ref().map_or(0, BTreeSet::len)
+    }
+}
+
+/// Names that every directory has and that no entry stands for.
+fn is_dots(name: &[u8]) -> bool {
+    matches!(name, b"." | b"..")
 }
 
 #[cfg(test)]
@@ -235,6 +267,41 @@ mod tests {
         cache.grant(Ino(1), LeaseMode::Through, |_| false);
         cache.put_attr(&attr(1, 2));
         assert_eq!(cache.attr(Ino(1)), None, "others write it");
+    }
+
+    #[test]
+    fn a_directory_made_here_is_known_whole_but_for_what_is_being_changed() {
+        let mut cache = Cache::default();
+        cache.set_empty(Ino(1));
+        assert_eq!(cache.name(Ino(1), b"a"), None, "without a lease nothing is known");
+        cache.grant(Ino(1), LeaseMode::Read, |_| false);
+        assert_eq!(cache.name(Ino(1), b"a"), None, "others may have put names in before the lease");
+        cache.set_empty(Ino(1));
+        assert_eq!((cache.name(Ino(1), b"a"), cache.name(Ino(1), b"..")), (Some(None), None));
+        cache.drop_name(Ino(1), b"a");
+        cache.drop_name(Ino(1), b"a");
+        assert_eq!((cache.name(Ino(1), b"a"), cache.name(Ino(1), b"b")), (None, Some(None)));
+        cache.put_name(Ino(1), b"a", Some(Ino(2)));
+        assert_eq!(cache.name(Ino(1), b"a"), Some(Some(Ino(2))));
+        cache.drop_name(Ino(1), b"a");
+        assert_eq!((cache.name(Ino(1), b"a"), cache.name_count), (None, 1), "removed, or not");
+        cache.lower(Ino(1), LeaseMode::None);
+        cache.grant(Ino(1), LeaseMode::Read, |_| false);
+        assert_eq!((cache.name(Ino(1), b"b"), cache.name_count), (None, 0), "others had it");
+    }
+
+    #[test]
+    fn a_directory_known_whole_is_not_any_more_when_names_go_for_want_of_room() {
+        let mut cache = Cache::default();
+        (1..=2).for_each(|ino| cache.grant(Ino(ino), LeaseMode::Read, |_| false));
+        (1..=2).for_each(|ino| cache.set_empty(Ino(ino)));
+        cache.drop_name(Ino(1), b"unsure");
+        for name in 0..CACHED_NAMES_MAX {
+            cache.put_name(Ino(2), &name.to_le_bytes(), Some(Ino(9)));
+        }
+        assert_eq!(cache.name(Ino(2), &0_usize.to_le_bytes()), None, "not: there is none");
+        let counts = cache.known.values().map(Known::name_count);
+        assert_eq!(counts.sum::<usize>(), cache.name_count);
     }
 
     #[test]

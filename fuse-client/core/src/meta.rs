@@ -8,8 +8,8 @@ use weft_wire::limits::{
     NAME_BYTES_MAX, SYMLINK_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX,
 };
 use weft_wire::meta::{
-    Attr, MakeHow, MetaReply, MetaRequest, RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT,
-    push_dir_entry,
+    Attr, FileKind, MakeHow, MetaReply, MetaRequest, RENAME_EXCHANGE, RENAME_NOREPLACE,
+    RENAME_WHITEOUT, push_dir_entry,
 };
 use weft_wire::units::to_u32;
 use weft_wire::{Kind, LeaseBits, LeaseMode, VolumeId};
@@ -374,7 +374,11 @@ impl ClientCore {
     ) -> Result<FsReply, i32> {
         Ok(match reply {
             MetaReply::Entry(attr) | MetaReply::Made(attr, ..) => {
+                let is_new = matches!(reply, MetaReply::Made(_, true, _));
                 let attr = self.learn_with(attr, lease);
+                if is_new && attr.kind() == FileKind::Directory {
+                    self.cache.set_empty(attr.ino);
+                }
                 FsReply::Entry(attr, self.ttl_of_new(parent, attr.ino))
             }
             MetaReply::Bytes(bytes) => match bytes_max {

@@ -6,8 +6,8 @@ use weft_wire::{ChunkIndex, Ino, Kind, LeaseMode, Status, TargetId};
 use super::fake::Fake;
 use super::world::{World, config};
 use super::write;
-use crate::state::errno::ENODATA;
-use crate::{FsOp, FsReply, Handle};
+use crate::state::errno::{ENODATA, ENOENT};
+use crate::{FsOp, FsReply, Handle, OpId, OpenFlags};
 
 fn reclaimed(world: &World) -> Vec<Ino> {
     let last = world.fake.reclaimed.last().expect("something was reclaimed");
@@ -98,6 +98,63 @@ fn a_change_brings_what_the_kernel_asks_for_next() {
     assert_eq!(world.attr(Ino::ROOT).mode, 0o040_700);
     world.done(unlink(b"b")).unwrap();
     assert_eq!((world.attr(Ino::ROOT).size, count(&world)), (0, before + 2));
+}
+
+impl World {
+    fn make_directory(&mut self, name: &[u8]) -> OpId {
+        let (parent, name, target) = (Ino::ROOT, name.to_vec(), vec![]);
+        self.ask(FsOp::Make { parent, name, mode: 0o040_755, umask: 0, rdev: 0, target })
+    }
+
+    fn look_up(&mut self, parent: Ino, name: &[u8]) -> Result<Ino, i32> {
+        match self.run(FsOp::Lookup { parent, name: name.to_vec() })? {
+            FsReply::Entry(attr, _) => Ok(attr.ino),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_is_not_in_a_directory_made_here_is_known_until_others_change_it() {
+    let mut world = World::ready(config(), 36);
+    let made = world.make_directory(b"d");
+    let Ok(FsReply::Entry(directory, _)) = world.wait(made) else { panic!("not made") };
+    let parent = directory.ino;
+    assert_eq!(world.look_up(parent, b"a"), Err(ENOENT));
+    assert_eq!(world.count(Kind::Lookup), 0, "nobody else can have made it");
+    let create = FsOp::Create {
+        parent,
+        name: b"a".to_vec(),
+        mode: 0o100_644,
+        umask: 0,
+        flags: OpenFlags::default(),
+    };
+    let Ok(FsReply::Created(attr, ..)) = world.run(create) else { panic!("not created") };
+    assert_eq!(world.look_up(parent, b"a"), Ok(attr.ino));
+    assert_eq!(world.look_up(parent, b"b"), Err(ENOENT));
+    assert_eq!(world.count(Kind::Lookup), 0);
+    world.recall(vec![(parent, LeaseMode::None)]);
+    world.fake.inodes.get_mut(&parent).unwrap().names.insert(b"b".to_vec(), attr.ino);
+    assert_eq!(world.look_up(parent, b"b"), Ok(attr.ino));
+}
+
+/// The outcome of a change that is sent again is an old one: others may have come in between.
+#[test]
+fn a_directory_whose_making_was_answered_late_is_not_taken_for_empty() {
+    let mut late_count = 0;
+    for seed in 40..60 {
+        let mut world = World::ready(config(), seed);
+        let made = world.make_directory(b"d");
+        world.disconnect_shard(0);
+        let Some(parent) = world.fake.inodes[&Ino::ROOT].names.get(&b"d"[..]).copied() else {
+            continue; // it did not arrive
+        };
+        late_count += 1;
+        world.fake.inodes.get_mut(&parent).unwrap().names.insert(b"b".to_vec(), Ino::ROOT);
+        assert!(world.wait(made).is_ok());
+        assert_eq!(world.look_up(parent, b"b"), Ok(Ino::ROOT), "seed {seed}");
+    }
+    assert!(late_count > 0, "some must have arrived");
 }
 
 #[test]
