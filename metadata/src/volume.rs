@@ -189,10 +189,13 @@ impl Volume {
 
     /// The inode that a name leads to now: what is logged and not applied is not counted.
     pub fn child_of(&self, parent: Ino, name: &[u8]) -> Option<Ino> {
-        match self.store.read(&MetaRequest::Lookup { parent, name }) {
-            Ok(MetaReply::Entry(attr)) => Some(attr.ino),
-            _ => None,
+        if name == b".." {
+            return match self.store.read(&MetaRequest::Lookup { parent, name }) {
+                Ok(MetaReply::Entry(attr)) => Some(attr.ino),
+                _ => None,
+            };
         }
+        self.store.find_entry(parent, name).ok()?.map(|found| found.ino)
     }
 
     /// An inode's attributes now; `None` when it is not there or cannot be read.

@@ -9,6 +9,10 @@ use crate::layout::{Layout, LayoutPolicy};
 use crate::limits::{BODY_BYTES_MAX, FIND_NAMES_MAX, NAME_BYTES_MAX, REOPEN_COUNT_MAX};
 use crate::units::{to_u32, to_usize};
 
+/// Room for most replies, with the directories behind them, taken at once: growing field by field costs more than the
+/// fields.
+const USUAL_BYTES: usize = 256;
+
 /// Space and inodes of the whole file system.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct StatFs {
@@ -101,6 +105,7 @@ fn push_optional_layout(out: &mut Writer<'_>, layout: Option<&Layout>) {
 impl MetaReply {
     /// Appends the body.
     pub fn encode(&self, body: &mut Vec<u8>) {
+        body.reserve(USUAL_BYTES);
         let out = &mut Writer::new(body);
         match self {
             MetaReply::Entry(attr) | MetaReply::Attr(attr) => attr.encode(out),
