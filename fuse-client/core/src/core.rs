@@ -47,6 +47,8 @@ pub struct ClientCore {
     pub(crate) op_timers: BTreeSet<(Duration, OpId, i32)>,
     pub(crate) files: Files,
     pub(crate) touched: BTreeSet<Ino>,
+    /// When opens that were put off are given back.
+    pub(crate) releases_due: Option<Duration>,
     pub(crate) file_timers: BTreeSet<(Duration, Ino)>,
     pub(crate) handles: BTreeMap<Handle, HandleState>,
     pub(crate) next_handle: u64,
@@ -121,6 +123,7 @@ impl ClientCore {
             op_timers: BTreeSet::new(),
             files: Files::new(),
             touched: BTreeSet::new(),
+            releases_due: None,
             file_timers: BTreeSet::new(),
             handles: BTreeMap::new(),
             next_handle: 1,
@@ -271,6 +274,7 @@ impl ClientCore {
             }
             self.abandon(op, code);
         }
+        self.send_releases_due();
         self.tell_what_is_waited_for();
         self.settle();
     }
@@ -281,7 +285,7 @@ impl ClientCore {
         let links = self.links.iter().filter_map(Link::next_timer);
         let files = self.file_timers.first().map(|(at, _)| *at);
         let ops = self.op_timers.first().map(|(at, ..)| *at);
-        links.chain(files).chain(ops).min()
+        links.chain(files).chain(ops).chain(self.releases_due).min()
     }
 
     /// What is to be done next; call until `None` after every input.

@@ -269,6 +269,10 @@ impl ClientCore {
         purpose: Purpose,
     ) -> bool {
         let id = ino.volume();
+        if matches!(request, MetaRequest::Unlink { .. } | MetaRequest::Rename { .. }) {
+            // What is closed here goes with its last name, at once.
+            self.send_releases(id);
+        }
         let Some(volume) = self.volumes.get(&id) else { return false };
         let (link, kind) = (volume.link, request.kind());
         let body = encode(caller, request);

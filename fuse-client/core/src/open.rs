@@ -59,6 +59,7 @@ impl ClientCore {
         });
         file.server_opens += 1;
         file.learn(attr, now);
+        self.take_back_release(attr.ino);
     }
 
     fn finish_open(

@@ -60,6 +60,13 @@ impl ClientCore {
         }
     }
 
+    /// Writes down how a file ended whose opens are not given back yet.
+    pub(crate) fn keep_closed(&mut self, file: &File) {
+        if let (Some(keep), Some(record)) = (&mut self.keep, file.kept) {
+            keep.update(Which::Files, record, &file_record(file).encode());
+        }
+    }
+
     /// Writes an operation down.
     pub(crate) fn keep_op(&mut self, id: OpId, pid: u32, op: &FsOp, state: OpState) -> Option<u32> {
         let (what, ino) = describe(op);

@@ -9,13 +9,14 @@
 use weft_net::link::Request;
 use weft_wire::data::DataRequest;
 use weft_wire::meta::{MetaReply, MetaRequest, Time};
-use weft_wire::{Ino, Kind, LeaseBits, Status, TargetId};
+use weft_wire::{Ino, Kind, LeaseBits, Status, TargetId, VolumeId};
 
 use crate::core::ClientCore;
-use crate::file::Pages;
-use crate::limits::WROTE_DELAY;
-use crate::op::{FsReply, Handle, OpId};
+use crate::file::{File, Pages};
+use crate::limits::{RELEASE_DELAY, RELEASES_PUT_OFF_MAX, WROTE_DELAY};
+use crate::op::{Caller, FsReply, Handle, OpId};
 use crate::state::{Answer, Call, OpKind, Purpose};
+use crate::volume::PutOff;
 
 impl ClientCore {
     /// Flush (`durable` false) and fsync.
@@ -212,7 +213,6 @@ impl ClientCore {
             return self.send_wrote(ino);
         }
         let mut file = self.files.remove(&ino).expect("seen above");
-        self.closed_files.extend(file.kept.take());
         self.unsynced_bytes -= file.unsynced.clear();
         if let Some(due) = file.telling.due {
             self.file_timers.remove(&(due, ino));
@@ -220,7 +220,55 @@ impl ClientCore {
         if let Pages::Of(version) = file.pages {
             self.versions.put(ino, version);
         }
+        if file.server_opens > 0 && file.local_atime.is_none() {
+            return self.put_release_off(ino, &file);
+        }
+        self.closed_files.extend(file.kept.take());
         self.give_opens_back(ino, file.server_opens, file.local_atime);
+    }
+
+    /// The volume is told with the next ones that nobody has the file open. Whether somebody has it matters to nothing but
+    /// its removal, which is asked for after this.
+    fn put_release_off(&mut self, ino: Ino, file: &File) {
+        let Some(volume) = self.volumes.get_mut(&ino.volume()) else { return };
+        let (count, kept) = (file.server_opens, file.kept);
+        *volume.releasing.entry(ino).or_default() += count;
+        volume.put_off.insert(ino, PutOff { count, kept });
+        let many = volume.put_off.len() >= RELEASES_PUT_OFF_MAX;
+        self.keep_closed(file);
+        if many {
+            return self.send_releases(ino.volume());
+        }
+        self.releases_due.get_or_insert(self.now + RELEASE_DELAY);
+    }
+
+    /// The file is opened again: what was not given back yet stays.
+    pub(crate) fn take_back_release(&mut self, ino: Ino) {
+        let Some(volume) = self.volumes.get_mut(&ino.volume()) else { return };
+        let Some(PutOff { count, kept }) = volume.put_off.remove(&ino) else { return };
+        self.release_answered(ino, count);
+        let file = self.files.get_mut(&ino).expect("it was just opened");
+        file.server_opens += count;
+        debug_assert!(file.kept.is_none(), "a file has one record");
+        file.kept = kept;
+    }
+
+    /// Gives back what was put off.
+    pub(crate) fn send_releases(&mut self, id: VolumeId) {
+        let Some(volume) = self.volumes.get_mut(&id) else { return };
+        for (ino, PutOff { count, kept }) in std::mem::take(&mut volume.put_off) {
+            self.closed_files.extend(kept);
+            let request = MetaRequest::Release { ino, count, atime: None };
+            self.meta_call(ino, Caller::default(), &request, Purpose::Release { ino, count });
+        }
+    }
+
+    /// The same for all volumes, when it is time.
+    pub(crate) fn send_releases_due(&mut self) {
+        if self.releases_due.take_if(|due| *due <= self.now).is_some() {
+            let volumes: Vec<VolumeId> = self.volumes.keys().copied().collect();
+            volumes.into_iter().for_each(|id| self.send_releases(id));
+        }
     }
 
     /// Gives opens back to the volume.
@@ -234,7 +282,7 @@ impl ClientCore {
             self.cache.drop_attr(ino);
         }
         let request = MetaRequest::Release { ino, count, atime };
-        self.meta_call(ino, Default::default(), &request, Purpose::Release { ino, count });
+        self.meta_call(ino, Caller::default(), &request, Purpose::Release { ino, count });
     }
 
     pub(crate) fn release_answered(&mut self, ino: Ino, count: u32) {

@@ -21,6 +21,14 @@ pub(crate) struct Queued {
     pub(crate) body: Vec<u8>,
 }
 
+/// Opens of a file that nobody has open any more, which the volume is told with others.
+#[derive(Debug)]
+pub(crate) struct PutOff {
+    pub(crate) count: u32,
+    /// The file's record: a successor gives the opens back.
+    pub(crate) kept: Option<u32>,
+}
+
 /// One volume as this mount knows it.
 #[derive(Debug)]
 pub(crate) struct Volume {
@@ -33,6 +41,8 @@ pub(crate) struct Volume {
     pub(crate) queue: VecDeque<Queued>,
     /// Opens that are being given back, not answered.
     pub(crate) releasing: BTreeMap<Ino, u32>,
+    /// Those of them that are not sent yet.
+    pub(crate) put_off: BTreeMap<Ino, PutOff>,
     /// It keeps the outcome of a change of ours, and so knows the session after a restart.
     pub(crate) has_changed: bool,
     /// `Reopen`s and claims of locks in flight.
@@ -77,6 +87,7 @@ impl Volume {
             free: BTreeSet::new(),
             queue: VecDeque::new(),
             releasing: BTreeMap::new(),
+            put_off: BTreeMap::new(),
             has_changed: false,
             reopening: BTreeSet::new(),
             must_return: false,
