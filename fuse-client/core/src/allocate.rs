@@ -310,18 +310,18 @@ impl ClientCore {
         }
     }
 
-    /// The file is gone: what was asked of its targets is not asked again.
-    pub(crate) fn drop_zeros(&mut self, gone: Ino) {
+    /// What was asked of these files' targets is not asked again, as if they had answered `status`.
+    pub(crate) fn drop_zeros(&mut self, of: impl Fn(Ino) -> bool, status: Status) {
         let asked = |(tag, call): (&u64, &Call)| match call.purpose {
-            Purpose::Zero { op, ino } if ino == gone => Some((*tag, call.link, op)),
+            Purpose::Zero { op, ino } if of(ino) => Some((*tag, call.link, op, ino)),
             _ => None,
         };
-        let asked: Vec<(u64, LinkId, OpId)> = self.calls.iter().filter_map(asked).collect();
-        for (tag, link, op) in asked {
+        let asked: Vec<(u64, LinkId, OpId, Ino)> = self.calls.iter().filter_map(asked).collect();
+        for (tag, link, op, ino) in asked {
             self.links[at(link)].cancel(tag);
             self.calls.remove(&tag);
-            let (status, lease, body) = (Status::Stale, LeaseBits::NONE, Vec::new());
-            self.zero_answered(op, gone, &Answer { status, lease, body, payload: None });
+            let (lease, body) = (LeaseBits::NONE, Vec::new());
+            self.zero_answered(op, ino, &Answer { status, lease, body, payload: None });
         }
     }
 

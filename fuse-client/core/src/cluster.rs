@@ -242,7 +242,7 @@ impl ClientCore {
             for ino in gone {
                 tracing::warn!(%ino, "was removed while this mount was away, and is open here");
                 self.drop_written(ino);
-                self.drop_zeros(ino);
+                self.drop_zeros(|of| of == ino, Status::Stale);
                 self.cache.lower(ino, LeaseMode::None);
                 self.read_anew(|of| of == ino);
             }

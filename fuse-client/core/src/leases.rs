@@ -600,6 +600,7 @@ impl ClientCore {
         );
         let files: Vec<Ino> = self.files.keys().copied().collect();
         files.into_iter().for_each(|ino| self.drop_written(ino));
+        self.drop_zeros(|_| true, Status::Io);
         let known = self.known_to_kernel();
         self.lose_leases();
         self.read_anew(|_| true);

@@ -357,6 +357,25 @@ fn a_read_of_a_file_that_went_meanwhile_is_no_hole() {
     }
 }
 
+/// Others may have written there since.
+#[test]
+fn a_mount_that_was_fenced_off_does_not_go_on_with_its_zeros() {
+    let mut world = World::ready(config(), 70);
+    world.fake.boot = 7;
+    (0..2).for_each(|shard| world.crash(shard));
+    let (ino, handle) = world.create(b"a");
+    let data = pattern(70, 3 * CHUNK);
+    world.write(handle, 0, &data, true).unwrap();
+    world.done(settled(handle)).unwrap();
+    let (offset, bytes, mode) = (0, to_u64(3 * CHUNK), 0x11);
+    let zeros = world.ask(FsOp::Fallocate { handle, offset, bytes, mode });
+    world.fake.fence += 1;
+    (0..2).for_each(|shard| world.disconnect_shard(shard));
+    assert_eq!(world.wait(zeros).unwrap_err(), EIO);
+    world.rest(ms(100));
+    assert!(world.fake.content(ino) == data);
+}
+
 #[test]
 fn an_fsync_covers_what_was_written_before_the_file_was_opened() {
     let mut world = World::ready(config(), 21);
