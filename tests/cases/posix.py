@@ -289,6 +289,15 @@ def acls(ctx):
     check(as_user(fs, user, "cat", f) != 0, "chmod took the mask away")
     f.chmod(0o640)
     check(as_user(fs, user, "cat", f) == 0, "and gives it back")
+    for name, written in (("idle", False), ("written", True)):
+        f = fs.path / name
+        f.write_bytes(b"before")
+        f.chmod(0o600)
+        with open(f, "r+b", buffering=0) as held:
+            held.write(b"more") if written else held.read()
+            os.stat(f)
+            run(["setfacl", "-m", "u:%d:r" % user, f], timeout_s=30)
+            check(as_user(fs, user, "cat", f) == 0, "an entry made while the file is open counts at once:", name)
     d = fs.path / "d"
     d.mkdir()
     run(["setfacl", "-d", "-m", "u:%d:rwx" % user, d], timeout_s=30)

@@ -230,6 +230,19 @@ impl File {
         };
     }
 
+    /// A change of ours that leaves the data alone was answered, without attributes: whether the pages are as new as
+    /// the file is now. With a lease nobody else made a version in between.
+    pub(crate) fn changed_beside_data(&mut self, leased: bool) -> bool {
+        match self.pages {
+            Pages::None => true,
+            Pages::Of(version) if leased && version >= self.attr.version => {
+                self.pages = Pages::Of(version.wrapping_add(1));
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// The kernel is given data that is as the file is now, or has some of ours.
     pub(crate) fn gives_pages(&mut self) {
         self.dropping = None;

@@ -336,6 +336,20 @@ impl ClientCore {
         self.finish(id, Ok(FsReply::Attr(attr, self.ttl_of(None, attr.ino))));
     }
 
+    /// An extended attribute was changed for a program. It may be an ACL, which changes the mode: the next look at the
+    /// file must not be the one that orders the kernel to forget, as the kernel would take no notice of the mode it
+    /// brings ([`Self::finish_attr`]), and refuse whom the ACL lets in. Pages that are not known to be right are
+    /// forgotten before the program goes on.
+    pub(crate) fn finish_xattr_change(&mut self, id: OpId, ino: Ino) {
+        let leased = self.holds(ino, LeaseMode::Read);
+        let stale = self.files.get_mut(&ino).is_some_and(|file| !file.changed_beside_data(leased));
+        if stale {
+            self.set_kind(id, OpKind::Forgetting { reply: Some(FsReply::Done) });
+            return self.kernel_forgets(vec![ino], false, Forgetting::Op(id));
+        }
+        self.finish(id, Ok(FsReply::Done));
+    }
+
     /// A server wants leases back.
     pub(crate) fn recall(&mut self, link: LinkId, id: u64, recall: &Recall) {
         self.others = true;

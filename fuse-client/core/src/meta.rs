@@ -201,11 +201,13 @@ impl ClientCore {
                 if value.len() > XATTR_VALUE_BYTES_MAX {
                     return Err(errno::E2BIG);
                 }
+                self.set_name(id, ino, &name);
                 let (name, value) = (&name[..], &value[..]);
                 self.ask(id, ino, &MetaRequest::SetXattr { ino, name, value, flags })
             }
             FsOp::RemoveXattr { ino, name } => {
                 check_xattr_name(&name)?;
+                self.set_name(id, ino, &name);
                 self.ask(id, ino, &MetaRequest::RemoveXattr { ino, name: &name })
             }
             _ => Err(errno::EOPNOTSUPP),
@@ -343,6 +345,9 @@ impl ClientCore {
         lease: LeaseBits,
         (bytes_max, name): (Option<u32>, Option<(Ino, Vec<u8>)>),
     ) {
+        if let (Kind::SetXattr | Kind::RemoveXattr, Some((ino, _)), Ok(_)) = (kind, &name, &reply) {
+            return self.finish_xattr_change(id, *ino);
+        }
         if let (Kind::GetXattr, Some((ino, _))) = (kind, &name) {
             self.granted(*ino, lease);
             let none = matches!(reply, Err(errno::ENODATA)) && lease.mode() >= LeaseMode::Read;

@@ -218,7 +218,7 @@ pub(crate) enum OpKind {
     Opening {
         reply: Option<FsReply>,
     },
-    /// The kernel asked for attributes, and is to forget pages before it gets them.
+    /// The kernel asked for attributes, or changed an extended one, and is to forget pages before it is answered.
     Forgetting {
         reply: Option<FsReply>,
     },

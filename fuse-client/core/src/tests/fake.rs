@@ -566,7 +566,9 @@ impl Fake {
                 MetaReply::Bytes(value.ok_or(Status::NoData)?)
             }
             MetaRequest::SetXattr { ino, name, value, .. } => {
-                self.inode(*ino)?.xattrs.insert(name.to_vec(), value.to_vec());
+                let inode = self.inode(*ino)?;
+                inode.xattrs.insert(name.to_vec(), value.to_vec());
+                inode.attr.version += 1;
                 MetaReply::Done
             }
             _ => return Err(Status::NotSupported),

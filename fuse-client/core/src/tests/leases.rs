@@ -246,3 +246,32 @@ fn a_hole_is_punched_up_to_the_length_that_another_mount_gave_the_file() {
     assert!(found[8192..16384].iter().all(|byte| *byte == 0));
     assert!(found[..8192].iter().chain(&found[16384..]).all(|byte| *byte == 7));
 }
+
+/// Setting an ACL changes the mode: a look at the file that orders the kernel to forget would leave it the old one.
+#[test]
+fn after_an_extended_attribute_changed_the_next_look_gives_no_order_to_forget() {
+    let mut world = World::ready(config(), 36);
+    let (ino, handle) = world.create(b"a");
+    world.write(handle, 0, b"data", true).unwrap();
+    let set = |world: &mut World| {
+        let (name, value) = (b"user.a".to_vec(), b"v".to_vec());
+        world.done(FsOp::SetXattr { ino, name, value, flags: 0 }).unwrap();
+        std::mem::take(&mut world.forgotten)
+    };
+    let look = |world: &mut World| {
+        world.attr(ino);
+        world.attr(ino);
+        std::mem::take(&mut world.forgotten)
+    };
+    world.done(FsOp::Flush { handle }).unwrap();
+    look(&mut world);
+    // With a lease the pages are known to be right, and stay; however many such changes come before the next look.
+    assert_eq!((set(&mut world), set(&mut world)), (vec![], vec![]));
+    assert_eq!(look(&mut world), []);
+    // Where that is not known they are forgotten before the change is answered.
+    world.fake.grants = false;
+    world.recall(vec![(ino, LeaseMode::None)]);
+    assert!(!world.read(handle, 0, 100).unwrap().is_empty());
+    assert_eq!(set(&mut world), [(vec![ino], false)]);
+    assert_eq!(look(&mut world), []);
+}
