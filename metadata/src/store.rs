@@ -110,7 +110,7 @@ impl Store {
             weft_lmdb::Kind::NotFound => MetaError::new(Kind::NotFound, "open"),
             _ => MetaError::database("open", e),
         };
-        let options = OpenOptions { map_bytes_max, create, tables_max: 16, read_ahead: false };
+        let options = OpenOptions { map_bytes_max, create, ..OpenOptions::default() };
         let env = Env::open(&dir.join(INDEX_DIR), &options).map_err(failed)?;
         let mut tables = Vec::new();
         for name in Name::ALL {

@@ -1059,6 +1059,9 @@ int mdb_env_set_checksum(MDB_env *env, MDB_sum_func *func, unsigned int size);
 	/** weft: where the data file is mapped, and how long the map is. */
 void mdb_env_get_map(MDB_env *env, void **addr, size_t *len);
 
+	/** weft: pages and runs a write transaction keeps in memory before it writes some of them early. */
+void mdb_env_set_dirty_max(MDB_env *env, unsigned int max);
+
 	/** weft: pages and runs a write transaction holds in memory, page numbers its free
 	 *	list has to write, and the pages the data file will have before that. */
 void mdb_txn_size(MDB_txn *txn, mdb_size_t *dirty, mdb_size_t *freed, mdb_size_t *pages);

@@ -1691,6 +1691,8 @@ struct MDB_env {
 	int			me_maxfree_1pg;
 	/** Max size of a node on a page */
 	unsigned int	me_nodemax;
+	/** weft: pages and runs a write txn keeps in memory before it writes some of them early */
+	unsigned int	me_dirty_max;
 #if !(MDB_MAXKEYSIZE)
 	unsigned int	me_maxkey;	/**< max size of a key */
 #endif
@@ -2546,7 +2548,9 @@ mdb_page_spill(MDB_cursor *m0, MDB_val *key, MDB_val *data)
 	i += i;	/* double it for good measure */
 	need = i;
 
-	if (txn->mt_dirty_room > i)
+	/* weft: also long before the list is full, which takes half a GiB. The room in the list stays
+	 * as it is, so that what is not spilled in time is no MDB_TXN_FULL. */
+	if (txn->mt_dirty_room > i && dl[0].mid + i <= txn->mt_env->me_dirty_max)
 		return MDB_SUCCESS;
 
 	if (!txn->mt_spill_pgs) {
@@ -2576,8 +2580,8 @@ mdb_page_spill(MDB_cursor *m0, MDB_val *key, MDB_val *data)
 	 * of the dirty pages. Testing revealed this to be a good tradeoff,
 	 * better than 1/2, 1/4, or 1/10.
 	 */
-	if (need < MDB_IDL_UM_MAX / 8)
-		need = MDB_IDL_UM_MAX / 8;
+	if (need < txn->mt_env->me_dirty_max / 8)
+		need = txn->mt_env->me_dirty_max / 8;
 
 	/* Save the page IDs of all the pages we're flushing */
 	/* flush from the tail forward, this saves a lot of shifting later on. */
@@ -4988,6 +4992,7 @@ mdb_env_create(MDB_env **env)
 
 	e->me_maxreaders = DEFAULT_READERS;
 	e->me_maxdbs = e->me_numdbs = CORE_DBS;
+	e->me_dirty_max = MDB_IDL_UM_MAX;
 	e->me_fd = INVALID_HANDLE_VALUE;
 	e->me_lfd = INVALID_HANDLE_VALUE;
 	e->me_mfd = INVALID_HANDLE_VALUE;
@@ -7344,6 +7349,13 @@ mdb_env_get_map(MDB_env *env, void **addr, size_t *len)
 {
 	*addr = env->me_map;
 	*len = env->me_map ? env->me_mapsize : 0;
+}
+
+/** weft: how many pages and runs a write txn keeps in memory before it writes some early */
+void ESECT
+mdb_env_set_dirty_max(MDB_env *env, unsigned int max)
+{
+	env->me_dirty_max = max < MDB_IDL_UM_MAX ? max : MDB_IDL_UM_MAX;
 }
 
 /** weft: how many pages and runs a write txn holds in memory, how many page numbers its

@@ -40,11 +40,21 @@ pub struct OpenOptions {
     pub tables_max: u32,
     /// Let the kernel read ahead. Off is right unless the whole file is read in order.
     pub read_ahead: bool,
+    /// How many changed pages and runs of pages a write transaction keeps in memory. Some are written to the file
+    /// early at the bound, to free pages, so that nobody finds them before the commit; a few more may be kept while
+    /// one change needs them. `None`: 131,071.
+    pub changed_pages_max: Option<u32>,
 }
 
 impl Default for OpenOptions {
     fn default() -> OpenOptions {
-        OpenOptions { map_bytes_max: 1 << 30, create: false, tables_max: 16, read_ahead: false }
+        OpenOptions {
+            map_bytes_max: 1 << 30,
+            create: false,
+            tables_max: 16,
+            read_ahead: false,
+            changed_pages_max: None,
+        }
     }
 }
 
@@ -336,7 +346,7 @@ fn configure(raw: *mut ffi::MdbEnv, options: &OpenOptions) -> Result<(), Error> 
     let map_bytes = usize::try_from(options.map_bytes_max)
         .map_err(|_| Error::new(Kind::Invalid, OPEN))?
         .next_multiple_of(usize::try_from(PAGE_BYTES).expect("a page is 4 KiB"));
-    // SAFETY: (these five) alive - created by the caller; until - each call returns; alone - ours.
+    // SAFETY: (these six) alive - created by the caller; until - each call returns; alone - ours.
     check(OPEN, unsafe { ffi::mdb_env_set_pagesize(raw, page_bytes) })?;
     // SAFETY: as above.
     check(OPEN, unsafe { ffi::mdb_env_set_mapsize(raw, map_bytes) })?;
@@ -344,6 +354,10 @@ fn configure(raw: *mut ffi::MdbEnv, options: &OpenOptions) -> Result<(), Error> 
     check(OPEN, unsafe { ffi::mdb_env_set_maxdbs(raw, options.tables_max) })?;
     // SAFETY: as above.
     check(OPEN, unsafe { ffi::mdb_env_set_maxreaders(raw, READERS_MAX) })?;
+    if let Some(pages) = options.changed_pages_max {
+        // SAFETY: as above.
+        unsafe { ffi::mdb_env_set_dirty_max(raw, pages) };
+    }
     // SAFETY: as above; `sum::page` writes SUM_BYTES bytes.
     check(OPEN, unsafe { ffi::mdb_env_set_checksum(raw, sum::page, sum::SUM_BYTES) })
 }

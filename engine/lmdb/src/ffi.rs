@@ -101,6 +101,7 @@ unsafe extern "C" {
     pub(crate) fn mdb_env_set_pagesize(env: *mut MdbEnv, bytes: c_int) -> c_int;
     pub(crate) fn mdb_env_set_maxreaders(env: *mut MdbEnv, readers: c_uint) -> c_int;
     pub(crate) fn mdb_env_set_maxdbs(env: *mut MdbEnv, tables: c_uint) -> c_int;
+    pub(crate) fn mdb_env_set_dirty_max(env: *mut MdbEnv, pages: c_uint);
     pub(crate) fn mdb_env_set_checksum(env: *mut MdbEnv, sum: MdbSumFunc, bytes: c_uint) -> c_int;
     pub(crate) fn mdb_env_get_map(env: *mut MdbEnv, at: *mut *mut c_void, bytes: *mut size_t);
     pub(crate) fn mdb_txn_size(

@@ -318,7 +318,7 @@ impl WriteTxn {
         }
     }
 
-    /// Memory its changed pages take; each time a long value is set counts.
+    /// Memory its changed pages take; each time a long value is set counts, also where it was written early.
     pub fn dirty_bytes(&self) -> u64 {
         (self.size().dirty + self.run_pages) * u64::from(PAGE_BYTES)
     }

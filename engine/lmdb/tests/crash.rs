@@ -15,7 +15,7 @@ const DIR_VARIABLE: &str = "WEFT_LMDB_CRASH_DIR";
 const KEYS: u64 = 40;
 
 fn options() -> OpenOptions {
-    OpenOptions { map_bytes_max: 1 << 30, create: true, tables_max: 4, read_ahead: false }
+    OpenOptions { map_bytes_max: 1 << 30, create: true, tables_max: 4, ..OpenOptions::default() }
 }
 
 /// What transaction `n` leaves at `key`: its length moves, so pages and runs come and go.

@@ -21,7 +21,7 @@ const PAGE: usize = 4096;
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
 fn options() -> OpenOptions {
-    OpenOptions { map_bytes_max: 1 << 30, create: true, tables_max: 4, read_ahead: false }
+    OpenOptions { map_bytes_max: 1 << 30, create: true, tables_max: 4, ..OpenOptions::default() }
 }
 
 /// Memory where there is some: the sweeps sync thousands of times.

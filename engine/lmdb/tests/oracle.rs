@@ -14,7 +14,7 @@ use weft_lmdb::{Env, Kind, OpenOptions, Reader, Table};
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
 fn options() -> OpenOptions {
-    OpenOptions { map_bytes_max: 64 << 30, create: true, tables_max: 4, read_ahead: false }
+    OpenOptions { map_bytes_max: 64 << 30, create: true, tables_max: 4, ..OpenOptions::default() }
 }
 
 #[derive(Clone, Debug)]
@@ -84,9 +84,13 @@ fn assert_same(txn: &impl Reader, table: Table, model: &Model) {
 proptest! {
     #![proptest_config(config())]
     #[test]
-    fn agrees_with_a_btree_map(ops in prop::collection::vec(op(), 1..400)) {
+    fn agrees_with_a_btree_map(
+        ops in prop::collection::vec(op(), 1..400),
+        changed_pages_max in prop_oneof![Just(None), (1_u32..40).prop_map(Some)],
+    ) {
         let dir = tempfile::tempdir().unwrap();
-        let mut env = Env::open(dir.path(), &options()).unwrap();
+        let options = OpenOptions { changed_pages_max, ..options() };
+        let mut env = Env::open(dir.path(), &options).unwrap();
         let mut table = env.table("t").unwrap();
         let mut committed = Model::new();
         let mut model = Model::new();
@@ -129,7 +133,7 @@ proptest! {
                     drop(txn);
                     drop(env);
                     model = committed.clone();
-                    env = Env::open(dir.path(), &options()).unwrap();
+                    env = Env::open(dir.path(), &options).unwrap();
                     table = env.table("t").unwrap();
                     assert_same(&env.read().unwrap(), table, &committed);
                     txn = env.write().unwrap();

@@ -14,8 +14,7 @@ const DISK_BYTES: u64 = 12 * MIB;
 const MAP_BYTES: u64 = 64 * MIB;
 
 fn open(dir: &Path) -> (Env, Table) {
-    let options =
-        OpenOptions { map_bytes_max: MAP_BYTES, create: true, tables_max: 4, read_ahead: false };
+    let options = OpenOptions { map_bytes_max: MAP_BYTES, create: true, ..OpenOptions::default() };
     let env = Env::open(dir, &options).unwrap();
     let table = env.table("t").unwrap();
     (env, table)
@@ -69,6 +68,39 @@ fn commits_within_what_is_set_aside_fit() {
         assert!(txn.dirty_bytes() >= 4096);
         txn.commit().unwrap();
         assert!(env.used_bytes().unwrap() <= promised, "round {round}: longer than it said");
+    }
+}
+
+/// What is changed in one transaction takes no more memory than it is given, in any order of keys, and is all there.
+#[test]
+fn a_long_transaction_keeps_to_its_pages() {
+    const PAGES_MAX: u32 = 64;
+    const KEYS: u64 = 40_000;
+    let dir = tempfile::tempdir().unwrap();
+    let options =
+        OpenOptions { changed_pages_max: Some(PAGES_MAX), create: true, ..OpenOptions::default() };
+    let env = Env::open(dir.path(), &options).unwrap();
+    let table = env.table("t").unwrap();
+    for round in 0..3_u8 {
+        let mut txn = env.write().unwrap();
+        let mut most = 0;
+        for n in 0..KEYS {
+            // Scattered, and short enough for no runs of pages, which `dirty_bytes` would count for ever.
+            txn.put(table, &key(n), &[round; 300]).unwrap();
+            most = most.max(txn.dirty_bytes() / 4096);
+        }
+        // One change may need some pages at once: two ways down the tree, twice.
+        assert!(most <= u64::from(PAGES_MAX) + 16, "{most} pages in memory");
+        assert!(most > u64::from(PAGES_MAX) / 2, "the test changed too little");
+        if round == 1 {
+            drop(txn); // What was written early counts for nothing.
+        } else {
+            txn.commit().unwrap();
+        }
+        let expected = if round == 1 { 0 } else { round };
+        let (env, txn) = (&env, env.read().unwrap());
+        assert_eq!(env.entries(table).unwrap(), KEYS);
+        assert!((0..KEYS).all(|n| txn.get(table, &key(n)).unwrap() == Some(&[expected; 300][..])));
     }
 }
 

@@ -169,7 +169,8 @@ fn open_index(
     params: &OpenParams,
     superblock: &Superblock,
 ) -> Result<(Map, crate::index::Meta), StoreError> {
-    let (index, meta) = Index::open(&params.index_dir, index_bytes_max(superblock))?;
+    let map_bytes_max = index_bytes_max(superblock);
+    let (index, meta) = Index::open(&params.index_dir, map_bytes_max, params.commit_bytes_max)?;
     if (meta.cluster, meta.target_uuid) != (superblock.cluster, superblock.target_uuid) {
         let op = "check: the index belongs to another target";
         return Err(StoreError::new(Kind::Mismatch, op, 0));
@@ -374,7 +375,8 @@ mod tests {
         Store::create_index(&index_dir, &plan.superblock).unwrap();
         let block_count = plan.superblock.areas.data_block_count;
         {
-            let (index, meta) = Index::open(&index_dir, index_bytes_max(&plan.superblock)).unwrap();
+            let map_bytes_max = index_bytes_max(&plan.superblock);
+            let (index, meta) = Index::open(&index_dir, map_bytes_max, 0).unwrap();
             let mut txn = index.begin().unwrap();
             let mut chunk = Chunk::default();
             chunk.set(0, Placed { device_block: 5, sum: crc32c(&[0; BLOCK_LEN]) });

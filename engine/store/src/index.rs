@@ -29,6 +29,11 @@ const META_MAGIC: [u8; 8] = *b"WEFTIDX1";
 /// Version of the index's rows.
 pub(crate) const INDEX_VERSION: u32 = 1;
 pub(crate) const KEY_LEN: usize = 16;
+/// LMDB counts a run of pages as one. A record of a chunk is in a page with others or in a run of 5 pages at most, which
+/// has its key in a page: three pages for one that is counted.
+const COUNTED_BYTES: u64 = 3 * 4096;
+/// The least a checkpoint works with; one change may need some pages at once.
+const COUNTED_MIN: u64 = 32;
 
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -73,7 +78,8 @@ pub(crate) struct Index {
 impl Index {
     /// Makes an empty index for a target in `dir`, whose parent exists.
     pub(crate) fn create(dir: &Path, meta: &Meta, map_bytes_max: u64) -> Result<(), StoreError> {
-        let index = Index::open_env(dir, map_bytes_max, true)?;
+        let options = OpenOptions { map_bytes_max, create: true, ..options() };
+        let index = Index::open_env(dir, &options)?;
         let op = "index creation";
         let there = index.read_meta()?;
         if let Some(there) = there {
@@ -87,8 +93,17 @@ impl Index {
 
     /// Opens the index in `dir`. Where the last flush may have failed its boot is unknown: what was written in it may
     /// be lost.
-    pub(crate) fn open(dir: &Path, map_bytes_max: u64) -> Result<(Index, Meta), StoreError> {
-        let index = Index::open_env(dir, map_bytes_max, false)?;
+    ///
+    /// A checkpoint's changed pages take `commit_bytes_max` of memory at most; more are written before its commit.
+    pub(crate) fn open(
+        dir: &Path,
+        map_bytes_max: u64,
+        commit_bytes_max: u64,
+    ) -> Result<(Index, Meta), StoreError> {
+        let counted = (commit_bytes_max / COUNTED_BYTES).max(COUNTED_MIN);
+        let changed_pages_max = Some(u32::try_from(counted).unwrap_or(u32::MAX));
+        let options = OpenOptions { map_bytes_max, changed_pages_max, ..options() };
+        let index = Index::open_env(dir, &options)?;
         let missing = || StoreError::new(Kind::Damaged, "index: its meta row is missing", 0);
         let mut meta = index.read_meta()?.ok_or_else(missing)?;
         if flush_note::in_doubt(dir) && !planted::is(Bug::IgnoreNote) {
@@ -97,10 +112,9 @@ impl Index {
         Ok((index, meta))
     }
 
-    fn open_env(dir: &Path, map_bytes_max: u64, create: bool) -> Result<Index, StoreError> {
-        let options = OpenOptions { map_bytes_max, create, tables_max: 4, read_ahead: false };
+    fn open_env(dir: &Path, options: &OpenOptions) -> Result<Index, StoreError> {
         let fail = |e| StoreError::index("index open", e);
-        let env = Env::open(dir, &options).map_err(fail)?;
+        let env = Env::open(dir, options).map_err(fail)?;
         let chunks = env.table(TABLE_CHUNKS).map_err(fail)?;
         let meta = env.table(TABLE_META).map_err(fail)?;
         let space = env.table(TABLE_SPACE).map_err(fail)?;
@@ -275,6 +289,10 @@ impl Index {
     pub(crate) fn chunk_count(&self) -> Result<u64, StoreError> {
         self.env.entries(self.chunks).map_err(|e| StoreError::index("index: count", e))
     }
+}
+
+fn options() -> OpenOptions {
+    OpenOptions { tables_max: 4, ..OpenOptions::default() }
 }
 
 fn damaged_row() -> StoreError {

@@ -69,6 +69,8 @@ pub struct OpenParams {
     /// Memory for what is remembered between two flushes and two checkpoints: recent blocks, blocks to be freed,
     /// intents. At the bound a flush or a checkpoint comes early.
     pub tables_bytes_max: u64,
+    /// Memory for the pages of the index that a checkpoint changes; what it changes beyond is written early.
+    pub commit_bytes_max: u64,
     /// A checkpoint begins when so many chunks changed.
     pub dirty_chunks_max: u64,
     /// A checkpoint begins so long after the last one, when anything changed.
@@ -81,7 +83,7 @@ pub struct OpenParams {
 }
 
 impl OpenParams {
-    /// 256 MiB of records, 16 MiB of tables; a checkpoint for 16,384 changed chunks or every 5
+    /// 256 MiB of records, 16 MiB of tables, 16 MiB of changed pages; a checkpoint for 16,384 changed chunks or every 5
     /// seconds; no discards.
     pub fn new(index_dir: PathBuf, cluster: ClusterId) -> OpenParams {
         OpenParams {
@@ -90,6 +92,7 @@ impl OpenParams {
             boot_id: [0; 16],
             cache_bytes_max: 256 << 20,
             tables_bytes_max: 16 << 20,
+            commit_bytes_max: 16 << 20,
             dirty_chunks_max: 16_384,
             checkpoint_interval: Duration::from_secs(5),
             discard: false,
@@ -296,7 +299,8 @@ impl Store {
         if superblock.cluster != params.cluster {
             return Err(mismatch("open: the target belongs to another cluster"));
         }
-        let (index, meta) = Index::open(&params.index_dir, index_bytes_max(&superblock))?;
+        let map_bytes_max = index_bytes_max(&superblock);
+        let (index, meta) = Index::open(&params.index_dir, map_bytes_max, params.commit_bytes_max)?;
         if (meta.cluster, meta.target_uuid) != (superblock.cluster, superblock.target_uuid) {
             return Err(mismatch("open: the index belongs to another target"));
         }

@@ -32,9 +32,10 @@ const INBOX_DIVISOR: u64 = 4;
 
 /// Shares of what is left after the ring's tables and the map of free blocks, in percent.
 mod percent {
-    pub(super) const BUFFERS: u64 = 46;
-    pub(super) const INDEX_CACHE: u64 = 11;
-    pub(super) const STORE_TABLES: u64 = 8;
+    pub(super) const BUFFERS: u64 = 45;
+    pub(super) const INDEX_CACHE: u64 = 10;
+    pub(super) const STORE_TABLES: u64 = 7;
+    pub(super) const INDEX_COMMITS: u64 = 3;
     pub(super) const VOLUME: u64 = 18;
     pub(super) const REQUESTS: u64 = 4;
     pub(super) const BODIES: u64 = 3;
@@ -42,10 +43,11 @@ mod percent {
     pub(super) const CONNECTIONS: u64 = 4;
     pub(super) const LOCKS: u64 = 1;
     pub(super) const LEASES: u64 = 2;
-    const SHARES: [u64; 10] = [
+    const SHARES: [u64; 11] = [
         BUFFERS,
         INDEX_CACHE,
         STORE_TABLES,
+        INDEX_COMMITS,
         VOLUME,
         REQUESTS,
         BODIES,
@@ -87,6 +89,8 @@ pub struct MemoryPlan {
     pub index_cache_bytes: u64,
     /// What the targets remember between flushes and checkpoints. At the bound: a flush, or a checkpoint.
     pub store_tables_bytes: u64,
+    /// Pages of the targets' indices that checkpoints change. At the bound they are written before the commit.
+    pub index_commits_bytes: u64,
     /// One bit for each block of the targets.
     pub free_map_bytes: u64,
     /// Changed pages of the namespace, and changes that wait for the log. At the bound: a checkpoint, and `Busy`.
@@ -146,6 +150,7 @@ impl MemoryPlan {
             index_cache_bytes: index_cache_bytes + without_volume,
             leases_bytes: if has_volume { leases_bytes } else { 0 },
             store_tables_bytes: one_percent * percent::STORE_TABLES,
+            index_commits_bytes: one_percent * percent::INDEX_COMMITS,
             free_map_bytes,
             volume_bytes: if has_volume { volume_bytes } else { 0 },
             requests_bytes: one_percent * percent::REQUESTS,
@@ -168,6 +173,7 @@ impl MemoryPlan {
             + self.buffers_bytes
             + self.index_cache_bytes
             + self.store_tables_bytes
+            + self.index_commits_bytes
             + self.free_map_bytes
             + self.volume_bytes
             + self.leases_bytes
@@ -223,6 +229,7 @@ mod tests {
             ("Buffers", percent::BUFFERS),
             ("Chunk records", percent::INDEX_CACHE),
             ("Tables of the stores", percent::STORE_TABLES),
+            ("Checkpoints of the stores", percent::INDEX_COMMITS),
             ("Metadata volume", percent::VOLUME),
             ("Data requests", percent::REQUESTS),
             ("Bodies", percent::BODIES),

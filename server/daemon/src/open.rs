@@ -41,6 +41,7 @@ impl TargetPlace {
 pub(crate) struct TargetMemory {
     pub(crate) cache_bytes_max: u64,
     pub(crate) tables_bytes_max: u64,
+    pub(crate) commit_bytes_max: u64,
 }
 
 /// Reads every target's superblock and deals the targets out to the shards, in order of their ids. One that cannot be
@@ -136,6 +137,7 @@ pub(crate) fn open_target(
         boot_id: boot_id(),
         cache_bytes_max: memory.cache_bytes_max,
         tables_bytes_max: memory.tables_bytes_max,
+        commit_bytes_max: memory.commit_bytes_max,
         checkpoint_interval: Duration::from_secs(u64::from(config.checkpoint_s)),
         discard: match config.discard {
             Wanted::Auto => weft_target::can_discard(&place.path),

@@ -354,6 +354,7 @@ fn build_shard(
     let share = TargetMemory {
         cache_bytes_max: memory.index_cache_bytes / count,
         tables_bytes_max: memory.store_tables_bytes / count,
+        commit_bytes_max: memory.index_commits_bytes / count,
     };
     for target in &mine {
         match open::open_target(target, config, share, &mut targets, &mut ring, &pool) {

@@ -60,7 +60,7 @@ fn verify(ops: &[Op], at: usize, recorded_dir: &Path, rng: &mut Rng) -> Result<(
         }
     }
     let whole = names.dir && names.data;
-    match weft_lmdb::Env::open(&dir, &crate::work::options(false)) {
+    match weft_lmdb::Env::open(&dir, &weft_lmdb::OpenOptions::default()) {
         Err(e) if e.kind == Kind::NotFound || !names.dir => {
             if whole || acknowledged {
                 return Err(format!("commit 1 was acknowledged: {acknowledged}; {e}"));

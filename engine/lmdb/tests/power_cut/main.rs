@@ -237,6 +237,11 @@ fn a_growing_file_survives() {
 }
 
 #[test]
+fn what_is_written_before_the_commit_survives() {
+    lives("early");
+}
+
+#[test]
 fn planted_faults_are_found() {
     let all = [Planted::NoSync, Planted::MetaNotSynced, Planted::MetaFirst, Planted::SyncTooEarly];
     for planted in all {

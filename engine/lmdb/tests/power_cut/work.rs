@@ -1,4 +1,4 @@
-//! What is written before the power goes: five kinds of work, and a model of each commit.
+//! What is written before the power goes: six kinds of work, and a model of each commit.
 
 use crate::disk::Rng;
 use crate::record;
@@ -49,9 +49,11 @@ pub(crate) struct Shape {
     /// One value in so many is long; `(short, long)` are the longest.
     long_one_in: usize,
     value_bytes_max: (usize, usize),
+    /// Pages a transaction keeps in memory; all of them without.
+    changed_pages_max: Option<u32>,
 }
 
-pub(crate) const SHAPES: [Shape; 5] = [
+pub(crate) const SHAPES: [Shape; 6] = [
     // As the chunk index is used: few tables, a checkpoint's records at a time.
     Shape {
         name: "index",
@@ -63,6 +65,7 @@ pub(crate) const SHAPES: [Shape; 5] = [
         delete_percent: [20, 20],
         long_one_in: 10,
         value_bytes_max: (600, 3000),
+        changed_pages_max: None,
     },
     // As the namespace is used: many tables, everything since the last checkpoint at once.
     Shape {
@@ -75,6 +78,7 @@ pub(crate) const SHAPES: [Shape; 5] = [
         delete_percent: [30, 40],
         long_one_in: 40,
         value_bytes_max: (300, 4096),
+        changed_pages_max: None,
     },
     // Runs of pages come, go and change their length.
     Shape {
@@ -87,6 +91,7 @@ pub(crate) const SHAPES: [Shape; 5] = [
         delete_percent: [30, 30],
         long_one_in: 1,
         value_bytes_max: (1, 40_000),
+        changed_pages_max: None,
     },
     // Filled and emptied: the free list is long, and its pages are used again.
     Shape {
@@ -99,6 +104,7 @@ pub(crate) const SHAPES: [Shape; 5] = [
         delete_percent: [5, 95],
         long_one_in: 30,
         value_bytes_max: (200, 9000),
+        changed_pages_max: None,
     },
     // The file grows with each commit.
     Shape {
@@ -111,11 +117,28 @@ pub(crate) const SHAPES: [Shape; 5] = [
         delete_percent: [0, 2],
         long_one_in: 20,
         value_bytes_max: (400, 20_000),
+        changed_pages_max: None,
+    },
+    // As the chunk index is used where there is little memory: most of a commit is written before it.
+    Shape {
+        name: "early",
+        tables: &["chunks", "space", "meta"],
+        commits_max: 4,
+        changes_max: 400,
+        keys: 2_000,
+        key_bytes: 16,
+        delete_percent: [20, 60],
+        long_one_in: 10,
+        value_bytes_max: (600, 9000),
+        changed_pages_max: Some(32),
     },
 ];
 
-pub(crate) fn options(create: bool) -> OpenOptions {
-    OpenOptions { map_bytes_max: 1 << 30, create, tables_max: 16, read_ahead: false }
+impl Shape {
+    pub(crate) fn options(&self, create: bool) -> OpenOptions {
+        let changed_pages_max = self.changed_pages_max;
+        OpenOptions { create, changed_pages_max, ..OpenOptions::default() }
+    }
 }
 
 /// An open environment and its tables.
@@ -130,7 +153,7 @@ impl Shape {
     }
 
     pub(crate) fn open(&self, dir: &std::path::Path, create: bool) -> Result<Opened, Error> {
-        let env = Env::open(dir, &options(create))?;
+        let env = Env::open(dir, &self.options(create))?;
         let tables = self.tables.iter().map(|name| env.table(name)).collect::<Result<_, _>>()?;
         Ok(Opened { env, tables })
     }

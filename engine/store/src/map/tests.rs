@@ -35,7 +35,7 @@ fn fill_chunk(map: &mut Map, index: u64) {
 fn at_the_end_of_the_map_nothing_is_written_and_everything_can_be_removed() {
     let dir = tempfile::tempdir().unwrap();
     Index::create(dir.path(), &meta(), MAP_BYTES).unwrap();
-    let (index, _) = Index::open(dir.path(), MAP_BYTES).unwrap();
+    let (index, _) = Index::open(dir.path(), MAP_BYTES, 1 << 20).unwrap();
     assert!(index.reserve(MAP_BYTES, 0) && !index.reserve(MAP_BYTES + 1, 0));
     let mut map = Map::new(index, 1 << 20, HEADROOM_BYTES).unwrap();
     let full = (0..10_000).find(|number| {
@@ -59,4 +59,33 @@ fn at_the_end_of_the_map_nothing_is_written_and_everything_can_be_removed() {
         }
     }
     assert_eq!(map.index.chunk_count().unwrap(), 0);
+}
+
+/// A checkpoint of many scattered chunks changes a page of the index for each of them, and keeps few in memory.
+#[test]
+fn a_checkpoint_keeps_to_its_memory() {
+    const COMMIT_BYTES: u64 = 1 << 20;
+    const CHUNKS: u64 = 30_000;
+    let dir = tempfile::tempdir().unwrap();
+    Index::create(dir.path(), &meta(), 1 << 30).unwrap();
+    let (index, _) = Index::open(dir.path(), 1 << 30, COMMIT_BYTES).unwrap();
+    let mut map = Map::new(index, 64 << 20, HEADROOM_BYTES).unwrap();
+    let write = |map: &mut Map, step: usize| {
+        for index in (0..CHUNKS).step_by(step) {
+            let chunk = ChunkId { ino: INO, index: ChunkIndex(index) };
+            let runs = [Run { first: 0, count: 1, device_block: index }];
+            map.place(Places { chunk, runs: &runs, sums: &[5] }).unwrap();
+        }
+    };
+    write(&mut map, 1);
+    checkpoint(&mut map);
+    write(&mut map, 25);
+    let txn = map.begin_commit(&meta()).unwrap();
+    assert!(txn.dirty_bytes() <= COMMIT_BYTES, "{} bytes", txn.dirty_bytes());
+    map.commit(txn).unwrap();
+    assert_eq!(map.index.chunk_count().unwrap(), CHUNKS);
+    for index in [0, 1, CHUNKS - 1] {
+        let found = map.index.get(ChunkId { ino: INO, index: ChunkIndex(index) }).unwrap();
+        assert_eq!(found.unwrap().runs()[0].device_block, index);
+    }
 }
