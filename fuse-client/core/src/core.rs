@@ -305,6 +305,13 @@ impl ClientCore {
         self.fence_count
     }
 
+    /// Until when what this mount was granted holds without another sign of life of the servers; for tests.
+    #[must_use]
+    pub fn leases_until(&self) -> Duration {
+        let links = self.volumes.values().map(|volume| &self.links[at(volume.link)]);
+        links.map(Link::leases_until).min().unwrap_or(Duration::ZERO)
+    }
+
     /// Whether no operation is in progress.
     #[must_use]
     pub fn is_idle(&self) -> bool {

@@ -28,6 +28,7 @@ mod locks;
 mod meta;
 pub mod op;
 mod open;
+pub mod planted;
 mod read;
 mod saving;
 mod settle;

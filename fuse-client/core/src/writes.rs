@@ -297,13 +297,12 @@ impl Unsynced {
         self.targets.values().any(|log| !log.kept.is_empty())
     }
 
-    /// Nothing is to be written again, whatever happens; returns the bytes that are free.
-    pub(crate) fn forget_writes(&mut self) -> usize {
+    /// Nothing is to be written again, whatever happens; returns the bytes that are free. That a target loses it is
+    /// still to be told.
+    pub(crate) fn let_all_go(&mut self) -> usize {
         let mut bytes = 0;
-        for log in self.targets.values_mut() {
-            let kept = std::mem::take(&mut log.kept);
-            bytes += kept.values().map(|(_, write)| Self::bytes_of(write)).sum::<usize>();
-            log.let_go = None;
+        while let Some(freed) = self.let_oldest_go() {
+            bytes += freed;
         }
         bytes
     }

@@ -16,6 +16,8 @@ use weft_wire::limits::RECALL_COUNT_MAX;
 use weft_wire::units::to_usize;
 use weft_wire::{Ino, LeaseMode, SessionId};
 
+use crate::planted::{self, Bug};
+
 /// Memory of one lease, with its part of the indices.
 pub(crate) const LEASE_BYTES: u64 = 256;
 /// How long a file that several sessions write at once stays shared after the last of them asked.
@@ -195,7 +197,9 @@ impl Leases {
             return LeaseMode::None; // What it had is on its way back.
         }
         let shared = self.shared.get(&ino).is_some_and(|until| *until > now);
-        let alone = entry.is_none_or(|entry| entry.others(session).next().is_none());
+        let careless = planted::is(Bug::WriteBesideReaders);
+        let counts = |holder: &&Holder| !careless || holder.mode > LeaseMode::Read;
+        let alone = entry.is_none_or(|entry| !entry.others(session).any(|it| counts(&it)));
         let written = entry.is_some_and(|entry| entry.is_written_by_others(session));
         let mode = match want {
             Want::Own(Need::Alone) if alone => LeaseMode::Write,
@@ -225,11 +229,21 @@ impl Leases {
         self.count += 1;
     }
 
-    /// After a restart: the session writes the file, as it did before. Not when somebody else has it.
-    pub(crate) fn reclaim(&mut self, session: SessionId, ino: Ino) {
-        if self.entries.get(&ino).is_none_or(|entry| entry.others(session).next().is_none()) {
+    /// After a restart: the session writes the file, as it did before. False when somebody else has it.
+    pub(crate) fn reclaim(&mut self, session: SessionId, ino: Ino) -> bool {
+        let free =
+            self.entries.get(&ino).is_none_or(|entry| entry.others(session).next().is_none());
+        if free {
             self.set(session, ino, LeaseMode::Write);
         }
+        free
+    }
+
+    /// Whether the session is the one that writes the inode.
+    pub(crate) fn owns(&self, session: SessionId, ino: Ino) -> bool {
+        let holders = self.entries.get(&ino).map(|entry| &entry.holders);
+        let own = holders.and_then(|all| all.iter().find(|holder| holder.session == session));
+        own.is_some_and(|own| own.mode == LeaseMode::Write)
     }
 
     /// A change of the inode begins, or begins to wait: nothing is granted until [`Leases::leave`].
@@ -371,6 +385,7 @@ fn in_the_way(need: Need, mode: LeaseMode, shared: bool) -> Option<LeaseMode> {
         (Need::Look, Through) if !shared => Some(Nothing),
         (Need::Look, _) => None,
         (Need::Own, Through) if shared => None,
+        (Need::Own, Read) if planted::is(Bug::WriteBesideReaders) => None,
         (Need::Told, Through) => None,
         (Need::Own | Need::Alone | Need::Told | Need::Change, _) => Some(Nothing),
     }

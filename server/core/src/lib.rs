@@ -24,6 +24,7 @@ mod leases;
 mod locks;
 pub mod memory;
 pub mod metrics;
+pub mod planted;
 mod shard;
 
 pub use action::{Action, ConnId, Message, Now};

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rig::{Flush, Node, read, write};
 use weft_wire::data::DataRequest;
+use weft_wire::lease::{Reclaim, Reclaimed};
 use weft_wire::meta::{MetaReply, MetaRequest, SetAttr};
 use weft_wire::session::FENCE_ENDED;
 use weft_wire::{Ino, Kind, LeaseBits, Status, TargetId};
@@ -159,6 +160,62 @@ fn who_comes_back_after_its_session_expired_is_told_over_restarts_too() {
         node.start(&[]);
         assert_eq!(node.hello().fence / FENCE_ENDED, count);
         node.make(&[b'g', u8::try_from(count).unwrap()]);
+    }
+}
+
+/// What a session has to write is refused when it comes back after the others went on: as soon as one of them has the
+/// file, or it is not as it was.
+#[test]
+fn who_comes_back_too_late_after_a_restart_has_nothing_that_others_took() {
+    let refused = |node: &mut Node, ino: Ino, versions: (u64, u64)| {
+        let reclaim = Reclaim { inodes: vec![(ino, versions.0, versions.1)], more: false };
+        let mut body = Vec::new();
+        reclaim.encode(&mut body);
+        let id = node.send(Kind::Reclaim, body, None);
+        let (status, body, _) = node.answers.remove(&id).expect("it waits for nobody");
+        assert_eq!(status, Status::Ok);
+        !Reclaimed::decode(&body).unwrap().refused.is_empty()
+    };
+    let mut node = Node::new();
+    node.lease_time = Duration::from_secs(1);
+    node.start(&[]);
+    let (late, other) = (4, 5);
+    for client in [late, other] {
+        node.client = client;
+        node.hello();
+        node.wait(Duration::from_secs(2));
+        node.make(&[client]);
+    }
+    let f = node.make(b"f");
+    let Ok(MetaReply::Attr(attr)) = node.look(&MetaRequest::GetAttr { ino: f }) else { panic!() };
+    let versions = (attr.version, attr.version + 9);
+    // What the other one does meanwhile, and whether it is in the way.
+    for (in_time, reads, changes, in_the_way) in [
+        (true, false, false, false),
+        (false, false, false, false),
+        (false, true, false, true),
+        (false, false, true, true),
+    ] {
+        node.start(&[]);
+        if !in_time {
+            node.wait(Duration::from_secs(2));
+        }
+        node.client = other;
+        node.hello();
+        if reads {
+            let id = node.want_attributes(f, LeaseBits::READ);
+            assert_eq!(node.answers[&id].0, Status::Ok);
+        }
+        if changes {
+            let (name, value) = (b"user.x", b"1");
+            node.change(&MetaRequest::SetXattr { ino: f, name, value, flags: 0 });
+        }
+        node.client = late;
+        node.hello();
+        assert_eq!(refused(&mut node, f, versions), in_the_way, "reads {reads} changes {changes}");
+        if !in_the_way {
+            assert!(!refused(&mut node, f, versions), "the answer may have been lost");
+        }
     }
 }
 

@@ -1,11 +1,11 @@
 //! What a restart of the server finds claimed, and a server that grants nothing.
 
-use weft_wire::session::FEATURE_LEASES;
+use weft_wire::session::{FEATURE_LEASES, FENCE_ENDED};
 use weft_wire::{ChunkIndex, Ino, Kind, LeaseMode, Status, TargetId};
 
 use super::fake::Fake;
 use super::world::{World, config};
-use super::write;
+use super::{ms, write};
 use crate::state::errno::{ENODATA, ENOENT};
 use crate::{FsOp, FsReply, Handle, OpId, OpenFlags};
 
@@ -274,4 +274,57 @@ fn after_an_extended_attribute_changed_the_next_look_gives_no_order_to_forget() 
     assert!(!world.read(handle, 0, 100).unwrap().is_empty());
     assert_eq!(set(&mut world), [(vec![ino], false)]);
     assert_eq!(look(&mut world), []);
+}
+
+/// Its session may have been over, and nothing is granted to one that the volume does not know.
+#[test]
+fn a_mount_that_was_fenced_off_makes_itself_known_again() {
+    let mut world = World::ready(config(), 35);
+    world.rest(ms(100));
+    let count = world.count(Kind::RemoveXattr);
+    assert!(count > 0, "as it does at the start");
+    world.fake.fence += 1;
+    world.disconnect_shard(0);
+    world.rest(ms(100));
+    assert_eq!(world.count(Kind::RemoveXattr), count + 1);
+    world.disconnect_shard(0);
+    world.rest(ms(100));
+    assert_eq!(world.count(Kind::RemoveXattr), count + 1, "once for each fence");
+}
+
+/// What it has to write is its own still: a server remembers over its restarts that a session was over.
+#[test]
+fn a_session_that_was_over_once_is_not_fenced_off_again_by_a_restart() {
+    let mut world = World::ready(config(), 36);
+    world.fake.fence = FENCE_ENDED;
+    world.fake.slots.clear();
+    world.disconnect_shard(0);
+    world.rest(ms(100));
+    assert_eq!(world.core.fence_count(), 1);
+    let (ino, handle) = with_unsent(&mut world);
+    world.crash(0);
+    take_writes_again(&mut world, handle);
+    assert_eq!((world.core.fence_count(), world.fake.content(ino)), (1, b"data".to_vec()));
+    world.fake.fence += FENCE_ENDED;
+    world.fake.slots.clear();
+    world.crash(0);
+    world.rest(ms(100));
+    assert_eq!(world.core.fence_count(), 2, "that it was over again meanwhile is heard");
+}
+
+/// It must not be written again, but that it is gone is told.
+#[test]
+fn what_was_written_before_a_fence_and_is_lost_after_it_is_an_error() {
+    let mut world = World::ready(config(), 37);
+    let (_, handle) = world.create(b"a");
+    world.write(handle, 0, &[7; 10_000], false).unwrap();
+    world.done(FsOp::Flush { handle }).unwrap();
+    world.fake.fence += 1;
+    (0..2).for_each(|shard| world.disconnect_shard(shard));
+    world.rest(ms(100));
+    world.done(FsOp::Flush { handle }).unwrap();
+    (0..2).for_each(|shard| world.crash(shard));
+    world.rest(ms(100));
+    let synced = world.done(FsOp::Fsync { handle, datasync: false });
+    assert_eq!(synced.unwrap_err(), Status::Io.errno());
 }

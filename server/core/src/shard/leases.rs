@@ -18,6 +18,7 @@ use super::Shard;
 use crate::action::{Action, ConnId, Message};
 use crate::leases::{Leases, Need, Want};
 use crate::memory::request_bytes;
+use crate::planted::{self, Bug};
 
 /// A session that renews its leases but does not give back what others wait for is fenced off after so many lease
 /// times.
@@ -91,6 +92,8 @@ pub(super) struct LeaseState {
     /// When sessions without a connection were last heard of.
     heard: BTreeMap<SessionId, Duration>,
     returning: Option<Return>,
+    /// Sessions that had not come back when others went on, and whether they have since.
+    late: BTreeMap<SessionId, bool>,
     /// How often each session was fenced off.
     fences: BTreeMap<SessionId, u32>,
     /// Sessions being fenced off, and the shards that have not said so.
@@ -109,6 +112,7 @@ impl LeaseState {
             look_again: false,
             heard: BTreeMap::new(),
             returning: None,
+            late: BTreeMap::new(),
             fences: BTreeMap::new(),
             fencing: BTreeMap::new(),
         }
@@ -153,22 +157,29 @@ impl Shard {
         }
     }
 
-    /// A client came back after a restart, and says what it still has to write.
+    /// A client came back after a restart, and says what it still has to write. Who is late finds that others went on:
+    /// not even a version that its own changes may have made is its own then for sure.
     pub(super) fn reclaim(&mut self, conn: ConnId, session: SessionId, frame: &Frame) {
         let header = frame.header;
         let (Ok(reclaim), Some(volume)) = (Reclaim::decode(&frame.body), &self.volume) else {
             return self.break_off(conn, "a reclaim that cannot be read");
         };
         let mut reply = Reclaimed::default();
+        let late = self.leases.late.contains_key(&session);
+        let table = &mut self.leases.table;
         for (ino, first, last) in reclaim.inodes {
-            let version = volume.version_of(ino);
-            if version.is_some_and(|version| (first..=last).contains(&version)) {
-                self.leases.table.reclaim(session, ino);
-            } else {
+            let last = if late { first } else { last };
+            let same = volume.version_of(ino).is_some_and(|it| (first..=last).contains(&it));
+            // It may say so twice, when the answer was lost.
+            let free = same && table.reclaim(session, ino);
+            if !free && !table.owns(session, ino) && !planted::is(Bug::ReclaimAnything) {
                 reply.refused.push(ino);
             }
         }
         if !reclaim.more {
+            if let Some(came) = self.leases.late.get_mut(&session) {
+                *came = true;
+            }
             self.has_returned(session);
         }
         let mut body = Vec::new();
@@ -527,9 +538,9 @@ impl Shard {
 
     pub(super) fn tick_leases(&mut self) {
         let now = self.now.mono;
-        if self.leases.returning.as_ref().is_some_and(|returning| returning.end <= now) {
-            let gone = self.leases.returning.take().map_or(0, |returning| returning.missing.len());
-            tracing::info!(sessions = gone, "did not come back: others may go on");
+        if let Some(over) = self.leases.returning.take_if(|returning| returning.end <= now) {
+            tracing::info!(sessions = over.missing.len(), "did not come back: others may go on");
+            self.leases.late = over.missing.into_iter().map(|session| (session, false)).collect();
             self.leases.look_again = true;
         }
         self.leases.table.tick(now);
@@ -598,6 +609,18 @@ impl Shard {
         self.leases.heard.remove(&session);
         self.leases.look_again = true;
         self.has_returned(session);
+    }
+
+    /// Whether others went on after the start without a session that has not come back yet; for tests.
+    #[must_use]
+    pub fn went_on_without(&self, session: SessionId) -> bool {
+        self.leases.late.get(&session) == Some(&false)
+    }
+
+    /// How often a session was fenced off since the start, as far as its expiries are not remembered longer; for tests.
+    #[must_use]
+    pub fn fence_of(&self, session: SessionId) -> u32 {
+        self.leases.fences.get(&session).copied().unwrap_or(0)
     }
 
     /// Leases that are out, for metrics and tests.
