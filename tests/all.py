@@ -4,7 +4,7 @@
     tests/all.py [--quick] [--only STEP...]
 
 Steps: format, docs (what they name is there), lints, unit (cargo test: the dev profile, so that debug assertions are on), build (release), sim
-(the simulator: kept seeds and 2,000 others, one test each), planted (bugs planted in the store, each to be found by
+(the simulator: kept seeds and 2,000 others, one test each), planted (bugs planted in the cores, each to be found by
 the simulator), system (tests/run.py), classic (quick cases once more, mounted without io_uring, as on older kernels).
 Formatting, lints and the build count as one test each. A step that fails does not keep the others
 from running, except that nothing runs on a build that failed. The last line is `N passed, N failed, N skipped`;

@@ -22,6 +22,8 @@ mod plan;
 mod program;
 mod rot;
 mod serve;
+mod shared;
+mod sharer;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -36,6 +38,8 @@ use net::{Conn, ConnKey, Conns, Way};
 use node::{Node, Which, wall};
 use plan::Plan;
 use program::Excuses;
+use shared::{Moment, SharedFile};
+use sharer::Sharer;
 
 /// How often shards are told that time passes.
 const TICK: Duration = Duration::from_millis(50);
@@ -47,6 +51,8 @@ const TIME_MAX: Duration = Duration::from_secs(900);
 enum Event {
     /// A client's program goes on.
     Program(usize, usize),
+    /// What a client does with shared files goes on.
+    Sharer(usize),
     /// A client's timer.
     ClientTimer(usize),
     /// A client's kernel has forgotten something; with pages or before.
@@ -86,6 +92,10 @@ struct World {
     next_event: u64,
     node: Node,
     clients: Vec<Client>,
+    /// Files that all clients write.
+    shared: Vec<SharedFile>,
+    /// Counts what happens to them.
+    moments: Moment,
     conns: Conns,
     next_conn: ConnKey,
     excuses: Excuses,
@@ -110,14 +120,32 @@ pub fn play(seed: u64, telling: Telling) -> Tally {
     world.tally
 }
 
+/// The files that all clients write, and what each client is to do with them.
+fn shared_files(plan: &Plan, seed: u64, clients: &mut [Client]) -> Vec<SharedFile> {
+    let mut random = Random::new(seed.rotate_left(17) ^ 0x5a);
+    // The last of two or three is appended to, or the only one now and then.
+    let appended = |number: usize, random: &mut Random| match plan.shared_files {
+        1 => random.chance(30),
+        count => number + 1 == count,
+    };
+    let files = plan.shared_files;
+    let shared = (0..files).map(|number| SharedFile::new(number, appended(number, &mut random)));
+    let shared = shared.collect();
+    for (number, client) in clients.iter_mut().enumerate().filter(|_| files > 0) {
+        client.sharer = Some(Sharer::new(number, files, random.fork()));
+    }
+    shared
+}
+
 impl World {
     fn new(seed: u64, telling: Telling) -> World {
         let mut random = Random::new(seed);
-        let plan = Plan::draw(&mut random).losing_flushes(seed).parting(seed);
+        let plan = Plan::draw(&mut random).losing_flushes(seed).parting(seed).sharing(seed);
         let node = Node::new(&plan, &mut random);
         let now = Duration::from_secs(1);
-        let clients =
+        let mut clients: Vec<Client> =
             (0..plan.clients).map(|number| Client::new(number, &plan, now, &mut random)).collect();
+        let shared = shared_files(&plan, seed, &mut clients);
         telling.step(now, || format!("seed {seed}: {plan:?}"));
         World {
             excuses: Excuses {
@@ -133,6 +161,8 @@ impl World {
             next_event: 0,
             node,
             clients,
+            shared,
+            moments: 0,
             conns: Conns::new(),
             log_rot: rot::LogRot::new(seed),
             next_conn: 1,
@@ -152,7 +182,7 @@ impl World {
             self.with_core(client, |core| core.start(now));
         }
         self.later(Duration::from_millis(50), Event::Fault);
-        while !self.clients.iter().all(|c| c.programs.iter().all(program::Program::is_done)) {
+        while !self.clients.iter().all(Client::is_done) {
             self.step();
         }
     }
@@ -199,6 +229,9 @@ impl World {
             for program in client.programs.iter().filter(|program| program.is_busy()) {
                 all += &format!("client {number}: {}; ", program.tell());
             }
+            for sharer in client.sharer.iter().filter(|sharer| sharer.is_busy()) {
+                all += &format!("client {number} shares: {}; ", sharer.tell());
+            }
         }
         all
     }
@@ -210,6 +243,7 @@ impl World {
         }
         match event {
             Event::Program(client, program) => self.run_program(client, program),
+            Event::Sharer(client) => self.run_sharer(client),
             Event::ClientTimer(client) => {
                 let now = self.now;
                 if self.clients[client].timer.take_if(|at| *at <= now).is_none() {
@@ -245,6 +279,9 @@ impl World {
         if !self.clients[client].alive {
             return;
         }
+        if !self.shared.is_empty() {
+            self.look_at_leases_of(client);
+        }
         act(&mut self.clients[client].core);
         while let Some(output) = self.clients[client].core.poll() {
             self.client_output(client, output);
@@ -266,6 +303,9 @@ impl World {
                 if state.waiting.take_if(|waiting| *waiting == op).is_some() {
                     state.waited = Some(result);
                     return;
+                }
+                if state.sharer.as_ref().is_some_and(|sharer| sharer.has_asked(op)) {
+                    return self.sharer_answered(client, result);
                 }
                 let program = state.asked.remove(&op).expect("each operation is answered once");
                 let fenced = state.core.fence_count() > 0;
@@ -304,6 +344,9 @@ impl World {
                 for program in 0..self.clients[client].programs.len() {
                     self.soon(10_000, Event::Program(client, program));
                 }
+                if self.clients[client].sharer.is_some() {
+                    self.soon(10_000, Event::Sharer(client));
+                }
             }
             Output::Failed { sentence } => panic!("client {client}: {sentence}"),
         }
@@ -334,6 +377,9 @@ impl World {
         for client in 0..self.clients.len() {
             for program in 0..self.clients[client].programs.len() {
                 self.soon(5_000, Event::Program(client, program));
+            }
+            if self.clients[client].sharer.is_some() {
+                self.soon(5_000, Event::Sharer(client));
             }
         }
     }

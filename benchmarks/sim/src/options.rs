@@ -16,7 +16,7 @@ pub(crate) enum Command {
     Store(Seeds),
     /// A node and its clients, over simulated disks and a simulated network.
     Cluster(Seeds),
-    /// Plant mistakes in the store, one after another, and count the seeds until each is found.
+    /// Plant mistakes in the cores, one after another, and count the seeds until each is found.
     #[cfg(feature = "planted")]
     Planted {
         /// Only this one.

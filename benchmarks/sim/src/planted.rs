@@ -18,7 +18,9 @@ struct Hunted {
 }
 
 fn all() -> Vec<Hunted> {
+    use weft_client_core::planted as client;
     use weft_metadata::planted as metadata;
+    use weft_server_core::planted as server;
     use weft_store::planted as store;
     let stores = store::Bug::ALL.into_iter().map(|bug| Hunted {
         name: format!("{bug:?}"),
@@ -30,7 +32,17 @@ fn all() -> Vec<Hunted> {
         plant: Box::new(move || metadata::plant(Some(bug))),
         play: cluster::play,
     });
-    stores.chain(volumes).collect()
+    let servers = server::Bug::ALL.into_iter().map(|bug| Hunted {
+        name: format!("{bug:?}"),
+        plant: Box::new(move || server::plant(Some(bug))),
+        play: cluster::play,
+    });
+    let clients = client::Bug::ALL.into_iter().map(|bug| Hunted {
+        name: format!("{bug:?}"),
+        plant: Box::new(move || client::plant(Some(bug))),
+        play: cluster::play,
+    });
+    stores.chain(volumes).chain(servers).chain(clients).collect()
 }
 
 /// Prints the table; whether every bug was found.

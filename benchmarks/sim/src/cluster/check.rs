@@ -7,6 +7,7 @@ use weft_wire::meta::{Attr, Caller, FileKind, MetaReply, MetaRequest, NO_SLOT, T
 use weft_wire::{Ino, SessionId, Status};
 
 use super::data::FileData;
+use super::shared::SharedFile;
 use super::tree::{NodeId, ROOT, Tree};
 
 /// One inode of the volume.
@@ -170,6 +171,14 @@ fn compare_node(
             attr.size,
             file.map_or_else(String::new, FileData::tell_size)
         )),
+    }
+}
+
+/// Fails when a shared file that a client was told of is not there.
+pub(super) fn check_shared(dump: &Dump, files: &[SharedFile]) {
+    for file in files.iter().filter(|file| file.ino.is_some()) {
+        let there = dump[&Ino::ROOT].children.get(&file.name).copied();
+        assert_eq!(there, file.ino, "the name {}", String::from_utf8_lossy(&file.name));
     }
 }
 

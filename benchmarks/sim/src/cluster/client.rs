@@ -11,6 +11,7 @@ use super::net::ConnKey;
 use super::node::wall;
 use super::plan::Plan;
 use super::program::Program;
+use super::sharer::Sharer;
 use crate::random::Random;
 
 const POOL_BYTES: usize = 16 << 20;
@@ -18,12 +19,21 @@ const SLOT_BYTES_MAX: usize = 1 << 20;
 /// Silence after which a client gives a connection up.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The session of a client.
+pub(super) fn session(number: usize) -> SessionId {
+    let mut id = [1; 16];
+    id[0] = u8::try_from(number).expect("few clients");
+    SessionId(id)
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) core: ClientCore,
     pub(super) pool: Pool,
     pub(super) programs: Vec<Program>,
+    /// What it does with shared files, where there are some.
+    pub(super) sharer: Option<Sharer>,
     /// The connection of each link, as far as the client knows.
     pub(super) links: BTreeMap<LinkId, ConnKey>,
     /// Which program asked.
@@ -35,6 +45,14 @@ pub(super) struct Client {
     pub(super) away_until: Option<Duration>,
     /// Was cut off once: what it had open may be gone.
     pub(super) was_away: bool,
+    /// Its leases ran out once.
+    pub(super) was_without_leases: bool,
+    /// How often the server that runs has fenced it off.
+    pub(super) fence_number: u32,
+    /// It did, and how often the client had heard of such before.
+    pub(super) fenced: Option<u64>,
+    /// It may not know of it until then.
+    pub(super) blind_until: Duration,
     /// The timer that is set.
     pub(super) timer: Option<Duration>,
     /// The operation that the simulation itself waits for, and its answer.
@@ -44,10 +62,8 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(number: usize, plan: &Plan, now: Duration, random: &mut Random) -> Client {
-        let mut id = [1; 16];
-        id[0] = u8::try_from(number).expect("few clients");
         let config =
-            ClientConfig { reply_timeout: REPLY_TIMEOUT, ..ClientConfig::new(SessionId(id)) };
+            ClientConfig { reply_timeout: REPLY_TIMEOUT, ..ClientConfig::new(session(number)) };
         let pool = Pool::new(POOL_BYTES, SLOT_BYTES_MAX).expect("memory");
         let mut core = ClientCore::new(config, pool.clone(), "node:1");
         core.set_clock(now, wall(now));
@@ -57,6 +73,7 @@ impl Client {
             core,
             pool,
             programs,
+            sharer: None,
             links: BTreeMap::new(),
             asked: BTreeMap::new(),
             next_op: 1,
@@ -64,10 +81,19 @@ impl Client {
             alive: true,
             away_until: None,
             was_away: false,
+            was_without_leases: false,
+            fence_number: 0,
+            fenced: None,
+            blind_until: Duration::ZERO,
             timer: None,
             waiting: None,
             waited: None,
         }
+    }
+
+    /// Has done all it wanted to.
+    pub(super) fn is_done(&self) -> bool {
+        self.programs.iter().all(Program::is_done) && self.sharer.iter().all(Sharer::is_done)
     }
 
     pub(super) fn next_op(&mut self) -> OpId {

@@ -5,10 +5,12 @@ use std::time::Duration;
 use weft_metadata::Volume;
 use weft_store::Store;
 
-use super::check::{check_root, compare, dump};
+use super::check::{check_root, check_shared, compare, dump};
 use super::net::{ConnKey, Way};
 use super::node::clocks;
+use super::shared::{NAME_PREFIX, SharedFile};
 use super::{End, Event, TICK, TIME_MAX, World};
+use crate::disk::Disk;
 
 impl World {
     /// Something goes wrong, or an operator sets right what did.
@@ -68,6 +70,7 @@ impl World {
     pub(super) fn counts_down(&mut self) -> bool {
         if self.is_stopped() {
             self.telling.step(self.now, || "the server has stopped".to_owned());
+            self.server_forgets();
             self.node.process = None;
             self.server_is_gone();
             return true;
@@ -85,6 +88,10 @@ impl World {
     pub(super) fn crash(&mut self, end: End) {
         self.telling.step(self.now, || format!("the server ends: {end:?}"));
         self.tally.crashes += 1;
+        self.server_forgets();
+        if end == End::Kill && self.node.targets.iter().any(Disk::is_flushing) {
+            self.shared.iter_mut().for_each(SharedFile::flush_unheard);
+        }
         match end {
             End::Kill if self.node.kill() => self.data_is_lost(),
             End::Kill => {}
@@ -104,6 +111,7 @@ impl World {
             let alive = client.alive;
             client.programs.iter_mut().for_each(|program| program.power_lost(alive));
         }
+        self.shared.iter_mut().for_each(SharedFile::power_lost);
     }
 
     /// Its connections break; it is started again.
@@ -177,6 +185,9 @@ impl World {
         let state = &mut self.clients[client];
         state.alive = false;
         state.programs.iter_mut().for_each(super::program::Program::vanish);
+        state.sharer.iter_mut().for_each(super::sharer::Sharer::vanish);
+        self.shared.iter_mut().for_each(|file| file.vanished(client));
+        let state = &mut self.clients[client];
         let links = std::mem::take(&mut state.links);
         for key in links.into_values() {
             if let Some(conn) = self.conns.get_mut(&key) {
@@ -212,6 +223,8 @@ impl World {
         self.node.start(&self.plan, stores, volume, now);
         let epoch = self.node.epoch;
         self.telling.step(self.now, || format!("the server is started, epoch {epoch}"));
+        self.clients.iter_mut().for_each(|client| client.fence_number = u32::MAX);
+        self.look_at_leases();
         for shard in 0..usize::from(self.plan.shards) {
             self.soon(300, Event::Turn(epoch, shard));
         }
@@ -280,6 +293,10 @@ impl World {
                 prefixes.push(program.prefix.clone());
             }
         }
+        if !self.shared.is_empty() {
+            prefixes.push(NAME_PREFIX.as_bytes().to_vec());
+        }
+        check_shared(&dump, &self.shared);
         check_root(&dump, &prefixes);
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use weft_client_core::{FsOp, FsReply, OpId, OpenFlags};
+use weft_client_core::{FsOp, FsReply, Handle, OpId, OpenFlags};
 use weft_metadata::Volume;
 use weft_wire::meta::FileKind;
 use weft_wire::units::to_u64;
@@ -12,6 +12,7 @@ use weft_wire::{ChunkIndex, Ino};
 use super::client::Client;
 use super::data::FileData;
 use super::program::{Program, gather};
+use super::sharer::Sharer;
 use super::{End, World};
 
 impl World {
@@ -27,11 +28,15 @@ impl World {
         self.run_until("started", World::is_started);
         for client in self.clients.iter_mut().filter(|client| client.alive) {
             client.programs.iter_mut().for_each(Program::close);
+            client.sharer.iter_mut().for_each(Sharer::close);
         }
         self.wake_programs();
         self.run_until("closed", |world| {
-            let alive = world.clients.iter().filter(|client| client.alive);
-            alive.flat_map(|client| &client.programs).all(Program::is_closed)
+            let mut alive = world.clients.iter().filter(|client| client.alive);
+            alive.all(|client| {
+                client.programs.iter().all(Program::is_closed)
+                    && client.sharer.iter().all(Sharer::is_closed)
+            })
         });
         self.pass(self.plan.session_timeout + self.plan.grace + Duration::from_secs(10));
         // What vanished clients had sent has happened by now, or never will: seen when the server starts again.
@@ -90,15 +95,19 @@ impl World {
         for (ino, file) in files {
             self.read_file(number, ino, &file);
         }
+        self.read_shared(number);
+    }
+
+    pub(super) fn open_to_read(&mut self, client: usize, ino: Ino) -> Handle {
+        let flags = OpenFlags::default();
+        match self.ask(client, FsOp::Open { ino, flags }) {
+            Ok(FsReply::Opened(opened)) => opened.handle,
+            other => panic!("inode {ino} cannot be opened: {other:?}"),
+        }
     }
 
     fn read_file(&mut self, client: usize, ino: Ino, file: &FileData) {
-        let flags = OpenFlags::default();
-        let opened = self.ask(client, FsOp::Open { ino, flags });
-        let Ok(FsReply::Opened(opened)) = opened else {
-            panic!("inode {ino} cannot be opened: {opened:?}")
-        };
-        let handle = opened.handle;
+        let handle = self.open_to_read(client, ino);
         let mut offset = 0;
         while offset <= file.longest() {
             let asked = 64 << 10;
@@ -121,7 +130,7 @@ impl World {
     }
 
     /// Asks and waits for the answer.
-    fn ask(&mut self, client: usize, ask: FsOp) -> Result<FsReply, i32> {
+    pub(super) fn ask(&mut self, client: usize, ask: FsOp) -> Result<FsReply, i32> {
         let op: OpId = self.clients[client].next_op();
         let now = self.now;
         let caller = weft_client_core::Caller::default();

@@ -35,6 +35,8 @@ pub(super) struct Plan {
     pub(super) disk_errors: u32,
     /// Flushes of targets that fail, in ten thousand.
     pub(super) flush_errors: u32,
+    /// Files that all clients write; in most seeds none.
+    pub(super) shared_files: usize,
     /// The targets are so small that they are full now and then.
     pub(super) full: bool,
 }
@@ -67,8 +69,20 @@ impl Plan {
             log_errors: random.pick(&[0, 0, 0, 50, 2500]),
             disk_errors: random.pick(&[0, 0, 0, 0, 20, 100]),
             flush_errors: 0,
+            shared_files: 0,
             full,
         }
+    }
+
+    /// In one seed of five two to four clients write the same files. What they do is drawn apart, and the number of the
+    /// seed decides: the others stay what they are.
+    pub(super) fn sharing(self, seed: u64) -> Plan {
+        if seed % 5 != 3 {
+            return self;
+        }
+        let mut random = Random::new(!seed.rotate_left(32));
+        let (clients, programs) = (2 + random.index(3), 1);
+        Plan { shared_files: 1 + random.index(3), clients, programs, ..self }
     }
 
     /// In one seed of eight clients are cut off.

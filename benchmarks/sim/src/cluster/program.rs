@@ -11,7 +11,7 @@ mod answer;
 
 use std::collections::BTreeSet;
 
-pub(super) use answer::gather;
+pub(super) use answer::{excused, gather};
 
 use super::check::{Compared, Files};
 use super::data::FileData;
@@ -96,7 +96,12 @@ pub(super) struct Excuses {
 impl Excuses {
     /// Whether writes may fail, of which the program hears with the next flush.
     fn unheard(&self) -> bool {
-        self.full || self.disk_errors || self.log_failed || self.fenced
+        self.unheard_of_any() || self.fenced
+    }
+
+    /// The same of every client's.
+    pub(super) fn unheard_of_any(&self) -> bool {
+        self.full || self.disk_errors || self.log_failed
     }
 }
 

@@ -314,7 +314,7 @@ impl Program {
 }
 
 /// Whether a write's error has a reason in what went wrong.
-fn excused(code: i32, may_fail: bool, excuses: &Excuses) -> bool {
+pub(crate) fn excused(code: i32, may_fail: bool, excuses: &Excuses) -> bool {
     match code {
         ENOSPC => excuses.full,
         EIO => {
