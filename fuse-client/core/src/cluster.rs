@@ -169,6 +169,7 @@ impl ClientCore {
         }
         tracing::info!(link = link.0, epoch = welcome.epoch, data_lost, "connected again");
         volumes.iter().for_each(|id| self.cancel_reopening(*id));
+        self.sync_lingering_again(link);
         self.return_to(link, restarted);
         if data_lost {
             self.rewrite_lost(link);
@@ -282,7 +283,8 @@ impl ClientCore {
             .map(|(tag, _)| *tag)
             .collect();
         let mut cancelled = syncs;
-        let mut again = Vec::new();
+        self.rejoin_lost(lost);
+        let (mut again, mut closed) = (Vec::new(), Vec::new());
         for (ino, file) in &mut self.files {
             let (kept, incomplete) = file.unsynced.take_lost(lost);
             self.unsynced_bytes -=
@@ -292,9 +294,11 @@ impl ClientCore {
                 file.fail(errno::EIO);
             }
             again.extend(kept.values().filter_map(|write| write.kept.clone()));
+            closed.extend((!kept.is_empty() && file.server_opens == 0).then_some(*ino));
             cancelled.extend(file.writes.rewrite(lost, kept));
             self.touched.insert(*ino);
         }
+        closed.into_iter().for_each(|ino| self.ask_whether_there(ino));
         for kept in again {
             self.set_write_state(Some(&kept), write_state::AGAIN);
         }

@@ -11,6 +11,7 @@ use weft_wire::session::Welcome;
 use weft_wire::{Ino, Kind, LeaseBits, ShardId, Status, TargetId, VolumeId};
 
 use crate::cache::Cache;
+use crate::closed::Lingering;
 use crate::config::{ClientConfig, OnTimeout};
 use crate::file::Files;
 use crate::keep::{Keep, Kept};
@@ -46,6 +47,7 @@ pub struct ClientCore {
     /// When an operation ends with this errno.
     pub(crate) op_timers: BTreeSet<(Duration, OpId, i32)>,
     pub(crate) files: Files,
+    pub(crate) lingering: Lingering,
     pub(crate) touched: BTreeSet<Ino>,
     /// When opens that were put off are given back.
     pub(crate) releases_due: Option<Duration>,
@@ -122,6 +124,7 @@ impl ClientCore {
             ops: BTreeMap::new(),
             op_timers: BTreeSet::new(),
             files: Files::new(),
+            lingering: Lingering::default(),
             touched: BTreeSet::new(),
             releases_due: None,
             file_timers: BTreeSet::new(),
@@ -275,6 +278,7 @@ impl ClientCore {
             self.abandon(op, code);
         }
         self.send_releases_due();
+        self.sync_lingering_due();
         self.tell_what_is_waited_for();
         self.settle();
     }
@@ -285,7 +289,7 @@ impl ClientCore {
         let links = self.links.iter().filter_map(Link::next_timer);
         let files = self.file_timers.first().map(|(at, _)| *at);
         let ops = self.op_timers.first().map(|(at, ..)| *at);
-        links.chain(files).chain(ops).chain(self.releases_due).min()
+        links.chain(files).chain(ops).chain(self.releases_due).chain(self.lingering.due).min()
     }
 
     /// What is to be done next; call until `None` after every input.
@@ -293,10 +297,11 @@ impl ClientCore {
         self.outputs.pop_front()
     }
 
-    /// Whether everything written is at the servers (acknowledged, told, not necessarily durable).
+    /// Whether everything written is at the servers (acknowledged, told, not necessarily durable), and after
+    /// [`ClientCore::leaving`] durable there as well.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.files.values().all(crate::file::File::is_settled)
+        self.files.values().all(crate::file::File::is_settled) && self.lingering.may_leave()
     }
 
     /// How often servers said that they had fenced this mount off: what it had not written by then is lost.
@@ -323,6 +328,7 @@ impl ClientCore {
     pub fn goodbye(&mut self, now: Duration) {
         self.now = now;
         self.failed = true;
+        self.lingering.due = None;
         for at in 0..self.links.len() {
             self.links[at].leave(now);
             self.live_links.insert(link_id(at));
@@ -516,6 +522,8 @@ impl ClientCore {
             Purpose::Seek { op } => self.seek_answered(op, &answer),
             Purpose::Read { op, piece } => self.read_answered(op, piece, answer),
             Purpose::Sync { ino, target } => self.sync_answered(ino, target, answer.status),
+            Purpose::SyncClosed { target } => self.lingering_synced(target, answer.status),
+            Purpose::WhetherThere { ino } => self.is_there(ino, &answer),
             Purpose::Wrote { ino } => self.wrote_answered(ino, &answer),
             Purpose::Release { ino, count } => self.release_answered(ino, count),
             Purpose::Unheard => {}

@@ -119,6 +119,10 @@ pub(crate) struct File {
     /// Grows with each failure of a write nobody waits for; and the last of these.
     pub(crate) error_count: u64,
     pub(crate) errno: i32,
+    /// The last of them came when nobody had it open: whoever opens it next is told.
+    pub(crate) error_unseen: bool,
+    /// It lingered, and nothing is sent to its targets before the volume said that it is there.
+    pub(crate) asked_whether_there: bool,
     /// Operations that change the length: reads and writes wait for them.
     pub(crate) exclusive: u32,
     /// Requests of allocations that are not answered: they hold the file, too.
@@ -162,6 +166,8 @@ impl File {
             telling: Telling::default(),
             error_count: 0,
             errno: 0,
+            error_unseen: false,
+            asked_whether_there: false,
             exclusive: 0,
             zeroing: 0,
             changes_seen: 0,
@@ -260,6 +266,7 @@ impl File {
     pub(crate) fn fail(&mut self, errno: i32) {
         self.error_count += 1;
         self.errno = errno;
+        self.error_unseen |= self.open_count == 0;
     }
 
     /// Has the targets make durable what was written before the last open, once for each open.

@@ -309,6 +309,12 @@ impl Keep {
         self.put_number(at + 8 * (1 + usize::from(slot)), sequence);
     }
 
+    /// What a successor finds when the client-core ends here.
+    #[cfg(test)]
+    pub(crate) fn into_memory(self) -> KeepMemory {
+        self.memory
+    }
+
     fn number(&self, at: usize) -> u64 {
         table::number(self.memory.bytes(), at)
     }

@@ -176,8 +176,9 @@ impl ClientCore {
     }
 
     fn grant(&mut self, ino: Ino, mode: LeaseMode) {
-        let files = &self.files;
-        self.cache.grant(ino, mode, |ino| files.contains_key(&ino));
+        let (files, lingering) = (&self.files, &self.lingering.files);
+        let is_pinned = |ino| files.contains_key(&ino) || lingering.contains_key(&ino);
+        self.cache.grant(ino, mode, is_pinned);
     }
 
     /// Takes attributes a volume sent with a lease or without one; gives them back as a program must see them.
@@ -386,13 +387,10 @@ impl ClientCore {
 
     /// Others may write the file from here on: what was acknowledged must not be written again over theirs.
     pub(crate) fn let_go_of(&mut self, ino: Ino) {
-        if let Some(file) = self.files.get_mut(&ino) {
+        if let Some(file) = self.known_file(ino) {
             file.attr_at = Duration::ZERO;
-            if planted::is(Bug::KeepBeyondLease) {
-                return;
-            }
-            while let Some(bytes) = file.unsynced.let_oldest_go() {
-                self.unsynced_bytes -= bytes;
+            if !planted::is(Bug::KeepBeyondLease) {
+                self.unsynced_bytes -= file.unsynced.let_all_go();
             }
         }
     }
@@ -426,7 +424,7 @@ impl ClientCore {
     fn let_go_if_lost(&mut self, ino: Ino) {
         if self.cache.mode(ino) < LeaseMode::Read {
             self.let_go_of(ino);
-            if let Some(file) = self.files.get_mut(&ino) {
+            if let Some(file) = self.known_file(ino) {
                 file.owned = false;
                 if file.pages != Pages::None {
                     file.pages = Pages::Unknown;
@@ -565,6 +563,7 @@ impl ClientCore {
         let inodes: Vec<(Ino, u64, u64)> = self
             .files
             .iter()
+            .chain(&self.lingering.files)
             .filter(open)
             .map(|(ino, file)| {
                 // A change that does not answer with attributes, and its end at the targets, count as well.
@@ -599,7 +598,15 @@ impl ClientCore {
         match Reclaimed::decode(&answer.body) {
             Ok(reply) if answer.status == Status::Ok => {
                 for ino in reply.refused {
-                    tracing::error!(%ino, "changed by others while the server was away: what was written here is lost");
+                    match self.files.contains_key(&ino) {
+                        true => {
+                            tracing::error!(%ino, "changed by others while the server was away: what was written here is lost")
+                        }
+                        // At rest, and maybe removed here.
+                        false => {
+                            tracing::debug!(%ino, "changed or removed while the server was away")
+                        }
+                    }
                     self.cache.lower(ino, LeaseMode::None);
                     self.drop_written(ino);
                 }
@@ -622,7 +629,8 @@ impl ClientCore {
             "the servers did not hear of this mount for too long and fenced it off: what was written and not sent is \
              lost (its files get EIO), and everything is read anew"
         );
-        let files: Vec<Ino> = self.files.keys().copied().collect();
+        let files = self.files.keys().chain(self.lingering.files.keys());
+        let files: Vec<Ino> = files.copied().collect();
         files.into_iter().for_each(|ino| self.drop_written(ino));
         self.drop_zeros(|_| true, Status::Io);
         let known = self.known_to_kernel();
@@ -633,6 +641,7 @@ impl ClientCore {
 
     /// What was written to a file and may not be at the servers is given up.
     pub(crate) fn drop_written(&mut self, ino: Ino) {
+        self.rejoin(ino);
         let Some(file) = self.files.get_mut(&ino) else { return };
         let settled = file.is_settled();
         file.owned = false;

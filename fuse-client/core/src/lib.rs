@@ -8,15 +8,13 @@
 //!   next write, flush or fsync of every handle of the file.
 //! - A flush means: at the servers, and seen by whoever opens the file next. An fsync means: durable. A metadata
 //!   operation that was answered is durable.
-//! - A server that goes away and comes back is a pause. While a file is open, what its targets acknowledged and had
-//!   not made durable is written again; where memory did not allow to keep it, the file gets EIO.
-//!
+//! - A server that goes away and comes back is a pause. What its targets acknowledged and had not made durable is written
+//!   again, also of files that were closed; where memory did not allow to keep it, the file gets EIO.
 //! - What is answered without asking is under a lease: other mounts' changes wait until it is given back (`leases.rs`).
-//!
-//! Limits of this version: data that was closed without fsync is not kept for a server that loses it in a crash.
 
 mod allocate;
 mod cache;
+mod closed;
 mod cluster;
 pub mod config;
 mod core;

@@ -11,8 +11,8 @@ pub const TTL_DEFAULT: Duration = Duration::from_secs(60);
 pub const DIRTY_BYTES_DEFAULT: usize = 64 << 20;
 /// The same for one file.
 pub const DIRTY_FILE_BYTES_DEFAULT: usize = 16 << 20;
-/// Bytes acknowledged by the targets but not durable there, kept to be written again if the server restarts. From
-/// here on a file that adds to them is made durable in the background; at twice as many the oldest are let go, and
+/// Bytes acknowledged by the targets but not durable there, kept to be written again if the server restarts, over a close
+/// too. From here on a file that adds to them is made durable in the background; at twice as many the oldest are let go, and
 /// a restart of the server is then an error of the file.
 pub const UNSYNCED_BYTES_DEFAULT: usize = 64 << 20;
 /// Silence with requests in flight after which a connection counts as lost.
@@ -42,6 +42,16 @@ pub const INTERRUPT_PATIENCE: Duration = Duration::from_secs(1);
 pub const RELEASES_PUT_OFF_MAX: usize = 16;
 /// How long the first of them waits at most. A file that is removed meanwhile by another mount stays that much longer.
 pub const RELEASE_DELAY: Duration = Duration::from_millis(10);
+/// Closed files with data that is not durable, and for how long at most they wait for others to be made durable with: a
+/// request to each target for all of them. From so many on it is sent at once, and at twice as many, because the answer
+/// to the one before is late, each asks for itself.
+pub const LINGERING_MANY: usize = LINGERING_MAX / 2;
+/// See [`LINGERING_MANY`].
+pub const LINGERING_MAX: usize = 1024;
+/// See [`LINGERING_MANY`].
+pub const LINGER_DELAY: Duration = Duration::from_secs(1);
+/// Closed files with an error that nobody has heard; those with the lowest numbers are forgotten.
+pub const UNSEEN_ERRORS_MAX: usize = LINGERING_MAX / 4;
 /// Longest single read.
 pub const READ_BYTES_MAX: u32 = 64 << 20;
 /// Longest single write.

@@ -425,9 +425,10 @@ impl ClientCore {
     pub(crate) fn learn(&mut self, attr: Attr) -> Attr {
         let now = self.now;
         let open = self.volumes.get(&attr.ino.volume()).map_or(0, Volume::open_count);
-        let Some(file) = self.files.get_mut(&attr.ino) else { return attr };
+        let changes_asked = self.changes_asked;
+        let Some(file) = self.known_file(attr.ino) else { return attr };
         if attr.version >= file.attr.version {
-            file.changes_seen = self.changes_asked.saturating_sub(open);
+            file.changes_seen = changes_asked.saturating_sub(open);
         }
         file.learn(&attr, now);
         // An answer that was overtaken by a newer one would show a file being written as it was.

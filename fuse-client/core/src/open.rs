@@ -51,6 +51,7 @@ impl ClientCore {
     fn counted(&mut self, attr: &Attr, layout: Option<Layout>) {
         let now = self.now;
         self.touched.insert(attr.ino);
+        self.rejoin(attr.ino);
         let known = self.versions.take(attr.ino);
         let file = self.files.entry(attr.ino).or_insert_with(|| {
             let mut file = File::new(*attr, layout, now);
@@ -76,7 +77,7 @@ impl ClientCore {
         }
         file.open_count += 1;
         let attr = file.overlay(attr);
-        let errors_seen = file.error_count;
+        let errors_seen = file.error_count - u64::from(std::mem::take(&mut file.error_unseen));
         let made_now = created && !file.written_before;
         self.touched.insert(attr.ino);
         let handle = self.new_handle(attr.ino, false, errors_seen, id);
@@ -133,6 +134,9 @@ impl ClientCore {
 
     fn start_set_attr(&mut self, id: OpId, ino: Ino, set: SetAttr, then: AfterSetAttr) {
         self.push_run_out(ino);
+        if set.size.is_some() {
+            self.rejoin(ino);
+        }
         let (mut barrier, mut held) = (0, false);
         if let Some(file) = self.files.get_mut(&ino) {
             file.local_atime = file.local_atime.filter(|_| set.atime.is_none());
@@ -243,6 +247,9 @@ impl ClientCore {
         self.drop_handle(handle);
         let file = self.files.get_mut(&state.ino).expect("a handle keeps its file");
         file.open_count -= 1;
+        if file.open_count == 0 && !file.error_unseen {
+            file.error_count = 0; // A successor takes what is left for what nobody has heard.
+        }
         self.touched.insert(state.ino);
         self.finish(id, Ok(FsReply::Done));
         Ok(())

@@ -30,7 +30,8 @@ impl ClientCore {
         self.save_locks();
         let Some(keep) = &mut self.keep else { return };
         for ino in std::mem::take(&mut self.unsaved) {
-            let Some(file) = self.files.get_mut(&ino) else { continue };
+            let file = self.files.get_mut(&ino).or_else(|| self.lingering.files.get_mut(&ino));
+            let Some(file) = file else { continue };
             let content = file_record(file).encode();
             match file.kept {
                 Some(record) => keep.update(Which::Files, record, &content),
@@ -60,7 +61,7 @@ impl ClientCore {
         }
     }
 
-    /// Writes down how a file ended whose opens are not given back yet.
+    /// Writes down how a file ended whose opens are not given back yet, or whose data lingers.
     pub(crate) fn keep_closed(&mut self, file: &File) {
         if let (Some(keep), Some(record)) = (&mut self.keep, file.kept) {
             keep.update(Which::Files, record, &file_record(file).encode());

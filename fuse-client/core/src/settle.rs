@@ -12,7 +12,7 @@ use weft_wire::meta::{MetaReply, MetaRequest, Time};
 use weft_wire::{Ino, Kind, LeaseBits, Status, TargetId, VolumeId};
 
 use crate::core::ClientCore;
-use crate::file::{File, Pages};
+use crate::file::Pages;
 use crate::limits::{RELEASE_DELAY, RELEASES_PUT_OFF_MAX, WROTE_DELAY};
 use crate::op::{Caller, FsReply, Handle, OpId};
 use crate::state::{Answer, Call, OpKind, Purpose};
@@ -204,7 +204,7 @@ impl ClientCore {
         let Some(file) = self.files.get_mut(&ino) else { return };
         let busy =
             file.asking || file.is_held() || !file.waiting.is_empty() || file.unsynced.is_syncing();
-        if file.open_count > 0 || busy {
+        if file.open_count > 0 || busy || file.asked_whether_there {
             return;
         }
         if !file.is_settled() {
@@ -213,30 +213,39 @@ impl ClientCore {
             return self.send_wrote(ino);
         }
         let mut file = self.files.remove(&ino).expect("seen above");
-        self.unsynced_bytes -= file.unsynced.clear();
+        if self.cannot_linger(&file) {
+            file.sync_wanted = file.writes.next_id();
+            self.files.insert(ino, file);
+            return self.send_syncs(ino);
+        }
         if let Some(due) = file.telling.due {
             self.file_timers.remove(&(due, ino));
         }
         if let Pages::Of(version) = file.pages {
             self.versions.put(ino, version);
         }
-        if file.server_opens > 0 && file.local_atime.is_none() {
-            return self.put_release_off(ino, &file);
+        let (count, atime) = (file.server_opens, file.local_atime);
+        let put_off = count > 0 && atime.is_none();
+        if put_off {
+            self.keep_closed(&file);
+        } else {
+            file.server_opens = 0;
         }
-        self.closed_files.extend(file.kept.take());
-        self.give_opens_back(ino, file.server_opens, file.local_atime);
+        let kept = self.linger(ino, file);
+        if put_off {
+            return self.put_release_off(ino, PutOff { count, kept });
+        }
+        self.closed_files.extend(kept);
+        self.give_opens_back(ino, count, atime);
     }
 
     /// The volume is told with the next ones that nobody has the file open. Whether somebody has it matters to nothing but
     /// its removal, which is asked for after this.
-    fn put_release_off(&mut self, ino: Ino, file: &File) {
+    fn put_release_off(&mut self, ino: Ino, put_off: PutOff) {
         let Some(volume) = self.volumes.get_mut(&ino.volume()) else { return };
-        let (count, kept) = (file.server_opens, file.kept);
-        *volume.releasing.entry(ino).or_default() += count;
-        volume.put_off.insert(ino, PutOff { count, kept });
-        let many = volume.put_off.len() >= RELEASES_PUT_OFF_MAX;
-        self.keep_closed(file);
-        if many {
+        *volume.releasing.entry(ino).or_default() += put_off.count;
+        volume.put_off.insert(ino, put_off);
+        if volume.put_off.len() >= RELEASES_PUT_OFF_MAX {
             return self.send_releases(ino.volume());
         }
         self.releases_due.get_or_insert(self.now + RELEASE_DELAY);
@@ -249,8 +258,8 @@ impl ClientCore {
         self.release_answered(ino, count);
         let file = self.files.get_mut(&ino).expect("it was just opened");
         file.server_opens += count;
-        debug_assert!(file.kept.is_none(), "a file has one record");
-        file.kept = kept;
+        debug_assert!(file.kept.is_none() || kept.is_none(), "a file has one record");
+        file.kept = file.kept.or(kept);
     }
 
     /// Gives back what was put off.

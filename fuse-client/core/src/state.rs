@@ -104,6 +104,14 @@ pub(crate) enum Purpose {
         ino: Ino,
         target: TargetId,
     },
+    /// Of all files that linger.
+    SyncClosed {
+        target: TargetId,
+    },
+    /// A file that lingered and is to be written again.
+    WhetherThere {
+        ino: Ino,
+    },
     /// The answer counts also when the operation is gone.
     Zero {
         op: OpId,

@@ -1,5 +1,6 @@
 //! Scenarios against the fake cluster, and random programs against a model.
 
+mod closed;
 mod fake;
 mod leases;
 mod locks;

@@ -308,7 +308,8 @@ impl ClientCore {
     pub(crate) fn send_writes(&mut self, ino: Ino) {
         loop {
             let tag = self.next_tag();
-            let Some(file) = self.files.get_mut(&ino) else { return };
+            let file = self.files.get_mut(&ino).filter(|file| !file.asked_whether_there);
+            let Some(file) = file else { return };
             let Some((id, write)) = file.writes.take_ready() else { return };
             let chunk = ChunkId { ino, index: write.index };
             let range = ChunkRange { chunk, offset: write.offset, bytes: write.bytes };
@@ -405,10 +406,14 @@ impl ClientCore {
         let file = self.files.get_mut(&ino).expect("just written");
         if self.unsynced_bytes > max {
             file.sync_wanted = file.sync_wanted.max(file.writes.next_id());
+            self.sync_lingering_soon();
         }
         let scarce = self.pool.free_bytes() < self.pool.capacity_bytes() / 4;
         while self.unsynced_bytes > 2 * max || (scarce && self.unsynced_bytes > max / 8) {
-            let Some(bytes) = file.unsynced.let_oldest_go() else { return };
+            self.sync_lingering_soon();
+            let file = self.files.get_mut(&ino).expect("just written");
+            let own = file.unsynced.let_oldest_go();
+            let Some(bytes) = own.or_else(|| self.let_lingering_go()) else { return };
             self.unsynced_bytes -= bytes;
         }
     }

@@ -265,6 +265,30 @@ impl Unsynced {
         Some(*target)
     }
 
+    /// A sync of everything at `target` is sent. What it answers for is known by [`Unsynced::is_syncing_at`].
+    pub(crate) fn sync_begins(&mut self, target: TargetId) {
+        if let Some(log) = self.targets.get_mut(&target) {
+            log.syncing = Some((self.last_ack, self.last_ask));
+        }
+    }
+
+    /// Whether the answer of a sync of `target` is for this file, too.
+    pub(crate) fn is_syncing_at(&self, target: TargetId) -> bool {
+        self.targets.get(&target).is_some_and(|log| log.syncing.is_some())
+    }
+
+    /// The answer of a sync of `target` is not for this file any more.
+    pub(crate) fn forget_sync_at(&mut self, target: TargetId) {
+        if let Some(log) = self.targets.get_mut(&target) {
+            log.syncing = None;
+        }
+    }
+
+    /// The same of all targets.
+    pub(crate) fn forget_syncs(&mut self) {
+        self.targets.values_mut().for_each(|log| log.syncing = None);
+    }
+
     /// The sync of `target` was answered; returns the kept bytes that are free.
     pub(crate) fn synced(&mut self, target: TargetId) -> usize {
         let Some(log) = self.targets.get_mut(&target) else { return 0 };
@@ -292,6 +316,17 @@ impl Unsynced {
         Some(Self::bytes_of(&write))
     }
 
+    /// The targets that have something that is not durable.
+    pub(crate) fn unsynced_targets(&self) -> impl Iterator<Item = TargetId> {
+        let unsynced = |log: &TargetLog| log.first_id().is_some();
+        self.targets.iter().filter(move |(_, log)| unsynced(log)).map(|(target, _)| *target)
+    }
+
+    /// Whether something is not durable.
+    pub(crate) fn is_unsynced(&self) -> bool {
+        self.unsynced_targets().next().is_some()
+    }
+
     /// Whether something is kept to be written again.
     pub(crate) fn is_keeping(&self) -> bool {
         self.targets.values().any(|log| !log.kept.is_empty())
@@ -300,11 +335,7 @@ impl Unsynced {
     /// Nothing is to be written again, whatever happens; returns the bytes that are free. That a target loses it is
     /// still to be told.
     pub(crate) fn let_all_go(&mut self) -> usize {
-        let mut bytes = 0;
-        while let Some(freed) = self.let_oldest_go() {
-            bytes += freed;
-        }
-        bytes
+        std::iter::from_fn(|| self.let_oldest_go()).sum()
     }
 
     fn note_let_go(log: &mut TargetLog, id: u64, ack: u64) {

@@ -244,6 +244,7 @@ impl Mount {
             }
         }
         let end = clock::mono() + GOODBYE;
+        self.core.leaving(clock::mono());
         while !self.core.is_clean() && clock::mono() < end {
             self.turn()?;
         }

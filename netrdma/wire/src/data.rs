@@ -119,7 +119,8 @@ pub enum DataRequest {
     Read(ChunkRange),
     /// The payload goes to the range; one checksum for each piece. → [`BlocksReply`].
     Write(ChunkRange, Vec<u32>),
-    /// Everything acknowledged for this file on this target is durable when the reply comes. → empty reply.
+    /// Everything acknowledged for this file, or with [`DataRequest::ALL_FILES`] for any, on this target is durable when
+    /// the reply comes. → empty reply.
     Sync(Ino),
     /// Chunks from `remove_from` on are gone; `cut` (chunk, bytes) loses what lies beyond `bytes`. → empty reply.
     Truncate {
@@ -141,6 +142,10 @@ pub enum DataRequest {
 }
 
 impl DataRequest {
+    /// Stands for every file in a [`DataRequest::Sync`]: it is no inode's number. Only to a server with
+    /// [`crate::session::FEATURE_SYNC_ALL`].
+    pub const ALL_FILES: Ino = Ino(0);
+
     /// The frame kind that carries this request.
     pub fn kind(&self) -> Kind {
         match self {

@@ -46,7 +46,8 @@ pub(super) struct Checkpoint {
 
 impl Store {
     /// Everything acknowledged so far, on this target, is durable when [`Outcome::Synced`] comes;
-    /// `Io` if it is not. Syncs that arrive during a flush share the next one.
+    /// `Io` if it is not. Syncs that arrive during a flush share the next one. Which file asks makes no difference: one flush
+    /// serves the whole device, as clients rely on that ask for all files at once (`DataRequest::ALL_FILES`).
     pub fn sync(&mut self, op: u64, ino: Ino, out: &mut Vec<Action>) {
         let needs = self.journal.last_change();
         if self.failed {
@@ -58,7 +59,7 @@ impl Store {
             out.push(Action::Reply { op, result: Ok(Outcome::Synced) });
             return;
         }
-        let _ = ino; // One flush serves the whole device: which file asks makes no difference.
+        let _ = ino;
         self.gather.want();
         self.wait_durable(needs, Waiter::Sync { reply_to: op });
         self.pump(out);

@@ -15,7 +15,8 @@ use weft_wire::meta::{
     push_dir_entry, push_parents,
 };
 use weft_wire::session::{
-    ClusterMap, FEATURE_LEASES, FEATURE_PARENTS, FENCE_ENDED, Hello, NodeEntry, Place, Welcome,
+    ClusterMap, FEATURE_LEASES, FEATURE_PARENTS, FEATURE_SYNC_ALL, FENCE_ENDED, Hello, NodeEntry,
+    Place, Welcome,
 };
 use weft_wire::units::{to_u32, to_u64, to_usize};
 use weft_wire::{
@@ -67,6 +68,8 @@ pub(super) struct Fake {
     pub(super) counts: BTreeMap<Kind, u64>,
     /// Writes to this target end so.
     pub(super) write_status: BTreeMap<TargetId, Status>,
+    /// The same of syncs.
+    pub(super) sync_status: BTreeMap<TargetId, Status>,
     /// So many reads are answered with a damaged block.
     pub(super) damaged_reads: u32,
     /// The node's address in the map.
@@ -149,7 +152,7 @@ impl Fake {
             epochs: [1, 1],
             credits: 8,
             lease_ms: 5000,
-            features: FEATURE_LEASES | FEATURE_PARENTS,
+            features: FEATURE_LEASES | FEATURE_PARENTS | FEATURE_SYNC_ALL,
             fence: 0,
             boot: 0,
             grants: true,
@@ -158,6 +161,7 @@ impl Fake {
             write_ends: Vec::new(),
             counts: BTreeMap::new(),
             write_status: BTreeMap::new(),
+            sync_status: BTreeMap::new(),
             damaged_reads: 0,
             node_address: String::new(),
             refuse_claims: false,
@@ -368,7 +372,15 @@ impl Fake {
             }
             DataRequest::Seek(_) => Status::Ok,
             DataRequest::Sync(ino) => {
-                let of_file = target.chunks.iter().filter(|((of, _), _)| *of == ino);
+                if let Some(status) = self.sync_status.get(&id) {
+                    return *status;
+                }
+                let all = ino == DataRequest::ALL_FILES;
+                assert!(
+                    !all || self.features & FEATURE_SYNC_ALL != 0,
+                    "not known to an older server"
+                );
+                let of_file = target.chunks.iter().filter(|((of, _), _)| all || *of == ino);
                 target.durable.extend(of_file.map(|(at, bytes)| (*at, bytes.clone())));
                 Status::Ok
             }

@@ -10,7 +10,9 @@ use weft_wire::meta::Time;
 use weft_wire::{Header, Ino, Kind, LeaseMode, SessionId, Status};
 
 use super::fake::{Asked, Fake};
-use crate::{Caller, ClientConfig, ClientCore, FsOp, FsReply, LinkId, OpId, Output};
+use crate::{
+    Caller, ClientConfig, ClientCore, FsOp, FsReply, Keep, KeepMemory, LinkId, OpId, Output,
+};
 
 /// Deterministic numbers (SplitMix64).
 pub(super) struct Random(pub(super) u64);
@@ -106,6 +108,35 @@ impl World {
             returned: Vec::new(),
             ready: false,
             failed: None,
+        }
+    }
+
+    /// A mount that keeps what a successor needs.
+    pub(super) fn keeping(config: ClientConfig, seed: u64) -> World {
+        let mut world = World::new(config, seed);
+        world.serve_with(Keep::open(KeepMemory::heap()).unwrap());
+        world
+    }
+
+    /// The client-core is killed, and another one takes over.
+    pub(super) fn take_over(&mut self) {
+        let links: Vec<LinkId> = self.connections.keys().copied().collect();
+        links.into_iter().for_each(|link| self.disconnect(link));
+        let memory = self.core.keep.take().unwrap().into_memory();
+        self.serve_with(Keep::open(memory).unwrap());
+    }
+
+    fn serve_with(&mut self, keep: Keep) {
+        self.connections.clear();
+        (self.connecting, self.kicked, self.ready) = (VecDeque::new(), Vec::new(), false);
+        let config = self.core.config.clone();
+        // Its slots are free before they are claimed.
+        self.core = ClientCore::new(config.clone(), self.pool.clone(), "host:1");
+        self.core = ClientCore::keeping(config, self.pool.clone(), "host:1", keep);
+        self.core.set_clock(self.now, Time { seconds: 1_000_000, nanos: 0 });
+        self.core.start(self.now);
+        while !self.ready {
+            self.step();
         }
     }
 

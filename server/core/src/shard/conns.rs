@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use weft_net::Frame;
 use weft_wire::header::{VERSION, VERSION_MIN};
-use weft_wire::session::{FEATURE_LEASES, FEATURE_PARENTS, Hello, Welcome};
+use weft_wire::session::{FEATURE_LEASES, FEATURE_PARENTS, FEATURE_SYNC_ALL, Hello, Welcome};
 use weft_wire::units::{to_u32, to_u64};
 use weft_wire::{ClusterId, Header, Kind, SessionId, Status};
 
@@ -130,7 +130,7 @@ impl Shard {
         let (lease_ms, fence) = self.leases.welcome(hello.session);
         let welcome = Welcome {
             version: VERSION,
-            features: hello.features & (FEATURE_LEASES | FEATURE_PARENTS),
+            features: hello.features & (FEATURE_LEASES | FEATURE_PARENTS | FEATURE_SYNC_ALL),
             cluster: self.cluster,
             shard_count: self.shard_count(),
             epoch: self.epoch,

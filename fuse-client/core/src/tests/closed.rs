@@ -1,0 +1,276 @@
+//! Files that were closed and not synced.
+
+use weft_wire::session::{FEATURE_LEASES, FEATURE_PARENTS};
+
+use super::world::{World, config};
+use super::*;
+use crate::limits::{LINGERING_MANY, UNSEEN_ERRORS_MAX};
+
+impl World {
+    fn close(&mut self, handle: Handle) {
+        self.done(FsOp::Flush { handle }).unwrap();
+        self.done(FsOp::Release { handle }).unwrap();
+    }
+
+    /// A file with these bytes, closed.
+    fn closed(&mut self, name: &[u8], bytes: &[u8]) -> Ino {
+        let (ino, handle) = self.create(name);
+        self.write(handle, 0, bytes, false).unwrap();
+        self.close(handle);
+        ino
+    }
+
+    fn crash_all(&mut self) {
+        (0..2).for_each(|shard| self.crash(shard));
+    }
+
+    /// Opens and syncs it.
+    fn sync(&mut self, ino: Ino) -> Result<(), i32> {
+        let handle = self.open(ino, OpenFlags::default()).handle;
+        let result = self.done(settled(handle));
+        self.done(FsOp::Release { handle }).unwrap();
+        result
+    }
+
+    fn chunk_count(&self, ino: Ino) -> usize {
+        let chunks = self.fake.targets.values().flat_map(|target| target.chunks.keys());
+        chunks.filter(|(of, _)| *of == ino).count()
+    }
+
+    fn step_until(&mut self, over: impl Fn(&World) -> bool) {
+        for _ in 0..10_000 {
+            if over(self) {
+                return;
+            }
+            self.step();
+        }
+        panic!("it is never over");
+    }
+
+    fn lingers(&self) -> usize {
+        self.core.lingering.files.len()
+    }
+}
+
+#[test]
+fn an_fsync_after_a_reboot_covers_what_was_written_before_the_close() {
+    for seed in 80..100 {
+        let mut world = World::ready(config(), seed);
+        let bytes = pattern(80, 3 * CHUNK + 100);
+        let ino = world.closed(b"a", &bytes);
+        world.rest(ms(seed % 4 * 10));
+        world.crash_all();
+        if seed % 2 == 0 {
+            world.rest(ms(100)); // Or it is opened before the mount knows.
+        }
+        world.sync(ino).unwrap();
+        world.crash_all();
+        assert!(world.fake.content(ino) == bytes, "seed {seed}");
+    }
+}
+
+#[test]
+fn what_was_closed_is_made_durable_together_and_costs_no_message_of_its_own() {
+    let mut world = World::ready(config(), 81);
+    world.rest(ms(10));
+    let (start, file_count) = (world.now, 40);
+    let kinds = [Kind::Make, Kind::Write, Kind::Wrote, Kind::Release, Kind::Sync];
+    let before: u64 = world.fake.counts.values().sum();
+    let files: Vec<Ino> = (0..file_count).map(|name| world.closed(&[name], b"small")).collect();
+    world.core.releases_due = Some(world.now);
+    world.rest(ms(50));
+    assert!(world.now < start + ms(1000) && world.lingers() == files.len());
+    let n = u64::from(file_count);
+    assert_eq!(kinds.map(|kind| world.count(kind)), [n, n, n, n, 0]);
+    let pings = world.count(Kind::Ping);
+    assert_eq!(world.fake.counts.values().sum::<u64>() - before, 4 * n + pings, "and no other");
+    world.rest(ms(1100));
+    assert_eq!(kinds.map(|kind| world.count(kind)), [n, n, n, n, 1], "of the one target");
+    assert_eq!((world.lingers(), world.core.unsynced_bytes), (0, 0));
+    world.crash_all();
+    for ino in files {
+        assert_eq!(world.fake.content(ino), b"small", "durable");
+    }
+    world.rest(ms(3000));
+    assert_eq!(world.count(Kind::Sync), 1, "once");
+}
+
+#[test]
+fn many_closed_files_do_not_wait() {
+    let mut world = World::ready(config(), 82);
+    for name in 0..LINGERING_MANY {
+        assert_eq!(world.count(Kind::Sync), 0);
+        // In time a millisecond and more each: the delay is not to be what asks.
+        world.core.lingering.due = world.core.lingering.due.map(|due| due + ms(1000));
+        world.closed(format!("{name}").as_bytes(), b"x");
+    }
+    world.rest(ms(20));
+    assert_eq!((world.count(Kind::Sync), world.lingers()), (1, 0));
+}
+
+#[test]
+fn little_memory_makes_closed_files_durable_sooner_or_their_loss_an_error() {
+    let tight = ClientConfig { unsynced_bytes_max: 2 * CHUNK, ..config() };
+    let mut world = World::ready(tight, 83);
+    world.closed(b"a", &pattern(83, CHUNK));
+    assert_eq!(world.count(Kind::Sync), 0);
+    let (_, handle) = world.create(b"b");
+    world.write(handle, 0, &pattern(83, 2 * CHUNK), true).unwrap();
+    world.rest(ms(20));
+    assert_eq!(world.lingers(), 0, "not after a second");
+    let mut world = World::ready(ClientConfig { unsynced_bytes_max: 4 * CHUNK, ..config() }, 84);
+    let ino = world.closed(b"a", &pattern(84, CHUNK));
+    let pool = world.pool.clone();
+    let scarce: Vec<_> = (0..50).map(|_| pool.alloc(1 << 20).unwrap()).collect();
+    let (_, handle) = world.create(b"b");
+    world.write(handle, 0, b"more", true).unwrap();
+    drop(scarce);
+    assert!(world.core.unsynced_bytes <= CHUNK / 2);
+    world.crash_all();
+    world.rest(ms(100));
+    assert_eq!(world.sync(ino), Err(EIO), "lost, and said so");
+    assert_eq!(world.sync(ino), Ok(()), "once");
+}
+
+#[test]
+fn a_failure_that_nobody_heard_is_told_to_who_opens_the_file_next() {
+    let mut world = World::ready(config(), 85);
+    world.fake.sync_status.insert(TargetId(0), Status::Io);
+    let files: Vec<Ino> = (0..=UNSEEN_ERRORS_MAX)
+        .map(|name| world.closed(format!("{name}").as_bytes(), b"x"))
+        .collect();
+    world.rest(ms(1500));
+    world.fake.sync_status.clear();
+    assert_eq!(world.lingers(), UNSEEN_ERRORS_MAX, "bounded");
+    assert_eq!(world.sync(files[1]), Err(EIO));
+    assert_eq!(world.sync(files[1]), Ok(()));
+    world.rest(ms(1500));
+    assert_eq!(world.lingers(), UNSEEN_ERRORS_MAX - 1, "who was told is forgotten");
+}
+
+#[test]
+fn an_older_server_is_asked_for_each_file() {
+    let mut world = World::new(config(), 86);
+    world.fake.features = FEATURE_LEASES | FEATURE_PARENTS;
+    while !world.ready {
+        world.step();
+    }
+    let files: Vec<Ino> = (0..3).map(|name| world.closed(&[name], b"small")).collect();
+    world.rest(ms(1500));
+    assert_eq!((world.count(Kind::Sync), world.lingers()), (3, 0));
+    world.crash_all();
+    files.into_iter().for_each(|ino| assert_eq!(world.fake.content(ino), b"small"));
+}
+
+#[test]
+fn a_mount_that_ends_makes_durable_what_was_closed() {
+    let mut world = World::ready(config(), 87);
+    let bytes = pattern(87, 2 * CHUNK);
+    let ino = world.closed(b"a", &bytes);
+    assert!(world.core.is_clean(), "at the servers");
+    let start = world.now;
+    world.core.leaving(world.now);
+    assert!(!world.core.is_clean(), "not durable");
+    world.step_until(|world| world.core.is_clean());
+    assert!(world.now < start + ms(500), "at once");
+    world.crash_all();
+    assert!(world.fake.content(ino) == bytes);
+}
+
+/// Nobody would remove those chunks.
+#[test]
+fn what_went_meanwhile_is_not_written_again() {
+    let mut world = World::ready(config(), 88);
+    let ino = world.closed(b"a", &pattern(88, 3 * CHUNK));
+    world.done(FsOp::Unlink { parent: Ino::ROOT, name: b"a".to_vec() }).unwrap();
+    assert!(!world.fake.inodes.contains_key(&ino), "nobody had it open");
+    world.crash(1); // The volume's shard goes on.
+    world.rest(ms(1500));
+    assert_eq!((world.chunk_count(ino), world.lingers()), (1, 0), "what the other shard has");
+}
+
+#[test]
+fn what_is_written_again_cannot_go_meanwhile() {
+    let mut world = World::ready(config(), 89);
+    let ino = world.closed(b"a", &pattern(89, 3 * CHUNK));
+    world.rest(ms(100));
+    assert_eq!(world.fake.inodes[&ino].opens, 0);
+    world.crash(1);
+    world.step_until(|world| world.chunk_count(ino) >= 2);
+    assert_eq!(world.fake.inodes[&ino].opens, 1);
+    world.rest(ms(200));
+    assert_eq!((world.chunk_count(ino), world.fake.inodes[&ino].opens), (3, 0), "given back");
+}
+
+#[test]
+fn what_others_may_have_written_over_is_not_written_again() {
+    let mut world = World::ready(config(), 90);
+    let ino = world.closed(b"a", &pattern(90, CHUNK));
+    world.recall(vec![(ino, LeaseMode::None)]);
+    let writes = world.count(Kind::Write);
+    world.crash_all();
+    world.rest(ms(200));
+    assert_eq!(world.count(Kind::Write), writes);
+    assert_eq!(world.sync(ino), Err(EIO), "it was not durable");
+}
+
+#[test]
+fn a_mount_that_was_fenced_off_does_not_write_again_what_was_closed() {
+    let mut world = World::ready(config(), 91);
+    world.fake.boot = 7;
+    world.crash_all();
+    let ino = world.closed(b"a", &pattern(91, CHUNK));
+    let writes = world.count(Kind::Write);
+    world.fake.fence += 1;
+    (0..2).for_each(|shard| world.disconnect_shard(shard));
+    world.rest(ms(50));
+    world.fake.boot = 0;
+    world.crash_all();
+    world.rest(ms(200));
+    assert_eq!(world.count(Kind::Write), writes);
+    assert_eq!(world.sync(ino), Err(EIO), "it was not durable");
+}
+
+#[test]
+fn what_was_cut_off_a_closed_file_does_not_come_back() {
+    let mut world = World::ready(config(), 92);
+    let bytes = pattern(92, 2 * CHUNK);
+    let ino = world.closed(b"a", &bytes);
+    world.set_size(ino, 1000).unwrap();
+    world.set_size(ino, 5000).unwrap();
+    world.crash_all();
+    world.sync(ino).unwrap();
+    assert!(world.fake.content(ino) == [&bytes[..1000], &[0; 4000]].concat());
+}
+
+#[test]
+fn what_lingers_outlives_the_client_core() {
+    for seed in 93..103 {
+        let mut world = World::keeping(config(), seed);
+        let bytes = pattern(93, 3 * CHUNK);
+        let ino = world.closed(b"a", &bytes);
+        world.rest(ms(seed % 3 * 20)); // Its open is given back, or not.
+        if seed % 2 == 0 {
+            world.crash_all(); // While nobody serves.
+        }
+        world.take_over();
+        world.crash_all();
+        world.sync(ino).unwrap();
+        world.crash_all();
+        assert!(world.fake.content(ino) == bytes, "seed {seed}");
+        world.rest(ms(2000));
+        assert_eq!((world.lingers(), world.fake.inodes[&ino].opens), (0, 0), "seed {seed}");
+        world.take_over();
+        assert!(world.core.files.is_empty(), "no record is left");
+        let mut world = World::keeping(config(), seed);
+        let ino = world.closed(b"a", &bytes);
+        world.recall(vec![(ino, LeaseMode::None)]);
+        world.take_over();
+        world.crash_all();
+        world.rest(ms(100));
+        world.take_over();
+        assert_eq!(world.sync(ino), Err(EIO), "that it is not kept is not forgotten");
+        world.take_over();
+        assert_eq!(world.sync(ino), Ok(()));
+    }
+}
