@@ -42,6 +42,37 @@ impl ChunkRange {
     }
 }
 
+/// What a data request is about, as far as its body says it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Subject {
+    /// The target.
+    pub target: TargetId,
+    /// The file; 0 when it is about none.
+    pub ino: Ino,
+    /// The chunk, the first byte in it and how many: of requests about bytes.
+    pub range: Option<(ChunkIndex, u32, u32)>,
+}
+
+impl Subject {
+    /// Of a request's body, without reading all of it; `None` when it is too short or `kind` is no data request.
+    #[must_use]
+    pub fn of(kind: Kind, body: &[u8]) -> Option<Subject> {
+        if !kind.is_data() {
+            return None;
+        }
+        let mut from = Reader::new(body, "data request");
+        let target = TargetId(from.u16().ok()?);
+        let ino = if kind == Kind::Grow { Ino(0) } else { Ino(from.u64().ok()?) };
+        let range = match kind {
+            Kind::Read | Kind::Write | Kind::Zero => {
+                Some((ChunkIndex(from.u64().ok()?), from.u32().ok()?, from.u32().ok()?))
+            }
+            _ => None,
+        };
+        Some(Subject { target, ino, range })
+    }
+}
+
 /// What becomes of the blocks of a range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ZeroHow {

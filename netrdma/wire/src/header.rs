@@ -100,6 +100,8 @@ kinds! {
     DamageList = 0x0012;
     /// Counters and histograms of a shard, as Prometheus has them.
     Metrics = 0x0013;
+    /// When requests of a session were received, admitted, carried out and answered.
+    Trace = 0x0014;
     /// Name to inode.
     Lookup = 0x0100;
     /// Attributes of an inode.

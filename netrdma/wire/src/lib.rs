@@ -26,6 +26,7 @@ pub mod meta;
 pub mod scrub;
 pub mod session;
 pub mod status;
+pub mod trace;
 pub mod units;
 
 pub use codec::WireError;

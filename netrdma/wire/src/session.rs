@@ -11,14 +11,16 @@ pub const FEATURE_LEASES: u64 = 1;
 pub const FEATURE_PARENTS: u64 = 2;
 /// A sync may be of all files at once ([`crate::data::DataRequest::ALL_FILES`]).
 pub const FEATURE_SYNC_ALL: u64 = 4;
+/// The server answers `Trace`. One that does not say so would hang up on it: an unknown kind is no frame to it.
+pub const FEATURE_TRACE: u64 = 8;
 
 /// The first frame of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hello {
     /// Oldest and newest version the client speaks.
     pub versions: (u16, u16),
-    /// Optional abilities, a bit each ([`FEATURE_LEASES`], [`FEATURE_PARENTS`], [`FEATURE_SYNC_ALL`]); unknown ones
-    /// are ignored.
+    /// Optional abilities, a bit each ([`FEATURE_LEASES`], [`FEATURE_PARENTS`], [`FEATURE_SYNC_ALL`],
+    /// [`FEATURE_TRACE`]); unknown ones are ignored.
     pub features: u64,
     /// The cluster meant; all zero for any.
     pub cluster: ClusterId,

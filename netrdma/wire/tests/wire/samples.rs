@@ -2,7 +2,7 @@
 
 use weft_wire::data::{
     BlocksReply, ChunkInfo, ChunkListReply, ChunkRange, DataRequest, GrowReply, ReadReply,
-    SeekFrom, SeekReply, ZeroHow,
+    SeekFrom, SeekReply, Subject, ZeroHow,
 };
 use weft_wire::header::Header;
 use weft_wire::layout::LayoutPolicy;
@@ -11,6 +11,7 @@ use weft_wire::locks::*;
 use weft_wire::meta::*;
 use weft_wire::scrub::*;
 use weft_wire::session::*;
+use weft_wire::trace::{Span, TraceQuery, TraceReply};
 use weft_wire::*;
 
 /// Name, kind (whose decoder reads it), whether it is a reply, body, payload length.
@@ -181,6 +182,11 @@ fn data_samples(all: &mut Vec<Sample>) {
     for (request, payload) in requests {
         let mut body = Vec::new();
         request.encode(TargetId(2), &mut body);
+        let subject = Subject::of(request.kind(), &body).expect("long enough");
+        assert_eq!((subject.target, subject.ino), (TargetId(2), request.ino().unwrap_or(Ino(0))));
+        if let DataRequest::Read(range) | DataRequest::Write(range, _) = &request {
+            assert_eq!(subject.range, Some((range.chunk.index, range.offset, range.bytes)));
+        }
         all.push((format!("{:?}", request.kind()), request.kind(), false, body, payload));
     }
     let mut body = Vec::new();
@@ -280,6 +286,34 @@ fn scrub_samples(all: &mut Vec<Sample>) {
     push("damage_list", Kind::DamageList, true, body);
     push("metrics", Kind::Metrics, false, Vec::new());
     push("metrics_text", Kind::Metrics, true, b"weft_server_connections{shard=\"0\"} 1\n".to_vec());
+}
+
+fn trace_samples(all: &mut Vec<Sample>) {
+    let mut push = |name: &str, reply, body| all.push((name.into(), Kind::Trace, reply, body, 0));
+    let query = TraceQuery { session: SessionId([6; 16]), ids: vec![3, 1 << 40] };
+    let mut body = Vec::new();
+    query.encode(&mut body);
+    assert_eq!(TraceQuery::decode(&body), Ok(query));
+    push("trace", false, body);
+    let span = Span {
+        request_id: 3,
+        kind: Kind::Write,
+        status: Status::Ok,
+        target: Some(TargetId(5)),
+        bytes: 1 << 20,
+        received: 1_000,
+        admitted: 1_001,
+        device_began: 1_002,
+        device_ended: 1 << 40,
+        replied: (1 << 40) + 1,
+    };
+    let other = Span { target: None, device_began: 0, device_ended: 0, kind: Kind::Lookup, ..span };
+    let reply = TraceReply { now: 1 << 41, oldest: 7, spans: vec![span, other] };
+    let mut body = Vec::new();
+    reply.encode(&mut body);
+    assert_eq!(body.len(), 20 + 2 * weft_wire::trace::SPAN_BYTES);
+    assert_eq!(TraceReply::decode(&body), Ok(reply));
+    push("trace_spans", true, body);
 }
 
 fn lock_samples(all: &mut Vec<Sample>) {
@@ -384,6 +418,7 @@ pub(crate) fn all() -> Vec<Sample> {
     data_samples(&mut all);
     scrub_samples(&mut all);
     lock_samples(&mut all);
+    trace_samples(&mut all);
     all
 }
 
@@ -409,6 +444,8 @@ pub(crate) fn decode_any(kind: Kind, reply: bool, body: &[u8], payload_bytes: u3
         (Kind::Scrub, _) => drop(ScrubOrder::decode(body)),
         (Kind::DamageList, false) => drop(DamageQuery::decode(body)),
         (Kind::DamageList, true) => drop(DamageReply::decode(body)),
+        (Kind::Trace, false) => drop(TraceQuery::decode(body)),
+        (Kind::Trace, true) => drop(TraceReply::decode(body)),
         (Kind::Lock, false) => drop(LockRequest::decode(body)),
         (Kind::Lock, true) => drop(LockReply::decode(body)),
         (Kind::LockTest, false) => drop(LockTest::decode(body)),
@@ -424,7 +461,10 @@ pub(crate) fn decode_any(kind: Kind, reply: bool, body: &[u8], payload_bytes: u3
         (Kind::Grow, true) => drop(GrowReply::decode(body)),
         (Kind::ChunkList, true) => drop(ChunkListReply::decode(body)),
         (Kind::Rename, true) => drop(take_parents(&mut body.to_vec())),
-        (kind, false) if kind.is_data() => drop(DataRequest::decode(kind, body, payload_bytes)),
+        (kind, false) if kind.is_data() => {
+            assert!(body.len() < 26 || Subject::of(kind, body).is_some());
+            drop(DataRequest::decode(kind, body, payload_bytes));
+        }
         (kind, false) => drop(MetaRequest::decode(kind, body)),
         (kind, true) => {
             if let Ok(MetaReply::Dir(packed, _)) = MetaReply::decode(kind, body) {
