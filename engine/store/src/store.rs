@@ -483,6 +483,14 @@ impl Store {
         self.run(pool, out);
     }
 
+    /// Which operation an I/O under way is for, when it is for one alone: as its caller named it.
+    #[must_use]
+    pub fn operation_of(&self, io: IoId) -> Option<u64> {
+        let IoUse::Part { op, .. } = self.ios.used(io)? else { return None };
+        let op = self.ops.get(*op)?;
+        (!matches!(op.body, Body::Scrub(_))).then_some(op.reply_to)
+    }
+
     /// A completion. Unknown ones are counted and otherwise ignored.
     pub fn io_done(
         &mut self,

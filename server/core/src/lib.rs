@@ -26,6 +26,7 @@ pub mod memory;
 pub mod metrics;
 pub mod planted;
 mod shard;
+pub mod trace;
 
 pub use action::{Action, ConnId, Message, Now};
 pub use shard::{OfflineTarget, ScrubSchedule, Shard, ShardParams, TargetParams};

@@ -9,6 +9,8 @@ use weft_net::stream::INBOX_BYTES;
 use weft_wire::limits::BODY_BYTES_MAX;
 use weft_wire::units::to_u64;
 
+use crate::trace::TRACE_BYTES;
+
 /// Operations in flight on a shard's ring, their tables and the mailbox: the same for every shard.
 pub const RING_TABLES_BYTES: u64 = 4 << 20;
 /// What a shard needs besides the map of free blocks. The config's least leaves room for that of 120 GiB.
@@ -30,13 +32,13 @@ pub const CONNS_REFUSED_MAX: u64 = 16;
 /// Part of the buffers that the inboxes of connections may take, as a divisor.
 const INBOX_DIVISOR: u64 = 4;
 
-/// Shares of what is left after the ring's tables and the map of free blocks, in percent.
+/// Shares of what is left after the ring's tables, the flight recorder and the map of free blocks, in percent.
 mod percent {
     pub(super) const BUFFERS: u64 = 45;
     pub(super) const INDEX_CACHE: u64 = 10;
     pub(super) const STORE_TABLES: u64 = 7;
-    pub(super) const INDEX_COMMITS: u64 = 3;
-    pub(super) const VOLUME: u64 = 18;
+    pub(super) const INDEX_COMMITS: u64 = 2;
+    pub(super) const VOLUME: u64 = 19;
     pub(super) const REQUESTS: u64 = 4;
     pub(super) const BODIES: u64 = 3;
     pub(super) const REPLIES: u64 = 3;
@@ -66,16 +68,19 @@ mod percent {
     };
 }
 
+/// What the smallest shard has to deal out.
+const LEAST_DEALT_BYTES: u64 = SHARD_BYTES_MIN - RING_TABLES_BYTES - TRACE_BYTES;
+
 const _: () = assert!(
-    (SHARD_BYTES_MIN - RING_TABLES_BYTES) / 100 * percent::BODIES >= 4 * BODY_BYTES_MAX as u64,
+    LEAST_DEALT_BYTES / 100 * percent::BODIES >= 4 * BODY_BYTES_MAX as u64,
     "the smallest shard still takes several of the longest bodies at once"
 );
 const _: () = assert!(
-    (SHARD_BYTES_MIN - RING_TABLES_BYTES) / 100 * percent::VOLUME >= MEMORY_BYTES_MIN,
+    LEAST_DEALT_BYTES / 100 * percent::VOLUME >= MEMORY_BYTES_MIN,
     "and gives the volume the least it works with"
 );
 const _: () = assert!(
-    (SHARD_BYTES_MIN - RING_TABLES_BYTES) / 100 * percent::BUFFERS >= 3 * SLOT_BYTES_MAX,
+    LEAST_DEALT_BYTES / 100 * percent::BUFFERS >= 3 * SLOT_BYTES_MAX,
     "and reads and writes the longest payload at once"
 );
 
@@ -134,7 +139,7 @@ impl MemoryPlan {
         if shard_bytes < needed_bytes {
             return Err(Shortage { needed_bytes, free_map_bytes });
         }
-        let one_percent = (shard_bytes - free_map_bytes - RING_TABLES_BYTES) / 100;
+        let one_percent = (shard_bytes - free_map_bytes - RING_TABLES_BYTES - TRACE_BYTES) / 100;
         let buffers_bytes = one_percent * percent::BUFFERS / SLOT_BYTES_MAX * SLOT_BYTES_MAX;
         let volume_bytes = one_percent * percent::VOLUME;
         let locks_bytes = one_percent * percent::LOCKS;
@@ -170,6 +175,7 @@ impl MemoryPlan {
     /// All parts together: at most what was given.
     pub fn total_bytes(&self) -> u64 {
         RING_TABLES_BYTES
+            + TRACE_BYTES
             + self.buffers_bytes
             + self.index_cache_bytes
             + self.store_tables_bytes
@@ -242,9 +248,15 @@ mod tests {
             let row = format!("| {name} | {share} % |");
             assert!(page.contains(&row), "doc/memory.md has no row {row:?}");
         }
-        for (name, bytes) in [("ring", RING_TABLES_BYTES), ("least", SHARD_BYTES_MIN)] {
-            assert!(page.contains(&format!("{} MiB", bytes >> 20)), "{name}");
+        for (name, bytes) in [
+            ("for the tables of its ring", RING_TABLES_BYTES),
+            ("for its flight recorder", TRACE_BYTES),
+        ] {
+            assert!(page.contains(&format!("{} MiB {name}", bytes >> 20)), "{name}");
         }
+        let least = SHARD_BYTES_MIN >> 20;
+        assert!(page.contains(&format!("at least {least} MiB - 6 MiB")));
+        assert_eq!(RING_TABLES_BYTES + TRACE_BYTES, 6 << 20);
         assert!(page.contains(&format!("{} KiB", CONN_BYTES >> 10)));
         assert!(page.contains(&format!("{LOCK_BYTES} bytes each")));
     }

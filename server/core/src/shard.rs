@@ -7,6 +7,7 @@ mod leases;
 mod locks;
 mod meta;
 mod scrub;
+mod trace;
 mod works;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,7 @@ use crate::action::{Action, ConnId, Message, Now};
 use crate::locks::LockTable;
 use crate::memory::MemoryPlan;
 use crate::metrics::ShardMetrics;
+use crate::trace::{Marks, Recorder};
 use conns::Conn;
 use leases::LeaseState;
 use works::Works;
@@ -102,15 +104,16 @@ struct Target {
     write_count: u64,
     stopped: bool,
     told: scrub::Told,
+    flush: trace::Flush,
 }
 
 /// Who waits for the end of an operation of a store or of the volume.
 #[derive(Debug)]
 enum Pending {
     /// A client's request.
-    Client { conn: ConnId, header: Header, memory_bytes: u64 },
+    Client { conn: ConnId, header: Header, memory_bytes: u64, marks: Marks },
     /// A client's request to the volume.
-    Meta { conn: ConnId, session: SessionId, header: Header, about: leases::About },
+    Meta { conn: ConnId, session: SessionId, header: Header, about: leases::About, marks: Marks },
     /// A piece of a volume's deferred work.
     Work { from: ShardId, work: u64, target: TargetId, ino: Ino },
     /// The same, done and not yet durable.
@@ -165,6 +168,13 @@ pub struct Shard {
     /// When the event at hand came.
     now: Now,
     metrics: ShardMetrics,
+    recorder: Recorder,
+    /// Of the request that is answered next.
+    marks: Marks,
+    /// When the write of the volume's log began that is under way, or was last.
+    log_began: Duration,
+    /// Begin and end of the one that just ended, while what follows from that is done.
+    log_write: Option<(Duration, Duration)>,
     out: Vec<Action>,
 }
 
@@ -178,6 +188,7 @@ impl Shard {
             write_count: 0,
             stopped: false,
             told: scrub::Told::default(),
+            flush: trace::Flush::default(),
         });
         Shard {
             id: params.id,
@@ -214,6 +225,10 @@ impl Shard {
             stopping: false,
             now: Now { mono: Duration::ZERO, wall: Time::default() },
             metrics: ShardMetrics::new(params.id),
+            recorder: Recorder::new(),
+            marks: Marks::default(),
+            log_began: Duration::ZERO,
+            log_write: None,
             out: Vec::new(),
         }
     }
@@ -291,6 +306,7 @@ impl Shard {
             Kind::Reclaim => self.reclaim(conn, session, &frame),
             Kind::Recall => self.break_off(conn, "a recall from a client"),
             Kind::Metrics => self.out.push(Action::TellMetrics { conn, request: header }),
+            Kind::Trace => self.trace_request(conn, &header, &frame.body),
             Kind::Scrub => self.scrub_order(conn, &header, &frame.body),
             Kind::DamageList => self.damage_list(conn, &header, &frame.body),
             kind if kind.is_metadata() => self.metadata_request(conn, session, &frame),
@@ -398,13 +414,18 @@ impl Shard {
         body: &[u8],
         pieces: Vec<ReadPiece>,
     ) {
+        let marks = std::mem::take(&mut self.marks);
         let Some(state) = self.conns.get_mut(&conn) else { return };
-        let began = state.end(request.request_id);
+        let (session, began) = (state.session, state.end(request.request_id));
         let payload_bytes = pieces.iter().map(ReadPiece::bytes).sum();
         self.metrics.sent_bytes.increment(u64::from(payload_bytes));
         if let Some(began) = began {
             let took = self.now.mono.saturating_sub(began);
             self.metrics.answered(request.kind, took, status);
+            if let Some(session) = session {
+                let ended = (status, request.payload_bytes.max(payload_bytes));
+                self.recorder.record(session, request, ended, (began, self.now.mono), marks);
+            }
         }
         let mut header = request.reply(status, body, payload_bytes);
         header.epoch = self.epoch;

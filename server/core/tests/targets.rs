@@ -10,7 +10,8 @@ use weft_wire::data::DataRequest;
 use weft_wire::lease::{Reclaim, Reclaimed};
 use weft_wire::meta::{MetaReply, MetaRequest, SetAttr};
 use weft_wire::session::FENCE_ENDED;
-use weft_wire::{Ino, Kind, LeaseBits, Status, TargetId};
+use weft_wire::trace::{TraceQuery, TraceReply};
+use weft_wire::{Ino, Kind, LeaseBits, SessionId, Status, TargetId};
 
 /// Clients write again what they have not synced when the welcome's boot is another one.
 #[test]
@@ -256,4 +257,56 @@ fn requests_that_wait_for_a_lease_are_bounded() {
     node.client = owner + 1;
     let id = node.want_attributes(f, LeaseBits::READ);
     assert_eq!(node.answers[&id].0, Status::Ok, "the memory is free again");
+}
+
+/// What `weft trace` is told: who waited for a lease, for the log, for a device; and nobody of another's requests.
+#[test]
+fn the_recorder_tells_when_a_request_was_admitted_and_carried_out() {
+    let mut node = Node::new();
+    node.lease_time = Duration::from_secs(600);
+    node.restarted();
+    node.wait(Duration::from_secs(1));
+    let f = node.make(b"f");
+    let bytes = [7; 4096];
+    assert_eq!(node.data(0, &write(f, 0, &bytes), Some(&bytes)), Status::Ok);
+    let owner = node.client;
+    node.want_attributes(f, LeaseBits::READ.with(LeaseBits::WRITE));
+    node.client = owner + 1;
+    node.hello();
+    let waits = node.want_attributes(f, LeaseBits::READ);
+    assert!(!node.answers.contains_key(&waits), "the owner has to give it back");
+    node.wait(Duration::from_secs(3));
+    node.give_back();
+    let told = |node: &mut Node, client: u8| {
+        let session = SessionId([client; 16]);
+        let mut body = Vec::new();
+        TraceQuery { session, ids: (0..=waits).collect() }.encode(&mut body);
+        let id = node.send(Kind::Trace, body, None);
+        TraceReply::decode(&node.answers[&id].1).unwrap().spans
+    };
+    let spans = told(&mut node, owner + 1);
+    let waited = spans.iter().find(|span| span.request_id == waits).unwrap();
+    assert!(spans.iter().all(|span| span.kind != Kind::Write), "that was another's");
+    assert_eq!(waited.kind, Kind::GetAttr);
+    assert!(waited.admitted - waited.received >= 3_000_000_000, "{waited:?}");
+    assert!(waited.replied >= waited.admitted && waited.device_began == 0, "{waited:?}");
+    let spans = told(&mut node, owner);
+    for (kind, target, bytes) in [(Kind::Make, None, 0), (Kind::Write, Some(TargetId(0)), 4096)] {
+        let span = spans.iter().find(|span| span.kind == kind).unwrap();
+        assert_eq!((span.status, span.target, span.bytes), (Status::Ok, target, bytes));
+        let times =
+            [span.received, span.admitted, span.device_began, span.device_ended, span.replied];
+        assert!(times.is_sorted() && times[0] >= 1_000_000_000, "{kind:?}: {span:?}");
+    }
+}
+
+#[test]
+fn a_trace_query_that_cannot_be_read_ends_its_connection_and_nothing_else() {
+    let mut node = Node::new();
+    node.restarted();
+    let id = node.send(Kind::Trace, vec![1; 19], None);
+    assert!(!node.answers.contains_key(&id));
+    assert_eq!(node.closed.len(), 1);
+    node.hello();
+    node.make(b"f");
 }

@@ -37,6 +37,12 @@ impl Ios {
         Some(self.table.remove(place).1)
     }
 
+    /// Whose it is, while it is under way.
+    pub(super) fn used(&self, io: IoId) -> Option<&IoUse> {
+        let (under_way, used) = self.table.get(to_usize(io.0 & PLACE_MASK))?;
+        (*under_way == io).then_some(used)
+    }
+
     pub(super) fn uses(&self) -> impl Iterator<Item = &IoUse> {
         self.table.iter().map(|(_, (_, used))| used)
     }

@@ -5,12 +5,17 @@ use std::time::Duration;
 
 use weft_net::Frame;
 use weft_wire::header::{VERSION, VERSION_MIN};
-use weft_wire::session::{FEATURE_LEASES, FEATURE_PARENTS, FEATURE_SYNC_ALL, Hello, Welcome};
+use weft_wire::session::{
+    FEATURE_LEASES, FEATURE_PARENTS, FEATURE_SYNC_ALL, FEATURE_TRACE, Hello, Welcome,
+};
 use weft_wire::units::{to_u32, to_u64};
 use weft_wire::{ClusterId, Header, Kind, SessionId, Status};
 
 use super::Shard;
 use crate::action::{Action, ConnId, Now};
+
+/// What this server can do beyond the version.
+const FEATURES: u64 = FEATURE_LEASES | FEATURE_PARENTS | FEATURE_SYNC_ALL | FEATURE_TRACE;
 
 #[derive(Debug, Default)]
 pub(super) struct Conn {
@@ -130,7 +135,7 @@ impl Shard {
         let (lease_ms, fence) = self.leases.welcome(hello.session);
         let welcome = Welcome {
             version: VERSION,
-            features: hello.features & (FEATURE_LEASES | FEATURE_PARENTS | FEATURE_SYNC_ALL),
+            features: hello.features & FEATURES,
             cluster: self.cluster,
             shard_count: self.shard_count(),
             epoch: self.epoch,

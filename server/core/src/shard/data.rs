@@ -31,7 +31,7 @@ impl Shard {
         if let DataRequest::Seek(from) = request {
             return self.seek(conn, &header, index, &from);
         }
-        let Some(op) = self.admit(conn, header, &request) else {
+        let Some(op) = self.admit(conn, header, target, &request) else {
             return self.busy(conn, &header);
         };
         self.metrics.received_bytes.increment(u64::from(payload_bytes));
@@ -63,7 +63,13 @@ impl Shard {
     }
 
     /// Takes a request into the table, if there is memory for it.
-    fn admit(&mut self, conn: ConnId, header: Header, request: &DataRequest) -> Option<u64> {
+    fn admit(
+        &mut self,
+        conn: ConnId,
+        header: Header,
+        target: TargetId,
+        request: &DataRequest,
+    ) -> Option<u64> {
         let memory_bytes = match request {
             DataRequest::Read(range)
             | DataRequest::Write(range, _)
@@ -76,7 +82,8 @@ impl Shard {
             return None;
         }
         self.requests_bytes += memory_bytes;
-        Some(to_u64(self.pending.insert(Pending::Client { conn, header, memory_bytes })))
+        let marks = self.marks_of(Some(target));
+        Some(to_u64(self.pending.insert(Pending::Client { conn, header, memory_bytes, marks })))
     }
 
     /// Disk work of a target is over.
@@ -91,6 +98,8 @@ impl Shard {
         let mut actions = Vec::new();
         let target = &mut self.targets[index];
         let refused = target.params.store.discard_refused();
+        self.mark_io_ended(index, io);
+        let target = &mut self.targets[index];
         target.params.store.io_done(io, result, &self.pool, &mut actions);
         if let Some(errno) = target.params.store.discard_refused().filter(|_| refused.is_none()) {
             let (target, error) = (target.params.id.0, std::io::Error::from_raw_os_error(errno));
@@ -143,7 +152,10 @@ impl Shard {
                     self.targets[index].stopped = true;
                     self.stop_if_done();
                 }
-                action => self.out.push(Action::Target { index, action }),
+                action => {
+                    self.mark_io_begins(index, &action);
+                    self.out.push(Action::Target { index, action });
+                }
             }
         }
     }
@@ -152,8 +164,9 @@ impl Shard {
         let key = weft_wire::units::to_usize(op);
         match self.pending.try_remove(key).expect("a store answers each operation once") {
             Pending::Meta { .. } => unreachable!("a volume's request"),
-            Pending::Client { conn, header, memory_bytes } => {
+            Pending::Client { conn, header, memory_bytes, marks } => {
                 self.requests_bytes -= memory_bytes;
+                self.marks = self.marks_with_flush(index, &header, marks);
                 self.answer_data(index, conn, &header, result);
             }
             Pending::Work { from, work, target, ino } => match result {

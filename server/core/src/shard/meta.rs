@@ -48,7 +48,8 @@ impl Shard {
         let header = frame.header;
         let decoded = MetaRequest::decode(header.kind, &frame.body);
         let (caller, request) = decoded.expect("it was decoded before it was let in");
-        let pending = Pending::Meta { conn, session, header, about };
+        let marks = self.marks_of(None);
+        let pending = Pending::Meta { conn, session, header, about, marks };
         let op = to_u64(self.pending.insert(pending));
         let volume = self.volume.as_mut().expect("only a shard with a volume lets it in");
         let mut actions = Vec::new();
@@ -60,7 +61,9 @@ impl Shard {
     /// A log write of the volume is over.
     pub fn volume_io_done(&mut self, io: u64, result: Result<(), i32>, now: Now) {
         self.now = now;
+        self.log_write = Some((self.log_began, now.mono));
         self.with_volume(|volume, actions| volume.log_done(io, result, actions));
+        self.log_write = None;
     }
 
     pub(super) fn flush_volume_log(&mut self) {
@@ -120,20 +123,24 @@ impl Shard {
                     self.volume_stopped = true;
                     self.stop_if_done();
                 }
-                action => self.out.push(Action::Volume(action)),
+                action => {
+                    self.log_began = self.now.mono;
+                    self.out.push(Action::Volume(action));
+                }
             }
         }
     }
 
     fn volume_reply(&mut self, op: u64, status: Status, mut body: Vec<u8>) {
         let pending = self.pending.try_remove(to_usize(op));
-        let Some(Pending::Meta { conn, session, header, about }) = pending else {
+        let Some(Pending::Meta { conn, session, header, about, marks }) = pending else {
             unreachable!("only clients ask the volume, and each is answered once")
         };
         if header.kind == Kind::StatFs && status == Status::Ok {
             body = self.with_space(&body);
         }
         let lease = self.grant(session, &header, &about, status, &mut body);
+        self.marks = self.marks_with_log(marks);
         self.answer_granting(conn, &header, status, lease, &body, Vec::new());
     }
 

@@ -102,6 +102,8 @@ pub(crate) struct Node {
     /// What clients were asked to give back: the client, and the recall's number.
     pub(crate) recalls: Vec<(u8, u64)>,
     pub(crate) answers: BTreeMap<u64, Answer>,
+    /// Connections that the shard closed.
+    pub(crate) closed: Vec<ConnId>,
 }
 
 impl Node {
@@ -135,6 +137,7 @@ impl Node {
             lease_time: Duration::ZERO,
             recalls: Vec::new(),
             answers: BTreeMap::new(),
+            closed: Vec::new(),
         }
     }
 
@@ -383,6 +386,7 @@ impl Node {
                 self.shard.as_mut().unwrap().volume_io_done(io, Ok(()), now);
             }
             Action::OpenUp { .. } => {}
+            Action::Close { conn } => self.closed.push(conn),
             Action::Stopped => self.stopped = true,
             action => panic!("{action:?}"),
         }

@@ -1,0 +1,88 @@
+//! When the steps of a request were done, for the recorder, and what the recorder tells: see [`crate::trace`].
+
+use std::time::Duration;
+
+use weft_store::{Action as StoreAction, IoId};
+use weft_wire::trace::TraceQuery;
+use weft_wire::units::to_usize;
+use weft_wire::{Header, Kind, Status, TargetId};
+
+use super::{Pending, Shard};
+use crate::action::ConnId;
+use crate::trace::{Marks, nanos};
+
+/// The flush of a target that was last: many requests share one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Flush {
+    io: Option<IoId>,
+    began: Duration,
+    ended: Duration,
+}
+
+impl Shard {
+    pub(super) fn trace_request(&mut self, conn: ConnId, header: &Header, body: &[u8]) {
+        let Ok(query) = TraceQuery::decode(body) else {
+            return self.break_off(conn, "a trace query that cannot be read");
+        };
+        let mut body = Vec::new();
+        self.recorder.tell(&query, self.now.mono).encode(&mut body);
+        self.answer(conn, header, Status::Ok, &body, Vec::new());
+    }
+
+    /// Of a request that nothing is in the way of any more.
+    pub(super) fn marks_of(&self, target: Option<TargetId>) -> Marks {
+        Marks { target, admitted: nanos(self.now.mono), ..Marks::default() }
+    }
+
+    /// A target's device is given work.
+    pub(super) fn mark_io_begins(&mut self, index: usize, action: &StoreAction) {
+        let now = self.now.mono;
+        let target = &mut self.targets[index];
+        match action {
+            StoreAction::ReadData { io, .. } | StoreAction::WriteData { io, .. } => {
+                let op = target.params.store.operation_of(*io).map(to_usize);
+                if let Some(Pending::Client { marks, .. }) =
+                    op.and_then(|op| self.pending.get_mut(op))
+                {
+                    marks.device_begins(now);
+                }
+            }
+            StoreAction::Flush { io } => {
+                target.flush = Flush { io: Some(*io), began: now, ended: Duration::ZERO };
+            }
+            _ => {}
+        }
+    }
+
+    /// It is over; the store has not heard.
+    pub(super) fn mark_io_ended(&mut self, index: usize, io: IoId) {
+        let now = self.now.mono;
+        let target = &mut self.targets[index];
+        if let Some(op) = target.params.store.operation_of(io) {
+            if let Some(Pending::Client { marks, .. }) = self.pending.get_mut(to_usize(op)) {
+                marks.device_ended = nanos(now);
+            }
+        } else if target.flush.io == Some(io) {
+            target.flush.ended = now;
+        }
+    }
+
+    /// A sync has no device work of its own: the flush that answers it was for all that waited.
+    pub(super) fn marks_with_flush(&self, index: usize, header: &Header, marks: Marks) -> Marks {
+        let Flush { began, ended, .. } = self.targets[index].flush;
+        if header.kind != Kind::Sync || nanos(began) < marks.admitted || ended.is_zero() {
+            return marks;
+        }
+        Marks { device_began: nanos(began), device_ended: nanos(ended), ..marks }
+    }
+
+    /// Of a request to the volume that is answered: the log's write, if it waited for one.
+    pub(super) fn marks_with_log(&self, marks: Marks) -> Marks {
+        match self.log_write {
+            Some((began, ended)) if nanos(began) >= marks.admitted => {
+                Marks { device_began: nanos(began), device_ended: nanos(ended), ..marks }
+            }
+            _ => marks,
+        }
+    }
+}
