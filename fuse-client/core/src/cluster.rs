@@ -9,7 +9,7 @@ use weft_wire::{Ino, Kind, LeaseBits, LeaseMode, ShardId, Status, TargetId, Volu
 
 use crate::core::{ClientCore, at, link_id};
 use crate::keep::records::write_state;
-use crate::limits::REOPEN_COUNT;
+use crate::limits::{REOPEN_COUNT, REQUESTS_OF_A_CORE_LOG2};
 use crate::op::{Caller, LinkId, OpId, Output};
 use crate::state::{Answer, Call, OpKind, Purpose, errno};
 use crate::volume::{Volume, encode};
@@ -53,7 +53,12 @@ impl ClientCore {
         if let Some(welcome) = kept {
             link.was_up(welcome);
         }
+        // What the servers recorded of the client-core before this one is not taken for ours.
+        link.number_from(self.core_number.saturating_sub(1) << REQUESTS_OF_A_CORE_LOG2);
         link.start(self.now);
+        if let Some(keep) = &mut self.keep {
+            keep.trace_link(self.links.len(), shard, &address);
+        }
         self.links.push(link);
         self.link_addresses.push(address);
         let id = link_id(self.links.len() - 1);

@@ -98,6 +98,8 @@ pub struct ClientCore {
     /// Records of operations that were given up, by the request that is still out.
     pub(crate) given_up_ops: BTreeMap<u64, u32>,
     pub(crate) kept_links: BTreeMap<(String, ShardId), (u32, Welcome)>,
+    /// Which client-core of the mount this is, counted from 1.
+    pub(crate) core_number: u64,
     /// When it was told what operations wait for.
     pub(crate) told_at: Duration,
     outputs: VecDeque<Output>,
@@ -159,6 +161,7 @@ impl ClientCore {
             finished_ops: Vec::new(),
             given_up_ops: BTreeMap::new(),
             kept_links: BTreeMap::new(),
+            core_number: 0,
             told_at: Duration::ZERO,
             outputs: VecDeque::new(),
         }
@@ -168,6 +171,8 @@ impl ClientCore {
     pub fn start(&mut self, now: Duration) {
         self.now = now;
         if self.links.is_empty() {
+            let session = self.config.session;
+            self.core_number = self.keep.as_mut().map_or(0, |keep| keep.begin_trace(session, now));
             self.start_bootstrap();
         }
         self.settle();
@@ -370,7 +375,7 @@ impl ClientCore {
     pub(crate) fn finish(&mut self, id: OpId, result: Result<FsReply, i32>) {
         let Some(op) = self.ops.remove(&id) else { return };
         self.finished_ops.extend(op.kept);
-        self.count(&op, &result);
+        self.record_op(id, &op, &result);
         if let OnTimeout::Eio(timeout) = self.config.on_timeout {
             self.op_timers.remove(&(op.started + timeout, id, errno::EIO));
         }
@@ -384,17 +389,6 @@ impl ClientCore {
             file.told = Some((attr.size, attr.mtime));
         }
         self.push(Output::Reply { op: id, result });
-    }
-
-    fn count(&mut self, op: &Op, result: &Result<FsReply, i32>) {
-        let Some(keep) = &mut self.keep else { return };
-        let bytes = match result {
-            Ok(FsReply::Data(pieces)) => pieces.iter().map(|piece| piece.bytes()).sum(),
-            Ok(FsReply::Written(bytes)) => weft_wire::units::to_usize(u64::from(*bytes)),
-            _ => 0,
-        };
-        let took = self.now.saturating_sub(op.started);
-        keep.count(op.what, took, !op.tags.is_empty(), weft_wire::units::to_u64(bytes));
     }
 
     /// Asks a server; the answer comes to [`ClientCore::answered`].
@@ -473,8 +467,11 @@ impl ClientCore {
                 }
                 LinkOutput::Refused { status } => self.link_refused(id, status),
                 LinkOutput::Recall { id: number, recall } => self.recall(id, number, &recall),
-                LinkOutput::Reply { tag, status, lease, body, payload } => {
+                LinkOutput::Reply { tag, status, lease, body, payload, trip } => {
                     if let Some(call) = self.calls.remove(&tag) {
+                        if let Some(trip) = &trip {
+                            self.record_request(&call, trip, status);
+                        }
                         self.answered(tag, call, Answer { status, lease, body, payload });
                     }
                 }
@@ -515,7 +512,7 @@ impl ClientCore {
             Purpose::SetAttr { op, ino, held } => {
                 self.set_attr_answered(op, ino, held, answer.meta(call.kind), answer.lease);
             }
-            Purpose::Write { ino, id } => {
+            Purpose::Write { ino, id, .. } => {
                 self.write_answered(ino, id, answer.status, &answer.body);
             }
             Purpose::Zero { op, ino } => self.zero_answered(op, ino, &answer),

@@ -15,6 +15,7 @@
 pub(crate) mod counts;
 pub mod records;
 mod table;
+pub mod trace;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -22,11 +23,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use weft_iobuf::Mapped;
-use weft_wire::VolumeId;
 use weft_wire::limits::SLOTS_MAX;
 use weft_wire::units::{to_u64, to_usize};
+use weft_wire::{SessionId, ShardId, VolumeId};
 
-pub use counts::{OpCounts, read_counts};
+pub use counts::{OpCounts, op_names, read_counts};
 use records::OpState;
 pub(crate) use records::{
     Change, FileRecord, HandleRecord, LinkRecord, LockRecord, OpRecord, WriteRecord,
@@ -34,7 +35,7 @@ pub(crate) use records::{
 use table::{Shape, Table};
 
 /// Version of the layout: a successor that has another one cannot take over.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 const MAGIC: [u8; 8] = *b"WEFTKEEP";
 const HEADER_BYTES: usize = 4096;
 /// In the header: set once the client-core was ready.
@@ -58,9 +59,10 @@ const LINKS: Shape = shape(WRITES.end(), 4, 4096, 2, 512);
 const CHANGES: Shape = shape(LINKS.end(), 5, 1024, 1, 72 << 10);
 const LOCKS: Shape = shape(CHANGES.end(), 6, 64 << 10, 1, 48);
 const COUNTS_AT: usize = LOCKS.end();
+const TRACE_AT: usize = (COUNTS_AT + counts::BYTES).next_multiple_of(4096);
 const _: () = assert!(crate::limits::OPS_MAX <= 64 << 10);
 /// Bytes of all tables, a whole number of huge pages. Pages that were never written take no memory.
-pub const KEEP_BYTES: usize = (COUNTS_AT + counts::BYTES).next_multiple_of(2 << 20);
+pub const KEEP_BYTES: usize = (TRACE_AT + trace::BYTES).next_multiple_of(2 << 20);
 
 /// Which table a record is in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -282,6 +284,31 @@ impl Keep {
     /// Counts an operation that ended; `place` as of [`counts::place`].
     pub(crate) fn count(&mut self, place: usize, took: Duration, asked: bool, bytes: u64) {
         counts::count(self.memory.bytes_mut(), COUNTS_AT, place, took, asked, bytes);
+    }
+
+    /// A client-core begins to record. Gives which one of the mount it is, counted from 1.
+    pub(crate) fn begin_trace(&mut self, session: SessionId, now: Duration) -> u64 {
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        trace::begin(self.trace_bytes(), session, now)
+    }
+
+    /// Names the server behind a link for the recorder.
+    pub(crate) fn trace_link(&mut self, link: usize, shard: ShardId, address: &str) {
+        trace::name_link(self.trace_bytes(), link, shard, address);
+    }
+
+    /// Records an operation that was answered.
+    pub(crate) fn trace_op(&mut self, span: &trace::OpSpan, what: usize) {
+        trace::operation(self.trace_bytes(), span, what);
+    }
+
+    /// Records a request that was answered.
+    pub(crate) fn trace_request(&mut self, span: &trace::RequestSpan) {
+        trace::request(self.trace_bytes(), span);
+    }
+
+    fn trace_bytes(&mut self) -> &mut [u8] {
+        &mut self.memory.bytes_mut()[TRACE_AT..TRACE_AT + trace::BYTES]
     }
 
     /// Whether one more change can be recorded.

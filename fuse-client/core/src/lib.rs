@@ -30,6 +30,7 @@ pub mod planted;
 mod read;
 mod saving;
 mod settle;
+mod spans;
 mod state;
 mod takeover;
 mod versions;

@@ -60,6 +60,8 @@ pub const WRITE_BYTES_MAX: usize = 64 << 20;
 pub const DIR_BYTES_MAX: u32 = 128 << 10;
 /// Inodes in one `Reopen`.
 pub const REOPEN_COUNT: usize = 4096;
+/// A client-core numbers its requests from its own number times two to this.
+pub(crate) const REQUESTS_OF_A_CORE_LOG2: u32 = 40;
 
 const _: () = assert!(DIRTY_FILE_BYTES_DEFAULT <= DIRTY_BYTES_DEFAULT);
 // A run that begins anywhere has room for the rest of that block, and ends with a block.

@@ -34,7 +34,9 @@ impl ClientCore {
         let kind = OpKind::Meta { bytes_max: None, name: None };
         let started = self.now;
         let what = crate::keep::counts::place(describe(&op).0);
-        let state = Op { caller, started, kind, tags: Vec::new(), patience_ends: None, kept, what };
+        let subject = self.subject_of(&op);
+        let (tags, patience_ends) = (Vec::new(), None);
+        let state = Op { caller, started, kind, tags, patience_ends, kept, what, subject };
         self.ops.insert(id, state);
         let begun = match op {
             FsOp::Open { ino, flags } => {

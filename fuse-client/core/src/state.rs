@@ -92,9 +92,11 @@ pub(crate) enum Purpose {
         ino: Ino,
         held: bool,
     },
+    /// `op`: a direct write waits for it.
     Write {
         ino: Ino,
         id: u64,
+        op: Option<OpId>,
     },
     Read {
         op: OpId,
@@ -190,6 +192,8 @@ pub(crate) struct Op {
     pub(crate) kept: Option<u32>,
     /// What it is counted as.
     pub(crate) what: usize,
+    /// What it is about, for the recorder.
+    pub(crate) subject: crate::spans::Subject,
 }
 
 /// What a read asks for.

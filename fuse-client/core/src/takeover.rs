@@ -353,6 +353,7 @@ impl ClientCore {
             return false;
         };
         let record = self.keep_op(id, caller.pid, op, crate::records::OpState::InProgress);
+        let subject = self.subject_of(op);
         let state = Op {
             caller,
             started: self.now,
@@ -361,6 +362,7 @@ impl ClientCore {
             patience_ends: None,
             kept: record,
             what: crate::keep::counts::place(crate::saving::describe(op).0),
+            subject,
         };
         self.ops.insert(id, state);
         if let Some(answer) = answer {

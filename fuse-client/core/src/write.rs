@@ -327,7 +327,7 @@ impl ClientCore {
                 link,
                 kind,
                 volume: None,
-                purpose: Purpose::Write { ino, id },
+                purpose: Purpose::Write { ino, id, op: write.op },
                 changes: None,
             };
             let payload = Some((slot, bytes));

@@ -30,7 +30,7 @@ use weft_wire::units::{to_u32, to_u64, to_usize};
 use weft_wire::{ClusterId, Kind, LeaseBits, Status};
 
 use crate::stream::Frame;
-pub use types::{Cancelled, LinkConfig, LinkOutput, Request};
+pub use types::{Cancelled, LinkConfig, LinkOutput, Request, Trip};
 
 /// First pause before connecting again.
 pub const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -74,6 +74,8 @@ struct Entry {
     in_flight: bool,
     was_sent: bool,
     sent_at: Duration,
+    asked_at: Duration,
+    send_count: u16,
     busy_pause: Duration,
 }
 
@@ -151,6 +153,12 @@ impl Link {
     pub fn was_up(&mut self, welcome: Welcome) {
         assert_eq!(self.state, State::Waiting(None), "before the start");
         self.welcome = Some(welcome);
+    }
+
+    /// Requests are numbered from `id` on: those of a session by another process are not taken for these.
+    pub fn number_from(&mut self, id: u64) {
+        assert_eq!(self.state, State::Waiting(None), "before the start");
+        self.next_id = self.next_id.max(id);
     }
 
     /// Which shard it leads to.
@@ -365,6 +373,7 @@ impl Link {
                 lease: LeaseBits::NONE,
                 body,
                 payload: None,
+                trip: None,
             });
             return;
         }
@@ -374,8 +383,16 @@ impl Link {
         assert!(taken.is_none(), "a tag names one request at a time");
         let busy_pause = BUSY_PAUSE_MIN;
         let sent_at = Duration::ZERO;
-        let entry =
-            Entry { request, first, in_flight: false, was_sent: false, sent_at, busy_pause };
+        let entry = Entry {
+            request,
+            first,
+            in_flight: false,
+            was_sent: false,
+            sent_at,
+            asked_at: now,
+            send_count: 0,
+            busy_pause,
+        };
         self.entries.insert(id, entry);
         self.make_ready(id, first);
         self.pump(now);
@@ -475,7 +492,14 @@ impl Link {
             let tag = entry.request.tag;
             self.tags.remove(&tag);
             let (status, lease, body) = (Status::Io, LeaseBits::NONE, Vec::new());
-            self.outputs.push_back(LinkOutput::Reply { tag, status, lease, body, payload: None });
+            self.outputs.push_back(LinkOutput::Reply {
+                tag,
+                status,
+                lease,
+                body,
+                payload: None,
+                trip: None,
+            });
         }
     }
 
@@ -489,7 +513,14 @@ impl Link {
         for (_, entry) in std::mem::take(&mut self.entries) {
             let (tag, body) = (entry.request.tag, Vec::new());
             let lease = LeaseBits::NONE;
-            self.outputs.push_back(LinkOutput::Reply { tag, status, lease, body, payload: None });
+            self.outputs.push_back(LinkOutput::Reply {
+                tag,
+                status,
+                lease,
+                body,
+                payload: None,
+                trip: None,
+            });
         }
     }
 
@@ -528,11 +559,18 @@ impl Link {
             return Some(());
         }
         let tag = entry.request.tag;
-        self.entries.remove(&request_id);
+        let entry = self.entries.remove(&request_id);
         self.tags.remove(&tag);
         self.take_back(credits, payload_bytes);
+        let trip = entry.map(|entry| Trip {
+            request_id,
+            asked_at: entry.asked_at,
+            sent_at: entry.sent_at,
+            send_count: entry.send_count,
+            body: entry.request.body,
+        });
         let Frame { body, payload, .. } = frame;
-        self.outputs.push_back(LinkOutput::Reply { tag, status, lease, body, payload });
+        self.outputs.push_back(LinkOutput::Reply { tag, status, lease, body, payload, trip });
         Some(())
     }
 
@@ -648,6 +686,7 @@ impl Link {
         let mut entry = self.entries.remove(&id).expect("what is ready is an entry");
         self.payload_bytes += entry.payload_bytes();
         (entry.in_flight, entry.was_sent, entry.sent_at) = (true, true, now);
+        entry.send_count = entry.send_count.saturating_add(1);
         let request = &entry.request;
         let deadline_ms = request.deadline.map_or(0, |at| {
             u32::try_from(at.saturating_sub(now).as_millis()).unwrap_or(u32::MAX).max(1)

@@ -59,6 +59,11 @@ pub struct OpCounts {
     pub bytes: u64,
 }
 
+/// The names of all.
+pub fn op_names() -> impl Iterator<Item = &'static str> {
+    OP_NAMES.into_iter()
+}
+
 /// The place of a name; what is not named is `other`.
 pub(crate) fn place(name: &str) -> usize {
     OP_NAMES.iter().position(|known| *known == name).unwrap_or(OP_NAMES.len() - 1)

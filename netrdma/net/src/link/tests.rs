@@ -117,6 +117,35 @@ fn requests_beyond_the_credits_wait_in_order() {
     assert_eq!(tags(&sends(&mut link)), [3]);
 }
 
+/// What the flight recorder is told of a request: when it was given to the link, sent (the last time) and how often.
+#[test]
+fn an_answer_tells_the_way_of_its_request() {
+    let mut link = Link::new(config());
+    link.number_from(1 << 40);
+    link.start(ms(0));
+    assert!(matches!(link.poll(), Some(LinkOutput::Connect)));
+    bring_up(&mut link, welcome(1, 3), ms(0));
+    (1..=3).for_each(|tag| link.submit(ask(tag), ms(1)));
+    let first = sends(&mut link);
+    link.frame(reply_to(&first[0], Status::Ok, vec![]), ms(5));
+    link.frame(reply_to(&first[1], Status::Busy, vec![]), ms(6));
+    let Some(LinkOutput::Reply { tag: 1, trip: Some(trip), .. }) = link.poll() else { panic!() };
+    assert_eq!((trip.request_id, trip.asked_at, trip.sent_at), (1 << 40, ms(1), ms(1)));
+    assert_eq!((trip.send_count, trip.body), (1, 1u64.to_le_bytes().to_vec()));
+    link.tick(ms(500));
+    for head in sends(&mut link) {
+        link.frame(reply_to(&head, Status::Ok, vec![]), ms(501));
+    }
+    let trips: Vec<Trip> = std::iter::from_fn(|| link.poll())
+        .filter_map(|output| match output {
+            LinkOutput::Reply { trip, .. } => trip,
+            _ => None,
+        })
+        .collect();
+    let of = |at: usize| (trips[at].asked_at, trips[at].sent_at, trips[at].send_count);
+    assert_eq!((of(0), of(1)), ((ms(1), ms(5), 1), (ms(1), ms(500), 2)), "{trips:?}");
+}
+
 #[test]
 fn payload_in_flight_is_bounded_but_a_long_one_passes_alone() {
     let pool = Pool::new(1 << 20, 1 << 20).unwrap();

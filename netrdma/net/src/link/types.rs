@@ -66,6 +66,8 @@ pub enum LinkOutput {
         body: Vec<u8>,
         /// The reply's payload.
         payload: Option<(BufSlot, Range<usize>)>,
+        /// How the request went, when a server answered it.
+        trip: Option<Trip>,
     },
     /// The server wants leases back. To be answered with [`Link::returned`](super::Link::returned).
     Recall {
@@ -89,6 +91,21 @@ pub enum LinkOutput {
         /// Why.
         status: Status,
     },
+}
+
+/// A request's way to its answer.
+#[derive(Debug)]
+pub struct Trip {
+    /// Its id on the wire: with the session it names the request at the server, too.
+    pub request_id: u64,
+    /// When it was given to the link.
+    pub asked_at: Duration,
+    /// When it was sent, the last time.
+    pub sent_at: Duration,
+    /// How often it was sent: more than once after `Busy` or a lost connection.
+    pub send_count: u16,
+    /// The request's body.
+    pub body: Vec<u8>,
 }
 
 /// What [`Link::cancel`](super::Link::cancel) found.
