@@ -28,6 +28,7 @@ from lib.trees import FSX, PJDFSTEST, crate_source, dependency_closure, tool  # 
 MODULES = [
     "lifecycle",
     "metrics",
+    "trace",
     "transport",
     "takeover",
     "coherence",

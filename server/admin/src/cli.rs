@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Mount(MountCommand),
     /// What shards, targets and the mounts of this machine do now: rates, latencies, queues; live on a terminal
     Top(TopArgs),
+    /// What operations did, step by step, at a mount of this machine and at the servers, on one clock
+    Trace(TraceArgs),
     /// How fast a mount is beside a local directory: fio, metadata and tree loads (weft-load)
     Bench(BenchArgs),
     /// Walk every step from the config to a read on each target, with times
@@ -314,6 +316,25 @@ pub(crate) struct TopArgs {
     pub(crate) count: Option<u32>,
 }
 
+#[derive(Args, Clone, Debug)]
+pub(crate) struct TraceArgs {
+    /// Only operations on this file or directory, or that found or made it
+    pub(crate) file: Option<PathBuf>,
+    /// Only operations of this kind: read, write, create, fsync, lookup, ...
+    #[arg(long, value_name = "NAME")]
+    pub(crate) op: Option<String>,
+    /// The newest so many (3)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) last: Option<u32>,
+    /// The slowest so many instead
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "3", conflicts_with = "last",
+          require_equals = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) slowest: Option<u32>,
+    /// Only this mount; else that of FILE, else all of this machine
+    #[arg(long, value_name = "MOUNT_POINT", conflicts_with = "file")]
+    pub(crate) mount: Option<PathBuf>,
+}
+
 #[derive(Subcommand, Debug)]
 pub(crate) enum MountCommand {
     /// Weft mounts of this machine
@@ -386,6 +407,9 @@ mod tests {
             "weft mount upgrade /mnt/weft --program /usr/local/sbin/mount.weft",
             "weft ping --json",
             "weft top --server h:1 --interval 0.5 --count 3",
+            "weft trace /mnt/f --last 5 --json",
+            "weft trace --op write --slowest --mount /mnt",
+            "weft trace --slowest=9",
             "weft completions bash",
         ] {
             if let Err(error) = parse(line) {
@@ -432,6 +456,8 @@ mod tests {
             "weft target scrub --mib-per-second 0",
             "weft target scrub --target 1 --all",
             "weft gen --dir /d --cluster 12",
+            "weft trace --last 0",
+            "weft trace --slowest --last 2",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -4,6 +4,8 @@
 //! sent, and its payload agrees with the checksums of its blocks. A server that sends a byte now and then does not
 //! hold the command for longer than the timeout, because the end of a wait is fixed when the request is sent.
 
+mod trace;
+
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -17,7 +19,7 @@ use weft_wire::meta::{Caller, MetaReply, MetaRequest, NO_SLOT};
 use weft_wire::scrub::{
     Damage, DamageQuery, DamageReply, ScrubOrder, TargetHealth, TargetHealthReply,
 };
-use weft_wire::session::{ClusterMap, Hello, TargetInfo, TargetListReply, Welcome};
+use weft_wire::session::{ClusterMap, FEATURE_TRACE, Hello, TargetInfo, TargetListReply, Welcome};
 use weft_wire::units::to_usize;
 use weft_wire::{
     ChunkIndex, ClusterId, Header, Ino, Kind, SessionId, ShardId, Status, TargetId, WireError,
@@ -254,7 +256,7 @@ impl Connection {
         };
         let hello = Hello {
             versions: (VERSION_MIN, VERSION),
-            features: 0,
+            features: FEATURE_TRACE,
             cluster: session.cluster,
             session: session.id,
             shard,

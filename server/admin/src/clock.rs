@@ -18,6 +18,13 @@ pub(crate) fn machine_ms() -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The same, in nanoseconds.
+pub(crate) fn machine_nanos() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let now = Duration::try_from(now).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// Waits before a server that was at a limit is asked again.
 #[allow(clippy::disallowed_methods, reason = "a blocking client with nothing else to do")]
 pub(crate) fn pause(duration: Duration) {

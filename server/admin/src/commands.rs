@@ -18,6 +18,7 @@ mod stat;
 mod target;
 mod target_check;
 mod top;
+mod trace;
 
 use clap::CommandFactory;
 use serde_json::json;
@@ -59,6 +60,7 @@ pub(crate) fn run(cli: &Cli) -> Result<Report, AdminError> {
             mount_upgrade::run(mount_point, program.as_deref())
         }
         Command::Top(args) => top::run(args, timeout, cli.json),
+        Command::Trace(args) => trace::run(args, timeout),
         Command::Bench(args) => Err(bench::run(args)),
         Command::Ping(server) => ping::run(server, timeout),
         Command::Completions { shell } => Ok(completions(*shell)),

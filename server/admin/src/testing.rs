@@ -12,7 +12,7 @@ use weft_wire::layout::LayoutPolicy;
 use weft_wire::meta::{Attr, MetaReply, MetaRequest, StatFs, Time};
 use weft_wire::scrub::{ScrubInfo, TargetHealth, TargetHealthReply, TargetState};
 use weft_wire::session::{
-    ClusterMap, Hello, NodeEntry, Place, TargetInfo, TargetListReply, Welcome,
+    ClusterMap, FEATURE_TRACE, Hello, NodeEntry, Place, TargetInfo, TargetListReply, Welcome,
 };
 use weft_wire::units::to_usize;
 use weft_wire::{
@@ -43,6 +43,8 @@ pub(crate) enum Manner {
     OneTargetDown,
     /// The blocks of a read do not match their checksums.
     BadBlocks,
+    /// Says that it knows trace, and answers that with what is none.
+    BadTrace,
     /// Answers `Busy` the first time each request comes.
     BusyOnce,
 }
@@ -131,8 +133,11 @@ fn answer(
             if manner == Manner::OneShardDown && shard == ShardId(1) {
                 return (Status::Unavailable, out, Vec::new());
             }
-            welcome(shard).encode(&mut out);
+            let features = if manner == Manner::BadTrace { FEATURE_TRACE } else { 0 };
+            Welcome { features, ..welcome(shard) }.encode(&mut out);
         }
+        Kind::Trace if manner == Manner::BadTrace => out.extend_from_slice(&[0xff; 30]),
+        Kind::Trace => panic!("a server that does not know it would hang up"),
         Kind::ClusterMap => map().encode(&mut out),
         Kind::TargetList => TargetListReply { targets: vec![target(shard)] }.encode(&mut out),
         Kind::TargetHealth => TargetHealthReply { targets: vec![health(shard)] }.encode(&mut out),
