@@ -324,10 +324,13 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Who has which byte, how; and who waits, in order.
-#[derive(Default)]
+/// Who has which byte of which file, how.
+type Held = BTreeMap<(u64, Holder, usize), LockKind>;
+
+/// And who waits, in order.
+#[derive(Clone, Default)]
 struct Model {
-    held: BTreeMap<(u64, Holder, usize), LockKind>,
+    held: Held,
     queue: Vec<(u64, Waiter)>,
 }
 
@@ -381,6 +384,37 @@ impl Model {
         }
     }
 
+    /// One who waits is granted or refused; `None` where that would be wrong now.
+    fn decided(&self, (ticket, status): (u64, Status)) -> Option<Model> {
+        let mut next = self.clone();
+        let at = self.queue.iter().position(|(_, w)| w.ticket == ticket);
+        let (ino, waiter) = next.queue.remove(at.expect("only who waits is told"));
+        let Wanted { holder, range, kind } = waiter.wanted;
+        let others = self.in_the_way(ino, &waiter.wanted);
+        let right = match status {
+            Status::Ok => others.is_empty(),
+            Status::Deadlock => self.waits_for(&others, holder),
+            status => panic!("{status}"),
+        };
+        if status == Status::Ok {
+            next.set(ino, holder, range, Some(kind));
+        }
+        right.then_some(next)
+    }
+
+    /// These were decided, in an order that each session knows of its own only: one in which each was right, and that
+    /// leaves `held` where that is known.
+    fn after(&self, events: &[(u64, Status)], held: Option<&Held>) -> Option<Model> {
+        if events.is_empty() {
+            return held.is_none_or(|held| self.held == *held).then(|| self.clone());
+        }
+        (0..events.len()).find_map(|at| {
+            let mut rest = events.to_vec();
+            let event = rest.remove(at);
+            self.decided(event)?.after(&rest, held)
+        })
+    }
+
     fn has_earlier(&self, ino: u64, wanted: &Wanted, before: u64) -> bool {
         self.queue
             .iter()
@@ -404,23 +438,28 @@ struct Both {
 }
 
 impl Both {
-    fn take_events(&mut self) {
+    fn take_events(&mut self, held: Option<&Held>) {
         let mut events: Vec<(u64, Status)> = (0..3).flat_map(|of| self.rig.events(of)).collect();
-        // Grants first, and a cycle is closed by the last of them.
+        // Most often grants came first, and a cycle is closed by the last of them.
         events.sort_by_key(|(ticket, status)| (*status, *ticket));
-        for (ticket, status) in events {
-            let at = self.model.queue.iter().position(|(_, w)| w.ticket == ticket);
-            let (ino, waiter) = self.model.queue.remove(at.expect("only who waits is told"));
-            let Wanted { holder, range, kind } = waiter.wanted;
-            match status {
-                Status::Ok => self.model.set(ino, holder, range, Some(kind)),
-                Status::Deadlock => {
-                    let others = self.model.in_the_way(ino, &waiter.wanted);
-                    assert!(self.model.waits_for(&others, holder), "no cycle");
+        let model = self.model.after(&events, held);
+        self.model = model.unwrap_or_else(|| panic!("no order explains {events:?}"));
+    }
+
+    /// What the table has, byte by byte.
+    fn held(&self) -> Held {
+        let mut held = BTreeMap::new();
+        for (ino, file) in &self.rig.table.files {
+            assert!(!file.held.is_empty() || !file.queue.is_empty());
+            for (holder, ranges) in &file.held {
+                for lock in ranges.iter() {
+                    for byte in Model::bytes_of(lock.range) {
+                        held.insert((ino.0, *holder, byte), lock.kind);
+                    }
                 }
-                status => panic!("{status}"),
             }
         }
+        held
     }
 
     fn lock(&mut self, ino: u64, holder: Holder, request: &LockRequest) {
@@ -434,7 +473,7 @@ impl Both {
             .all(|byte| self.model.held.get(&(ino, holder, byte)) == Some(&kind));
         if holder.owner.space == LockSpace::Flock && !has {
             self.model.set(ino, holder, request.range, None);
-            self.take_events();
+            self.take_events(None); // The table is beyond that already.
         }
         let others = self.model.in_the_way(ino, &wanted);
         match result {
@@ -485,25 +524,15 @@ impl Both {
                 self.rig.table.tick(self.rig.now);
             }
         }
-        self.take_events();
-        self.check();
+        let held = self.held();
+        self.take_events(Some(&held));
+        self.check(&held);
     }
 
-    fn check(&self) {
+    fn check(&self, held: &Held) {
         let table = &self.rig.table;
-        let mut held = BTreeMap::new();
-        for (ino, file) in &table.files {
-            assert!(!file.held.is_empty() || !file.queue.is_empty());
-            for (holder, ranges) in &file.held {
-                for lock in ranges.iter() {
-                    for byte in Model::bytes_of(lock.range) {
-                        held.insert((ino.0, *holder, byte), lock.kind);
-                    }
-                }
-            }
-        }
-        assert_eq!(held, self.model.held);
-        for ((ino, holder, byte), kind) in &held {
+        assert_eq!(*held, self.model.held);
+        for ((ino, holder, byte), kind) in held {
             let byte = u64::try_from(*byte).unwrap();
             let wanted = Wanted { holder: *holder, range: bytes(byte, byte), kind: *kind };
             assert!(self.model.in_the_way(*ino, &wanted).is_empty(), "granted twice: {wanted:?}");
