@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""Two builds of Weft beside each other: the same loads on both, in turn, in one run. What a change costs or brings.
+
+    benchmarks/builds.py OLD_BIN_DIR NEW_BIN_DIR [--rounds N] [--seconds S] [--only NAME,...] [--json FILE]
+
+A cluster of its own for each build (one node, 4 target files), and each load on each in turn. Prints the old build's
+medians, and median and quartiles of the rounds' ratios new/old: operations per second, and processor time of server and
+mount together for each operation. The places are not alike (files lie elsewhere on the disk), so run it a second time
+with the builds exchanged, and with one of them twice to see what a difference of nothing looks like.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests"))
+
+from lib.base import VAR, Context  # noqa: E402
+from lib.cluster import MIB, Cluster  # noqa: E402
+from lib.procs import run  # noqa: E402
+from lib.runner import clean  # noqa: E402
+
+FILE_MIB = 256
+THREADS = 8
+
+
+def fio(mode, threads):
+    """4 KiB direct I/O, one at a time in each thread."""
+
+    def load(folder, seconds):
+        job = ["fio", "--name=job", "--filename=%s/file" % folder, "--size=%dM" % FILE_MIB, "--bs=4k", "--rw=" + mode]
+        how = ["--direct=1", "--ioengine=psync", "--thread", "--numjobs=%d" % threads, "--group_reporting"]
+        end = ["--time_based", "--runtime=%dms" % (1000 * seconds), "--output-format=json"]
+        done = json.loads(run([*job, *how, *end], timeout_s=60 + seconds).out)["jobs"][0]
+        return done["read"]["total_ios"] + done["write"]["total_ios"]
+
+    return load
+
+
+def create(data):
+    """New files in a new directory, one after the other."""
+
+    def load(folder, seconds):
+        made = tempfile.mkdtemp(prefix="made-", dir=folder)
+        end, count = time.monotonic() + seconds, 0
+        while time.monotonic() < end:
+            file = os.open("%s/%d" % (made, count), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            if data:
+                os.write(file, data)
+            os.close(file)
+            count += 1
+        return count
+
+    return load
+
+
+LOADS = {
+    "reads": fio("randread", THREADS),
+    "overwrites": fio("randwrite", THREADS),
+    "reads-alone": fio("randread", 1),
+    "creates": create(b""),
+    "small-files": create(b"x" * 3901),
+}
+
+
+def cpu_us(pids):
+    """Processor time of processes, all threads, in microseconds."""
+    total_ns = 0
+    for pid in pids:
+        for task in Path("/proc/%d/task" % pid).iterdir():
+            total_ns += int((task / "schedstat").read_text().split()[0])
+    return total_ns / 1000
+
+
+def start(ctx, name, programs):
+    """A mounted file system of one build: its folder, and the processes that serve it."""
+    os.environ["WEFT_BIN"] = str(Path(programs).resolve())
+    fs = Cluster(ctx, name, target_bytes=2048 * MIB)
+    fs.create()
+    fs.start()
+    mount = fs.mount(name)
+    run(["dd", "if=/dev/zero", "of=%s/file" % mount.path, "bs=1M", "count=%d" % FILE_MIB, "conv=fsync"], timeout_s=120)
+    return mount.path, [fs.server_pid(), mount.child.pid, mount.core_pid()]
+
+
+def ratios(old, new):
+    """Median and quartiles of the rounds' ratios, to be read."""
+    both = [after / before for before, after in zip(old, new)]
+    low, middle, high = statistics.quantiles(both, n=4)
+    return "%.3f (%.3f-%.3f)" % (middle, low, high)
+
+
+def measure(builds, args):
+    """Prints the table; gives all figures."""
+    print("| load | old op/s | old CPU us/op | op/s new/old | CPU/op new/old |")
+    print("|---|---|---|---|---|")
+    rows = []
+    for name in args.only:
+        rates, cpus = ([], []), ([], [])
+        for round_ in range(args.rounds):
+            for which in (0, 1) if round_ % 2 == 0 else (1, 0):
+                folder, pids = builds[which]
+                used, begin = cpu_us(pids), time.monotonic()
+                count = LOADS[name](folder, args.seconds)
+                rates[which].append(count / (time.monotonic() - begin))
+                cpus[which].append((cpu_us(pids) - used) / count)
+        middle = statistics.median(rates[0]), statistics.median(cpus[0])
+        print("| %s | %.0f | %.1f | %s | %s |" % (name, *middle, ratios(*rates), ratios(*cpus)), flush=True)
+        rows.append({"load": name, "rates": rates, "cpu_us": cpus})
+    return rows
+
+
+def loads(text):
+    """Names of loads."""
+    names = text.split(",")
+    if unknown := set(names) - set(LOADS):
+        raise argparse.ArgumentTypeError("no load is called %s: %s" % (", ".join(unknown), ", ".join(LOADS)))
+    return names
+
+
+def main():
+    """Starts both, measures, cleans up."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("old", help="folder with weft, weft-server and mount-weft")
+    parser.add_argument("new", help="the same of the other build")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each load in each round")
+    parser.add_argument("--only", type=loads, default=list(LOADS), help="loads: " + ", ".join(LOADS))
+    parser.add_argument("--json", metavar="FILE", help="all figures, one line")
+    args = parser.parse_args()
+    if os.geteuid() != 0 or not shutil.which("fio"):
+        sys.exit("this mounts file systems and runs fio: install fio, and run it as root")
+    if args.rounds < 2:
+        sys.exit("--rounds: quartiles take two at least")
+    VAR.mkdir(exist_ok=True)
+    work = tempfile.mkdtemp(prefix="builds-", dir=VAR)
+    ctx = Context(work, False, 1, None)
+    try:
+        rows = measure([start(ctx, "old", args.old), start(ctx, "new", args.new)], args)
+        if args.json:
+            with open(args.json, "a") as out:
+                out.write(json.dumps({"old": args.old, "new": args.new, "rows": rows}) + "\n")
+    finally:
+        for complaint in clean(ctx.work, -1):
+            print(complaint)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
