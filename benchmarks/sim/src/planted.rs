@@ -1,5 +1,6 @@
 //! Plants one bug after another and counts the seeds until it is found.
 
+use std::fmt::Debug;
 use std::time::Instant;
 
 use weft_sim::runner::{self, Tally, Telling};
@@ -22,27 +23,23 @@ fn all() -> Vec<Hunted> {
     use weft_metadata::planted as metadata;
     use weft_server_core::planted as server;
     use weft_store::planted as store;
-    let stores = store::Bug::ALL.into_iter().map(|bug| Hunted {
-        name: format!("{bug:?}"),
-        plant: Box::new(move || store::plant(Some(bug))),
-        play: store_world::play,
-    });
-    let volumes = metadata::Bug::ALL.into_iter().map(|bug| Hunted {
-        name: format!("{bug:?}"),
-        plant: Box::new(move || metadata::plant(Some(bug))),
-        play: cluster::play,
-    });
-    let servers = server::Bug::ALL.into_iter().map(|bug| Hunted {
-        name: format!("{bug:?}"),
-        plant: Box::new(move || server::plant(Some(bug))),
-        play: cluster::play,
-    });
-    let clients = client::Bug::ALL.into_iter().map(|bug| Hunted {
-        name: format!("{bug:?}"),
-        plant: Box::new(move || client::plant(Some(bug))),
-        play: cluster::play,
-    });
+    let stores = hunted(store::Bug::ALL, store::plant, store_world::play);
+    let volumes = hunted(metadata::Bug::ALL, metadata::plant, cluster::play);
+    let servers = hunted(server::Bug::ALL, server::plant, cluster::play);
+    let clients = hunted(client::Bug::ALL, client::plant, cluster::play);
     stores.chain(volumes).chain(servers).chain(clients).collect()
+}
+
+fn hunted<Bug: Copy + Debug + Sync>(
+    bugs: &'static [Bug],
+    plant: fn(Option<Bug>),
+    play: fn(u64, Telling) -> Tally,
+) -> impl Iterator<Item = Hunted> {
+    bugs.iter().map(move |bug| Hunted {
+        name: format!("{bug:?}"),
+        plant: Box::new(move || plant(Some(*bug))),
+        play,
+    })
 }
 
 /// Prints the table; whether every bug was found.

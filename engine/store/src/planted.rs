@@ -1,11 +1,6 @@
 //! Bugs to plant, so that a test can show that the simulator finds them.
-//!
-//! Without the feature `planted`, which only the simulator's own test build has, [`is`] is the
-//! constant `false` and nothing of this is in the program.
 
-/// A mistake somebody could make here.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Bug {
+weft_wire::bugs_to_plant! {
     /// A sync is acknowledged without a flush.
     SkipFlush,
     /// Blocks read are not compared with their checksums.
@@ -44,62 +39,6 @@ pub enum Bug {
     HideLoss,
     /// Open does not ask whether the last flush ended well.
     IgnoreNote,
-}
-
-impl Bug {
-    /// All of them.
-    pub const ALL: [Bug; 19] = [
-        Bug::SkipFlush,
-        Bug::SkipReadSum,
-        Bug::FreeEarly,
-        Bug::AckEarly,
-        Bug::SkipIntent,
-        Bug::OverwriteRecent,
-        Bug::GiveTwice,
-        Bug::LeakBlock,
-        Bug::SkipRecordSum,
-        Bug::SettleAnywhere,
-        Bug::SettleToNothing,
-        Bug::SkipRecoverFlush,
-        Bug::CommitEarly,
-        Bug::ForgetIntents,
-        Bug::MarkEarly,
-        Bug::TrustEveryBoot,
-        Bug::KeepBoot,
-        Bug::HideLoss,
-        Bug::IgnoreNote,
-    ];
-}
-
-#[cfg(feature = "planted")]
-mod on {
-    use std::cell::Cell;
-
-    use super::Bug;
-
-    thread_local! {
-        static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
-    }
-
-    /// Plants a bug in the stores of this thread, or none.
-    pub fn plant(bug: Option<Bug>) {
-        PLANTED.set(bug);
-    }
-
-    pub(crate) fn is(bug: Bug) -> bool {
-        PLANTED.get() == Some(bug)
-    }
-}
-
-#[cfg(feature = "planted")]
-pub(crate) use on::is;
-#[cfg(feature = "planted")]
-pub use on::plant;
-
-/// Whether `bug` is planted: never.
-#[cfg(not(feature = "planted"))]
-pub(crate) const fn is(_: Bug) -> bool {
-    false
 }
 
 /// Whether bugs can be planted in this build.

@@ -23,6 +23,7 @@ pub mod lease;
 pub mod limits;
 pub mod locks;
 pub mod meta;
+pub mod planted;
 pub mod scrub;
 pub mod session;
 pub mod status;
