@@ -6,7 +6,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use weft_lmdb::{Env, OpenOptions, Table, WriteTxn};
+use weft_lmdb::{Env, OpenOptions, PAGE_BYTES, Table, WriteTxn};
 use weft_wire::{ChunkId, ChunkIndex, ClusterId, Ino};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -31,7 +31,7 @@ pub(crate) const INDEX_VERSION: u32 = 1;
 pub(crate) const KEY_LEN: usize = 16;
 /// LMDB counts a run of pages as one. A record of a chunk is in a page with others or in a run of 5 pages at most, which
 /// has its key in a page: three pages for one that is counted.
-const COUNTED_BYTES: u64 = 3 * 4096;
+const COUNTED_BYTES: u64 = 3 * PAGE_BYTES as u64;
 /// The least a checkpoint works with; one change may need some pages at once.
 const COUNTED_MIN: u64 = 32;
 

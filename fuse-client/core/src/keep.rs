@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use weft_iobuf::Mapped;
 use weft_wire::limits::SLOTS_MAX;
-use weft_wire::units::{to_u64, to_usize};
+use weft_wire::units::{to_nanos, to_u64, to_usize};
 use weft_wire::{SessionId, ShardId, VolumeId};
 
 pub use counts::{OpCounts, op_names, read_counts};
@@ -288,8 +288,7 @@ impl Keep {
 
     /// A client-core begins to record. Gives which one of the mount it is, counted from 1.
     pub(crate) fn begin_trace(&mut self, session: SessionId, now: Duration) -> u64 {
-        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        trace::begin(self.trace_bytes(), session, now)
+        trace::begin(self.trace_bytes(), session, to_nanos(now))
     }
 
     /// Names the server behind a link for the recorder.

@@ -1,9 +1,7 @@
 //! What the flight recorder is told: see [`crate::keep::trace`].
 
-use std::time::Duration;
-
 use weft_net::link::Trip;
-use weft_wire::units::{to_u32, to_u64};
+use weft_wire::units::{to_nanos, to_u32, to_u64, to_usize};
 use weft_wire::{ChunkIndex, Ino, Status};
 
 use crate::core::ClientCore;
@@ -47,7 +45,7 @@ impl ClientCore {
         let Some(keep) = &mut self.keep else { return };
         let bytes = match result {
             Ok(FsReply::Data(pieces)) => pieces.iter().map(|piece| piece.bytes()).sum(),
-            Ok(FsReply::Written(bytes)) => weft_wire::units::to_usize(u64::from(*bytes)),
+            Ok(FsReply::Written(bytes)) => to_usize(u64::from(*bytes)),
             _ => 0,
         };
         let found = match result {
@@ -67,8 +65,8 @@ impl ClientCore {
             bytes: to_u32(bytes),
             errno: result.as_ref().err().copied().unwrap_or(0),
             core,
-            started: nanos(op.started),
-            finished: nanos(now),
+            started: to_nanos(op.started),
+            finished: to_nanos(now),
         };
         keep.trace_op(&span, op.what);
     }
@@ -93,9 +91,9 @@ impl ClientCore {
             offset: 0,
             bytes: 0,
             send_count: trip.send_count,
-            asked: nanos(trip.asked_at),
-            sent: nanos(trip.sent_at),
-            answered: nanos(self.now),
+            asked: to_nanos(trip.asked_at),
+            sent: to_nanos(trip.sent_at),
+            answered: to_nanos(self.now),
         };
         span.about(call.kind, &trip.body);
         keep.trace_request(&span);
@@ -113,8 +111,4 @@ impl Purpose {
             _ => Ino(0),
         }
     }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,5 +1,7 @@
 //! Conversions between integer widths that hold by construction, in one place.
 
+use std::time::Duration;
+
 const _: () = assert!(usize::BITS == 64, "Weft runs on 64-bit machines only");
 
 /// A `u64` as an index or length in memory. Lossless on the 64-bit machines Weft runs on.
@@ -11,6 +13,11 @@ pub const fn to_usize(value: u64) -> usize {
 /// A length in memory as a `u64`. Lossless.
 pub const fn to_u64(value: usize) -> u64 {
     value as u64
+}
+
+/// A time or a while in nanoseconds. A `u64` holds 584 years of them.
+pub fn to_nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A length in memory as a `u32`.

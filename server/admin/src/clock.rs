@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use weft_wire::units::to_nanos;
+
 /// The monotonic clock.
 #[allow(
     clippy::disallowed_methods,
@@ -13,16 +15,17 @@ pub(crate) fn now() -> Instant {
 
 /// The machine's monotonic clock, as other processes see it, in milliseconds.
 pub(crate) fn machine_ms() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let now = Duration::try_from(now).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(machine().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The same, in nanoseconds.
 pub(crate) fn machine_nanos() -> u64 {
+    to_nanos(machine())
+}
+
+fn machine() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let now = Duration::try_from(now).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+    Duration::try_from(now).unwrap_or_default()
 }
 
 /// Waits before a server that was at a limit is asked again.

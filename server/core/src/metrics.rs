@@ -102,7 +102,7 @@ pub fn describe() {
 }
 
 /// A name as in the code, as a label: `GetAttr` is `get_attr`.
-fn label(name: &str) -> String {
+pub fn label(name: &str) -> String {
     let mut out = String::new();
     for (index, letter) in name.chars().enumerate() {
         if letter.is_ascii_uppercase() && index > 0 {

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use weft_wire::trace::{Span, TRACE_SPANS_MAX, TraceQuery, TraceReply};
-use weft_wire::units::to_usize;
+use weft_wire::units::{to_nanos, to_usize};
 use weft_wire::{Header, Kind, SessionId, Status, TargetId};
 
 /// Memory of a shard's recorder.
@@ -76,7 +76,7 @@ impl Marks {
     /// Work for the request is given to a device.
     pub(crate) fn device_begins(&mut self, now: Duration) {
         if self.device_began == 0 {
-            self.device_began = nanos(now);
+            self.device_began = to_nanos(now);
         }
     }
 }
@@ -140,8 +140,8 @@ impl Recorder {
         let entry = Entry {
             session,
             request_id: request.request_id,
-            received: nanos(received),
-            replied: nanos(replied),
+            received: to_nanos(received),
+            replied: to_nanos(replied),
             marks,
             bytes,
             kind: request.kind,
@@ -175,13 +175,8 @@ impl Recorder {
                 spans.push(entry.span());
             }
         }
-        TraceReply { now: nanos(now), oldest, spans }
+        TraceReply { now: to_nanos(now), oldest, spans }
     }
-}
-
-/// Of a clock that counts from the start of the process: 584 years.
-pub(crate) fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// By the kind's number: its place among all kinds.

@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use weft_server_core::Now;
 use weft_wire::meta::Time;
+use weft_wire::units::to_nanos;
 
 static START: OnceLock<Instant> = OnceLock::new();
 
@@ -31,5 +32,5 @@ pub(crate) fn now() -> Now {
 /// A number that differs at each start: nanoseconds since 1970.
 pub(crate) fn epoch() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX).max(1)
+    to_nanos(now).max(1)
 }

@@ -13,6 +13,7 @@ use weft_server_core::metrics::{
 };
 use weft_store::{Action, IoId};
 use weft_wire::TargetId;
+use weft_wire::units::to_nanos;
 
 pub(crate) use http::serve;
 pub(crate) use registry::{Registry, install};
@@ -105,7 +106,7 @@ impl LoopMetrics {
 
     /// The thread did something for so long between two waits.
     pub(crate) fn turned(&self, busy: Duration) {
-        self.busy_nanos.increment(u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX));
+        self.busy_nanos.increment(to_nanos(busy));
         self.turns.increment(1);
     }
 

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use weft_store::{Action as StoreAction, IoId};
 use weft_wire::trace::TraceQuery;
-use weft_wire::units::to_usize;
+use weft_wire::units::{to_nanos, to_usize};
 use weft_wire::{Header, Kind, Status, TargetId};
 
 use super::{Pending, Shard};
 use crate::action::ConnId;
-use crate::trace::{Marks, nanos};
+use crate::trace::Marks;
 
 /// The flush of a target that was last: many requests share one.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,7 +31,7 @@ impl Shard {
 
     /// Of a request that nothing is in the way of any more.
     pub(super) fn marks_of(&self, target: Option<TargetId>) -> Marks {
-        Marks { target, admitted: nanos(self.now.mono), ..Marks::default() }
+        Marks { target, admitted: to_nanos(self.now.mono), ..Marks::default() }
     }
 
     /// A target's device is given work.
@@ -60,7 +60,7 @@ impl Shard {
         let target = &mut self.targets[index];
         if let Some(op) = target.params.store.operation_of(io) {
             if let Some(Pending::Client { marks, .. }) = self.pending.get_mut(to_usize(op)) {
-                marks.device_ended = nanos(now);
+                marks.device_ended = to_nanos(now);
             }
         } else if target.flush.io == Some(io) {
             target.flush.ended = now;
@@ -70,17 +70,17 @@ impl Shard {
     /// A sync has no device work of its own: the flush that answers it was for all that waited.
     pub(super) fn marks_with_flush(&self, index: usize, header: &Header, marks: Marks) -> Marks {
         let Flush { began, ended, .. } = self.targets[index].flush;
-        if header.kind != Kind::Sync || nanos(began) < marks.admitted || ended.is_zero() {
+        if header.kind != Kind::Sync || to_nanos(began) < marks.admitted || ended.is_zero() {
             return marks;
         }
-        Marks { device_began: nanos(began), device_ended: nanos(ended), ..marks }
+        Marks { device_began: to_nanos(began), device_ended: to_nanos(ended), ..marks }
     }
 
     /// Of a request to the volume that is answered: the log's write, if it waited for one.
     pub(super) fn marks_with_log(&self, marks: Marks) -> Marks {
         match self.log_write {
-            Some((began, ended)) if nanos(began) >= marks.admitted => {
-                Marks { device_began: nanos(began), device_ended: nanos(ended), ..marks }
+            Some((began, ended)) if to_nanos(began) >= marks.admitted => {
+                Marks { device_began: to_nanos(began), device_ended: to_nanos(ended), ..marks }
             }
             _ => marks,
         }

@@ -7,7 +7,7 @@ fn record(recorder: &mut Recorder, id: u64, kind: Kind, at_ms: u64, took_us: u64
     let request = Header::request(kind, id, &[], 0);
     let replied = Duration::from_millis(at_ms);
     let received = replied - Duration::from_micros(took_us);
-    let marks = Marks { admitted: nanos(received), ..Marks::default() };
+    let marks = Marks { admitted: to_nanos(received), ..Marks::default() };
     recorder.record(MINE, &request, (Status::Ok, 7), (received, replied), marks);
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use weft_client_core::keep::trace::{OpSpan, RequestSpan};
+use weft_server_core::metrics::label;
 use weft_wire::{Kind, Status};
 
 use super::servers::{AtServer, Servers};
@@ -117,7 +118,7 @@ impl Path {
 
 impl Trip {
     fn kind(&self) -> String {
-        self.span.kind.map_or_else(|| "request".to_owned(), name_of)
+        self.span.kind.map_or_else(|| "request".to_owned(), |kind| label(&format!("{kind:?}")))
     }
 
     /// What it asks of whom.
@@ -262,18 +263,6 @@ fn ended(errno: i32) -> String {
         0 => "ok".to_owned(),
         errno => std::io::Error::from_raw_os_error(errno).to_string(),
     }
-}
-
-/// As the metrics name it.
-fn name_of(kind: Kind) -> String {
-    let mut out = String::new();
-    for letter in format!("{kind:?}").chars() {
-        if letter.is_uppercase() && !out.is_empty() {
-            out.push('_');
-        }
-        out.extend(letter.to_lowercase());
-    }
-    out
 }
 
 fn micros(nanos: u64) -> String {
