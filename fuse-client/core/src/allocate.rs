@@ -6,7 +6,6 @@
 
 use std::ops::Range;
 
-use weft_net::link::Request;
 use weft_wire::blocks::BLOCK_BYTES;
 use weft_wire::data::{BlocksReply, ChunkRange, DataRequest, SeekFrom, SeekReply, ZeroHow};
 use weft_wire::limits::FILE_BYTES_MAX;
@@ -275,14 +274,7 @@ impl ClientCore {
             let (mut body, kind) = (Vec::new(), request.kind());
             request.encode(first.target, &mut body);
             self.files.get_mut(&ino).expect("it is held").zeroing += 1;
-            let tag = self.next_tag();
-            let purpose = Purpose::Zero { op: id, ino };
-            let call = Call { link, kind, volume: None, purpose, changes: None };
-            self.call(
-                call,
-                Request { tag, kind, body, payload: None, deadline: None, lease: LeaseBits::NONE },
-                false,
-            );
+            self.ask_server(link, (kind, body), Purpose::Zero { op: id, ino }, false);
         }
     }
 
@@ -493,14 +485,7 @@ impl ClientCore {
         let request = DataRequest::Seek(from);
         let (mut body, kind) = (Vec::new(), request.kind());
         request.encode(target, &mut body);
-        let tag = self.next_tag();
-        let purpose = Purpose::Seek { op: id };
-        let call = Call { link, kind, volume: None, purpose, changes: None };
-        self.call(
-            call,
-            Request { tag, kind, body, payload: None, deadline: None, lease: LeaseBits::NONE },
-            false,
-        );
+        self.ask_server(link, (kind, body), Purpose::Seek { op: id }, false);
     }
 
     pub(crate) fn seek_answered(&mut self, id: OpId, answer: &Answer) {

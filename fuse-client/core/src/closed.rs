@@ -14,17 +14,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use weft_net::link::Request;
 use weft_wire::data::DataRequest;
 use weft_wire::meta::{MetaReply, MetaRequest};
 use weft_wire::session::FEATURE_SYNC_ALL;
-use weft_wire::{Ino, Kind, LeaseBits, Status, TargetId};
+use weft_wire::{Ino, Kind, Status, TargetId};
 
 use crate::core::{ClientCore, at};
 use crate::file::{File, Files, Pages};
 use crate::limits::{LINGER_DELAY, LINGERING_MANY, LINGERING_MAX, UNSEEN_ERRORS_MAX};
 use crate::op::{Caller, LinkId};
-use crate::state::{Answer, Call, Purpose, errno};
+use crate::state::{Answer, Purpose, errno};
 use crate::volume::encode;
 
 /// The files that linger.
@@ -139,22 +138,16 @@ impl ClientCore {
         for file in self.lingering.files.values_mut() {
             file.unsynced.sync_begins(target);
         }
-        let (tag, kind) = (self.next_tag(), Kind::Sync);
-        self.lingering.syncs.insert(target, tag);
         let mut body = Vec::new();
         DataRequest::Sync(DataRequest::ALL_FILES).encode(target, &mut body);
         let purpose = Purpose::SyncClosed { target };
-        let call = Call { link, kind, volume: None, purpose, changes: None };
-        let lease = LeaseBits::NONE;
-        self.call(call, Request { tag, kind, body, payload: None, deadline: None, lease }, false);
+        let tag = self.ask_server(link, (Kind::Sync, body), purpose, false);
+        self.lingering.syncs.insert(target, tag);
     }
 
     /// The server is older than that: a request for each file.
     fn sync_lingering_each(&mut self, target: TargetId) {
-        let files = self.lingering.files.iter();
-        let own = files.filter(|(_, file)| file.unsynced.unsynced_targets().any(|t| t == target));
-        let own: Vec<Ino> = own.map(|(ino, _)| *ino).collect();
-        for ino in own {
+        for ino in self.lingering_at(|other| other == target) {
             self.rejoin(ino);
             let file = self.files.get_mut(&ino).expect("just put there");
             file.sync_wanted = file.writes.next_id();
@@ -234,25 +227,25 @@ impl ClientCore {
 
     /// These targets forgot what was not durable: whoever has something there goes on, to write it again.
     pub(crate) fn rejoin_lost(&mut self, lost: impl Fn(TargetId) -> bool) {
+        self.lingering_at(lost).into_iter().for_each(|ino| self.rejoin(ino));
+    }
+
+    /// What lingers and has something at such a target that is not durable.
+    fn lingering_at(&self, is_one: impl Fn(TargetId) -> bool) -> Vec<Ino> {
         let files = self.lingering.files.iter();
-        let own = files.filter(|(_, file)| file.unsynced.unsynced_targets().any(&lost));
-        let own: Vec<Ino> = own.map(|(ino, _)| *ino).collect();
-        own.into_iter().for_each(|ino| self.rejoin(ino));
+        let own = files.filter(|(_, file)| file.unsynced.unsynced_targets().any(&is_one));
+        own.map(|(ino, _)| *ino).collect()
     }
 
     /// Has the volume count an open of a file that is to be written again and has none. Nothing is sent to its targets
     /// before the answer.
     pub(crate) fn ask_whether_there(&mut self, ino: Ino) {
         let Some(link) = self.volumes.get(&ino.volume()).map(|volume| volume.link) else { return };
-        let tag = self.next_tag();
         let file = self.files.get_mut(&ino).expect("it is to be written");
         (file.server_opens, file.asked_whether_there) = (1, true);
         let request = MetaRequest::Reopen { opens: vec![(ino, 1)] };
-        let (kind, body) = (request.kind(), encode(Caller::default(), &request));
-        let purpose = Purpose::WhetherThere { ino };
-        let call = Call { link, kind, volume: None, purpose, changes: None };
-        let lease = LeaseBits::NONE;
-        self.call(call, Request { tag, kind, body, payload: None, deadline: None, lease }, false);
+        let asked = (request.kind(), encode(Caller::default(), &request));
+        self.ask_server(link, asked, Purpose::WhetherThere { ino }, false);
     }
 
     pub(crate) fn is_there(&mut self, ino: Ino, answer: &Answer) {

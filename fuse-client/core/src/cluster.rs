@@ -226,16 +226,9 @@ impl ClientCore {
         });
         let opens: Vec<(Ino, u32)> = opens.into_iter().collect();
         for some in opens.chunks(REOPEN_COUNT) {
-            let tag = self.next_tag();
             let request = MetaRequest::Reopen { opens: some.to_vec() };
-            let (kind, body) = (request.kind(), encode(Caller::default(), &request));
-            let call =
-                Call { link, kind, volume: None, purpose: Purpose::Reopen(id), changes: None };
-            self.call(
-                call,
-                Request { tag, kind, body, payload: None, deadline: None, lease: LeaseBits::NONE },
-                true,
-            );
+            let asked = (request.kind(), encode(Caller::default(), &request));
+            let tag = self.ask_server(link, asked, Purpose::Reopen(id), true);
             self.volumes.get_mut(&id).expect("known").reopening.insert(tag);
         }
     }

@@ -406,6 +406,20 @@ impl ClientCore {
         self.live_links.insert(link);
     }
 
+    /// The same for a request of no change, without data or a lease. Gives its tag.
+    pub(crate) fn ask_server(
+        &mut self,
+        link: LinkId,
+        (kind, body): (Kind, Vec<u8>),
+        purpose: Purpose,
+        first: bool,
+    ) -> u64 {
+        let (tag, lease) = (self.next_tag(), LeaseBits::NONE);
+        let call = Call { link, kind, volume: None, purpose, changes: None };
+        self.call(call, Request { tag, kind, body, payload: None, deadline: None, lease }, first);
+        tag
+    }
+
     /// The operation that asks remembers the request.
     pub(crate) fn note_tag(&mut self, purpose: Purpose, tag: u64) {
         if let Some(op) = purpose.op().and_then(|op| self.ops.get_mut(&op)) {

@@ -11,7 +11,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use weft_net::link::Request;
 use weft_wire::lease::{Recall, Reclaim, Reclaimed};
 use weft_wire::limits::RECALL_COUNT_MAX;
 use weft_wire::meta::{Attr, MetaReply, MetaRequest};
@@ -587,10 +586,7 @@ impl ClientCore {
         }
         let mut body = Vec::new();
         reclaim.encode(&mut body);
-        let (tag, kind, lease) = (self.next_tag(), Kind::Reclaim, LeaseBits::NONE);
-        let call = Call { link, kind, volume: None, purpose: Purpose::Reclaim(id), changes: None };
-        let request = Request { tag, kind, lease, body, payload: None, deadline: None };
-        self.call(call, request, true);
+        let tag = self.ask_server(link, (Kind::Reclaim, body), Purpose::Reclaim(id), true);
         self.volumes.get_mut(&id).expect("known").reopening.insert(tag);
     }
 

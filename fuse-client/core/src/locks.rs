@@ -13,7 +13,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weft_net::link::Request;
 use weft_wire::limits::LIST_COUNT_MAX;
 use weft_wire::locks::{
     ClaimedLock, HeldLock, LockCancel, LockCancelReply, LockClaim, LockClaimReply, LockEventsReply,
@@ -21,14 +20,14 @@ use weft_wire::locks::{
     LockTestReply,
 };
 use weft_wire::meta::{MetaRequest, Time};
-use weft_wire::{Ino, Kind, LeaseBits, Status, VolumeId};
+use weft_wire::{Ino, Kind, Status, VolumeId};
 
 use crate::config::OnTimeout;
 use crate::core::{ClientCore, at};
 use crate::keep::{Kept, LockRecord, Which};
 use crate::limits::INTERRUPT_PATIENCE;
 use crate::op::{Caller, FsReply, Handle, OpId};
-use crate::state::{Answer, Call, OpKind, Purpose, errno};
+use crate::state::{Answer, OpKind, Purpose, errno};
 
 /// What [`crate::FsOp::Lock`] asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -206,16 +205,10 @@ impl ClientCore {
     }
 
     fn lock_call(&mut self, volume: VolumeId, kind: Kind, body: Vec<u8>, purpose: Purpose) -> u64 {
-        let tag = self.next_tag();
-        let Some(link) = self.volumes.get(&volume).map(|volume| volume.link) else { return tag };
-        let call = Call { link, kind, volume: None, purpose, changes: None };
+        let link = self.volumes.get(&volume).map(|volume| volume.link);
+        let Some(link) = link else { return self.next_tag() };
         let first = matches!(purpose, Purpose::LockClaim { .. });
-        self.call(
-            call,
-            Request { tag, kind, body, payload: None, deadline: None, lease: LeaseBits::NONE },
-            first,
-        );
-        tag
+        self.ask_server(link, (kind, body), purpose, first)
     }
 
     /// The server answered a request.

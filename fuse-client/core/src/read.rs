@@ -1,7 +1,6 @@
 //! Reads: after the writes before them, one request for each chunk, every block checked, cut to the file's length.
 
 use weft_iobuf::BufSlot;
-use weft_net::link::Request;
 use weft_wire::blocks::{BLOCK_BYTES, first_mismatch};
 use weft_wire::data::{ChunkRange, DataRequest, ReadReply};
 use weft_wire::header::Header;
@@ -13,7 +12,7 @@ use weft_wire::{ChunkId, ChunkPiece, Ino, Kind, LeaseBits, LeaseMode, Status};
 use crate::core::{ClientCore, at};
 use crate::limits::READ_BYTES_MAX;
 use crate::op::{DataPiece, FsReply, LinkId, OpId};
-use crate::state::{Answer, Call, OpKind, Purpose, ReadAsked, ReadPiece, errno};
+use crate::state::{Answer, OpKind, Purpose, ReadAsked, ReadPiece, errno};
 
 impl ClientCore {
     pub(crate) fn begin_read(
@@ -118,14 +117,7 @@ impl ClientCore {
         };
         let mut body = Vec::new();
         DataRequest::Read(ChunkRange { chunk, offset, bytes }).encode(target, &mut body);
-        let (tag, kind) = (self.next_tag(), Kind::Read);
-        let purpose = Purpose::Read { op: id, piece: at };
-        let call = Call { link, kind, volume: None, purpose, changes: None };
-        self.call(
-            call,
-            Request { tag, kind, body, payload: None, deadline: None, lease: LeaseBits::NONE },
-            false,
-        );
+        self.ask_server(link, (Kind::Read, body), Purpose::Read { op: id, piece: at }, false);
     }
 
     /// Where the payload is wanted that a reply with this header brings; asked before it is received.

@@ -6,16 +6,15 @@
 //! the operation wait again. What was written before the file was opened here counts for fsync as well: it is not
 //! known by its writes any more, so each target the file reaches is asked once for each open.
 
-use weft_net::link::Request;
 use weft_wire::data::DataRequest;
 use weft_wire::meta::{MetaReply, MetaRequest, Time};
-use weft_wire::{Ino, Kind, LeaseBits, Status, TargetId, VolumeId};
+use weft_wire::{Ino, Kind, Status, TargetId, VolumeId};
 
 use crate::core::ClientCore;
 use crate::file::Pages;
 use crate::limits::{RELEASE_DELAY, RELEASES_PUT_OFF_MAX, WROTE_DELAY};
 use crate::op::{Caller, FsReply, Handle, OpId};
-use crate::state::{Answer, Call, OpKind, Purpose};
+use crate::state::{Answer, OpKind, Purpose};
 use crate::volume::PutOff;
 
 impl ClientCore {
@@ -177,14 +176,7 @@ impl ClientCore {
             let link = self.targets.get(&target).copied().expect("it was written to");
             let mut body = Vec::new();
             DataRequest::Sync(ino).encode(target, &mut body);
-            let (tag, kind) = (self.next_tag(), Kind::Sync);
-            let purpose = Purpose::Sync { ino, target };
-            let call = Call { link, kind, volume: None, purpose, changes: None };
-            self.call(
-                call,
-                Request { tag, kind, body, payload: None, deadline: None, lease: LeaseBits::NONE },
-                false,
-            );
+            self.ask_server(link, (Kind::Sync, body), Purpose::Sync { ino, target }, false);
         }
     }
 

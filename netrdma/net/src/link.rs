@@ -366,16 +366,7 @@ impl Link {
 
     fn admit(&mut self, request: Request, first: bool, now: Duration) {
         if let State::Dead(status) = self.state {
-            let (tag, body) = (request.tag, Vec::new());
-            self.outputs.push_back(LinkOutput::Reply {
-                tag,
-                status,
-                lease: LeaseBits::NONE,
-                body,
-                payload: None,
-                trip: None,
-            });
-            return;
+            return self.answer_ourselves(request.tag, status);
         }
         let id = self.next_id;
         self.next_id += 1;
@@ -489,18 +480,16 @@ impl Link {
             let entry = self.entries.remove(&id).expect("just listed");
             self.ready.remove(&id);
             self.ready_first.remove(&id);
-            let tag = entry.request.tag;
-            self.tags.remove(&tag);
-            let (status, lease, body) = (Status::Io, LeaseBits::NONE, Vec::new());
-            self.outputs.push_back(LinkOutput::Reply {
-                tag,
-                status,
-                lease,
-                body,
-                payload: None,
-                trip: None,
-            });
+            self.tags.remove(&entry.request.tag);
+            self.answer_ourselves(entry.request.tag, Status::Io);
         }
+    }
+
+    /// No server answers this request: it ended so.
+    fn answer_ourselves(&mut self, tag: u64, status: Status) {
+        let (lease, body) = (LeaseBits::NONE, Vec::new());
+        let reply = LinkOutput::Reply { tag, status, lease, body, payload: None, trip: None };
+        self.outputs.push_back(reply);
     }
 
     fn refused(&mut self, status: Status) {
@@ -511,16 +500,7 @@ impl Link {
         self.ready_first.clear();
         self.tags.clear();
         for (_, entry) in std::mem::take(&mut self.entries) {
-            let (tag, body) = (entry.request.tag, Vec::new());
-            let lease = LeaseBits::NONE;
-            self.outputs.push_back(LinkOutput::Reply {
-                tag,
-                status,
-                lease,
-                body,
-                payload: None,
-                trip: None,
-            });
+            self.answer_ourselves(entry.request.tag, status);
         }
     }
 
