@@ -2,6 +2,7 @@
 //! log gives the same state.
 
 mod attr;
+mod data;
 mod make;
 mod names;
 mod xattr;
@@ -239,6 +240,8 @@ impl Change<'_> {
             MetaRequest::Wrote { ino, size_min, mtime, blocks_added } => {
                 self.wrote(*ino, *size_min, *mtime, *blocks_added)
             }
+            MetaRequest::WriteData(write) => self.write_data(write),
+            MetaRequest::MoveData { ino, step } => self.move_data(*ino, *step),
             MetaRequest::SetLayout { ino, policy } => self.set_layout(*ino, *policy, now),
             _ => Err(Status::Protocol),
         }

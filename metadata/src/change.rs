@@ -12,7 +12,7 @@ use weft_wire::{Ino, Layout, SessionId, Status, VolumeId};
 use crate::ended::End;
 use crate::limits::{COLLISIONS_MAX, DEPTH_MAX};
 use crate::name;
-use crate::record::{Entry, Inode, State, Tail, Work, entry_key, number_key};
+use crate::record::{DataAt, Entry, Inode, State, Tail, Work, entry_key, number_key};
 use crate::store::{Found, Name, Rows, Store};
 
 /// Value of an orphan's row: its format number.
@@ -266,7 +266,11 @@ impl<'a> Change<'a> {
         for row in xattrs {
             self.remove(Name::Xattrs, row);
         }
-        if let Tail::File(layout) = inode.tail {
+        if inode.inline_max().is_some() {
+            self.remove(Name::Data, number_key(ino.0).to_vec());
+        }
+        // Of data that is in the inode the targets have nothing, so there is nothing for them to do.
+        if let Tail::File(layout, DataAt::Targets | DataAt::Moving { .. }) = inode.tail {
             let remove_from = weft_wire::ChunkIndex(0);
             self.add_work(Work { id: 0, ino, layout, remove_from, cut: None, shrink: false });
         }

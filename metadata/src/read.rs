@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use weft_wire::limits::{BODY_BYTES_MAX, FIND_NAMES_MAX};
-use weft_wire::meta::{DirEntry, FoundName, MetaReply, MetaRequest, StatFs, push_dir_entry};
+use weft_wire::meta::{
+    DirEntry, FoundName, Inline, MetaReply, MetaRequest, StatFs, push_dir_entry,
+};
 use weft_wire::units::to_usize;
 use weft_wire::{Ino, Status};
 
@@ -28,6 +30,10 @@ impl Store {
         match request {
             MetaRequest::Lookup { parent, name } => self.lookup(*parent, name),
             MetaRequest::GetAttr { ino } => Ok(MetaReply::Attr(self.known_inode(*ino)?.attr)),
+            MetaRequest::GetData { ino } => {
+                let inode = self.known_inode(*ino)?;
+                Ok(MetaReply::Data(inode.attr, self.inline_of(&inode)?))
+            }
             MetaRequest::ReadLink { ino } => match self.known_inode(*ino)?.tail {
                 Tail::Symlink(target) => Ok(MetaReply::Bytes(target)),
                 _ => Err(Status::Invalid),
@@ -39,7 +45,7 @@ impl Store {
             MetaRequest::ListXattr { ino } => self.list_xattr(*ino),
             MetaRequest::StatFs => self.stat_fs(),
             MetaRequest::GetLayout { ino } => match self.known_inode(*ino)?.tail {
-                Tail::File(layout) => Ok(MetaReply::Layout(layout)),
+                Tail::File(layout, _) => Ok(MetaReply::Layout(layout)),
                 Tail::Directory { policy, .. } => Ok(MetaReply::Policy(policy)),
                 _ => Err(Status::Invalid),
             },
@@ -48,6 +54,12 @@ impl Store {
             }
             _ => Err(Status::Protocol),
         }
+    }
+
+    /// The data of a file, if it is in the inode.
+    pub(crate) fn inline_of(&self, inode: &Inode) -> Result<Option<Inline>, Status> {
+        let Some(bytes_max) = inode.inline_max() else { return Ok(None) };
+        Ok(Some(Inline { bytes_max, data: Some(self.data(inode.attr.ino)?) }))
     }
 
     /// Looks at a bounded number of names: whoever wants them all asks again.

@@ -5,7 +5,7 @@
 
 use weft_wire::codec::{Reader, Writer};
 use weft_wire::layout::LayoutPolicy;
-use weft_wire::limits::{NAME_BYTES_MAX, SYMLINK_BYTES_MAX};
+use weft_wire::limits::{INLINE_BYTES_MAX, NAME_BYTES_MAX, SYMLINK_BYTES_MAX};
 use weft_wire::meta::{Attr, FileKind, Time};
 use weft_wire::{ChunkIndex, ClusterId, Ino, Layout, Status, TargetId, VolumeId};
 use zerocopy::byteorder::little_endian::{I64, U16, U32, U64};
@@ -13,17 +13,34 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Format number of every record.
 pub(crate) const FORMAT: u16 = 1;
+/// Format number of the volume's own record: from 2 on there are files whose data is in the inode.
+pub(crate) const VOLUME_FORMAT: u16 = 2;
 /// First bytes of the volume record.
 pub(crate) const VOLUME_MAGIC: [u8; 8] = *b"WEFTMETA";
 
 /// What the type of an inode adds to its attributes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Tail {
-    File(Layout),
+    File(Layout, DataAt),
     Directory { parent: Ino, policy: LayoutPolicy },
     Symlink(Vec<u8>),
     Special,
 }
+
+/// Where the data of a file is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum DataAt {
+    /// At its targets, by its layout.
+    Targets,
+    /// In the table of data, if it has any; nothing is at the targets. `bytes_max` fit.
+    Inode { bytes_max: u16 },
+    /// It counts as before, but some of it may be at the targets, too.
+    Moving { bytes_max: u16 },
+}
+
+/// First byte of what follows the layout, where anything does.
+const IN_INODE: u8 = 1;
+const MOVING: u8 = 2;
 
 /// An inode.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -70,7 +87,17 @@ impl Inode {
 
     pub(crate) fn layout(&self) -> Option<&Layout> {
         match &self.tail {
-            Tail::File(layout) => Some(layout),
+            Tail::File(layout, _) => Some(layout),
+            _ => None,
+        }
+    }
+
+    /// How many bytes fit the inode, when that is where the data is.
+    pub(crate) fn inline_max(&self) -> Option<u16> {
+        match self.tail {
+            Tail::File(_, DataAt::Inode { bytes_max } | DataAt::Moving { bytes_max }) => {
+                Some(bytes_max)
+            }
             _ => None,
         }
     }
@@ -79,6 +106,12 @@ impl Inode {
     pub(crate) fn add_blocks(&mut self, added: i64) {
         self.blocks = self.blocks.saturating_add(added);
         self.attr.blocks = shown(self.blocks);
+    }
+
+    /// It has so many.
+    pub(crate) fn set_blocks(&mut self, blocks: i64) {
+        self.blocks = blocks;
+        self.attr.blocks = shown(blocks);
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -102,7 +135,15 @@ impl Inode {
         };
         let mut out = raw.as_bytes().to_vec();
         match &self.tail {
-            Tail::File(layout) => layout.encode(&mut Writer::new(&mut out)),
+            Tail::File(layout, at) => {
+                let out = &mut Writer::new(&mut out);
+                layout.encode(out);
+                match at {
+                    DataAt::Targets => {}
+                    DataAt::Inode { bytes_max } => drop(out.u8(IN_INODE).u16(*bytes_max)),
+                    DataAt::Moving { bytes_max } => drop(out.u8(MOVING).u16(*bytes_max)),
+                }
+            }
             Tail::Directory { parent, policy } => {
                 policy.encode(Writer::new(&mut out).u64(parent.0));
             }
@@ -158,7 +199,10 @@ fn shown(blocks: i64) -> u64 {
 fn decode_tail(kind: FileKind, bytes: &[u8]) -> Option<Tail> {
     let mut from = Reader::new(bytes, "inode tail");
     let tail = match kind {
-        FileKind::Regular => Tail::File(Layout::decode(&mut from).ok()?),
+        FileKind::Regular => {
+            let layout = Layout::decode(&mut from).ok()?;
+            Tail::File(layout, decode_data_at(&mut from)?)
+        }
         FileKind::Directory => Tail::Directory {
             parent: Ino(from.u64().ok()?),
             policy: LayoutPolicy::decode(&mut from).ok()?,
@@ -174,6 +218,19 @@ fn decode_tail(kind: FileKind, bytes: &[u8]) -> Option<Tail> {
     };
     from.end().ok()?;
     Some(tail)
+}
+
+fn decode_data_at(from: &mut Reader<'_>) -> Option<DataAt> {
+    if from.clone().end().is_ok() {
+        return Some(DataAt::Targets);
+    }
+    let (place, bytes_max) = (from.u8().ok()?, from.u16().ok()?);
+    match place {
+        _ if usize::from(bytes_max) > INLINE_BYTES_MAX => None,
+        IN_INODE => Some(DataAt::Inode { bytes_max }),
+        MOVING => Some(DataAt::Moving { bytes_max }),
+        _ => None,
+    }
 }
 
 /// A name of a directory: the value; the key is [`entry_key`].
@@ -402,7 +459,7 @@ impl Identity {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let raw = RawIdentity {
             magic: VOLUME_MAGIC,
-            format: U16::new(FORMAT),
+            format: U16::new(VOLUME_FORMAT),
             volume: U16::new(self.volume.0),
             segment_bytes: U32::new(self.segment_bytes),
             cluster: self.cluster.0,
@@ -419,7 +476,7 @@ impl Identity {
         if raw.magic != VOLUME_MAGIC || raw.reserved != [0; 8] {
             return None;
         }
-        if raw.format.get() != FORMAT {
+        if !(FORMAT..=VOLUME_FORMAT).contains(&raw.format.get()) {
             return Some(Err(raw.format.get()));
         }
         Some(Ok(Identity {

@@ -36,11 +36,12 @@ pub(crate) enum Name {
     Works,
     Slots,
     Ended,
+    Data,
     Meta,
 }
 
 impl Name {
-    pub(crate) const ALL: [Name; 8] = [
+    pub(crate) const ALL: [Name; 9] = [
         Name::Inodes,
         Name::Entries,
         Name::Xattrs,
@@ -48,6 +49,7 @@ impl Name {
         Name::Works,
         Name::Slots,
         Name::Ended,
+        Name::Data,
         Name::Meta,
     ];
 
@@ -60,6 +62,7 @@ impl Name {
             Name::Works => "works",
             Name::Slots => "slots",
             Name::Ended => "ended",
+            Name::Data => "data",
             Name::Meta => "meta",
         }
     }
@@ -165,6 +168,11 @@ impl Store {
             Some(bytes) => Inode::decode(ino, bytes).map(Some).ok_or(Status::Damaged),
             None => Ok(None),
         }
+    }
+
+    /// The data in an inode; empty where it has none.
+    pub(crate) fn data(&self, ino: Ino) -> Result<Vec<u8>, Status> {
+        Ok(self.get(Name::Data, &number_key(ino.0))?.unwrap_or_default().to_vec())
     }
 
     /// The inode, or `Stale`.

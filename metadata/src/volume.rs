@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use weft_wire::limits::BODY_BYTES_MAX;
-use weft_wire::meta::{Attr, Caller, MetaReply, MetaRequest, Time};
+use weft_wire::meta::{Attr, Caller, DataPlace, MetaReply, MetaRequest, Time};
 use weft_wire::units::{to_u64, to_usize};
 use weft_wire::{Ino, Layout, SessionId, Status, VolumeId};
 
@@ -287,7 +287,7 @@ impl Volume {
 
     fn read(&mut self, session: SessionId, request: &MetaRequest<'_>) -> Result<MetaReply, Status> {
         match request {
-            MetaRequest::Open { ino } => {
+            MetaRequest::Open { ino, inline } => {
                 if self.dropping.contains(ino) {
                     return Err(Status::Stale);
                 }
@@ -295,8 +295,14 @@ impl Volume {
                     return Err(Status::Busy);
                 }
                 let inode = self.store.known_inode(*ino)?;
+                if inode.inline_max().is_some() && !inline {
+                    return Err(Status::NotSupported);
+                }
+                let inline = self.store.inline_of(&inode)?;
                 self.opens.add(session, *ino);
-                Ok(MetaReply::Opened(inode.attr, inode.layout().cloned()))
+                let layout = inode.layout().cloned();
+                let place = layout.map(|layout| DataPlace { layout, inline });
+                Ok(MetaReply::Opened(inode.attr, place))
             }
             MetaRequest::Release { ino, count, atime } => {
                 if let Some(atime) = atime.filter(|_| self.opens.count(session, *ino) > 0) {
@@ -322,7 +328,9 @@ impl Volume {
 
     /// Attributes with the times that are not in the tables yet.
     fn with_read_times(&self, mut reply: MetaReply) -> MetaReply {
-        if let MetaReply::Attr(attr) | MetaReply::Entry(attr) = &mut reply {
+        if let MetaReply::Attr(attr) | MetaReply::Entry(attr) | MetaReply::Data(attr, _) =
+            &mut reply
+        {
             for times in [&self.read_times, &self.read_times_logged] {
                 attr.atime = times.get(&attr.ino).map_or(attr.atime, |time| attr.atime.max(*time));
             }
@@ -406,6 +414,10 @@ impl Volume {
         let grows = match request {
             MetaRequest::Make { target, .. } => Some(target.len() > PAGE_VALUE_BYTES),
             MetaRequest::SetXattr { value, .. } => Some(value.len() > PAGE_VALUE_BYTES),
+            MetaRequest::WriteData(write) => {
+                let end = to_usize(u64::from(write.offset)) + write.bytes.len();
+                (!write.bytes.is_empty()).then_some(end > PAGE_VALUE_BYTES)
+            }
             MetaRequest::Link { .. } | MetaRequest::Rename { .. } => Some(false),
             _ => None,
         };

@@ -36,14 +36,14 @@ impl Change<'_> {
         };
         attr.atime = time(set.atime, attr.atime);
         attr.mtime = time(set.mtime, attr.mtime);
-        let attr = *attr;
-        let mut done = Done::from(MetaReply::Attr(attr));
+        let Some(size) = set.size else { return Ok(MetaReply::Attr(*attr).into()) };
+        let layout = inode.layout().cloned().expect("only a file has a length to set");
+        let in_inode = self.cut_data(ino, size)?;
+        let mut done = Done::from(MetaReply::Attr(self.inode_mut(ino)?.attr));
         // Also where the file grows: targets may have bytes beyond its end that the volume was never told of (its log
         // failed, a client is gone), and what a truncation adds must be zeros.
-        if set.size.is_some()
-            && let Some(layout) = inode.layout().cloned()
-        {
-            done.work = self.add_work(cut(ino, layout, attr.size));
+        if !in_inode {
+            done.work = self.add_work(cut(ino, layout, size));
         }
         Ok(done)
     }

@@ -2,7 +2,7 @@
 
 use weft_wire::layout::LayoutPolicy;
 use weft_wire::limits::SYMLINK_BYTES_MAX;
-use weft_wire::meta::{Attr, Caller, FileKind, MakeHow, MetaReply, Time};
+use weft_wire::meta::{Attr, Caller, DataPlace, FileKind, Inline, MakeHow, MetaReply, Time};
 use weft_wire::units::to_u64;
 use weft_wire::{Ino, Status};
 
@@ -10,7 +10,7 @@ use super::Done;
 use crate::acl::{self, Acl};
 use crate::change::{Change, DirDelta};
 use crate::name;
-use crate::record::{Inode, Tail};
+use crate::record::{DataAt, Inode, Tail};
 use crate::store::Found;
 
 const PERMISSION_BITS: u32 = 0o7777;
@@ -39,10 +39,10 @@ impl Change<'_> {
         let ino = self.next_ino()?;
         let inode = self.new_inode(ino, kind, &parent, wanted, now)?;
         let is_directory = inode.is_directory();
-        let layout = inode.layout().cloned();
+        let place = place_of(&inode, Some(Vec::new()));
         self.add_inode(inode);
         let attr = self.inherit(ino, &parent, wanted.how)?;
-        let reply = MetaReply::Made(attr, true, layout);
+        let reply = MetaReply::Made(attr, true, place);
         self.add_entry(wanted.parent, wanted.name, ino, kind)?;
         let delta = DirDelta { entries: 1, links: i32::from(is_directory) };
         self.touch_directory(wanted.parent, now, delta)?;
@@ -58,10 +58,10 @@ impl Change<'_> {
         let ino = self.next_ino()?;
         let mut inode = self.new_inode(ino, FileKind::Regular, parent, wanted, now)?;
         inode.attr.nlink = 0;
-        let layout = inode.layout().cloned();
+        let place = place_of(&inode, Some(Vec::new()));
         self.add_tmpfile(inode);
         let attr = self.inherit(ino, parent, wanted.how)?;
-        Ok(Done { opened: ino, ..MetaReply::Made(attr, true, layout).into() })
+        Ok(Done { opened: ino, ..MetaReply::Made(attr, true, place).into() })
     }
 
     /// What a new inode has of its directory's default ACL, or of the umask.
@@ -94,7 +94,11 @@ impl Change<'_> {
         match (how.exclusive, kind, found.kind) {
             (false, FileKind::Regular, FileKind::Regular) => {
                 let inode = self.store.inode(found.ino)?.ok_or(Status::Damaged)?;
-                let reply = MetaReply::Made(inode.attr, false, inode.layout().cloned());
+                if how.open && !how.inline && inode.inline_max().is_some() {
+                    return Err(Status::NotSupported);
+                }
+                // The outcome is kept with the session: without the data, which whoever reads it asks for.
+                let reply = MetaReply::Made(inode.attr, false, place_of(&inode, None));
                 Ok(Done { opened: opened(how, found.ino), ..reply.into() })
             }
             (false, FileKind::Regular, FileKind::Directory) => Err(Status::IsDirectory),
@@ -115,7 +119,13 @@ impl Change<'_> {
         let mut mode = kind.mode_bits() | wanted.how.mode & PERMISSION_BITS;
         let (mut nlink, mut size, mut rdev) = (1, 0, 0);
         let tail = match kind {
-            FileKind::Regular => Tail::File(self.layout(ino, policy)?),
+            FileKind::Regular => {
+                let at = match policy.inline_bytes {
+                    bytes_max @ 1.. if wanted.how.inline => DataAt::Inode { bytes_max },
+                    _ => DataAt::Targets,
+                };
+                Tail::File(self.layout(ino, policy)?, at)
+            }
             FileKind::Directory => {
                 nlink = 2;
                 mode |= if inherits { SET_GID } else { 0 };
@@ -173,6 +183,13 @@ fn check_wanted(kind: FileKind, wanted: &Wanted<'_>) -> Result<(), Status> {
         return Err(Status::Invalid);
     }
     Ok(())
+}
+
+/// Where the data of a file is, and the data if that is in the inode and told.
+fn place_of(inode: &Inode, data: Option<Vec<u8>>) -> Option<DataPlace> {
+    let layout = inode.layout()?.clone();
+    let inline = |bytes_max| Inline { bytes_max, data };
+    Some(DataPlace { layout, inline: inode.inline_max().map(inline) })
 }
 
 fn opened(how: &MakeHow, ino: Ino) -> Ino {

@@ -202,6 +202,8 @@ impl Volume {
         volume.load_rows(&mut report)?;
         volume.replay(log, &mut report)?;
         volume.state.targets.clone_from(&params.targets);
+        // A volume of an older build is one of this build from here on.
+        volume.store.write(Name::Meta, VOLUME_KEY, Some(&volume.identity.encode()))?;
         volume.checkpoint()?;
         if volume.starved {
             let full = weft_lmdb::Error { kind: weft_lmdb::Kind::Full, op: "commit", code: 0 };

@@ -70,6 +70,8 @@ impl Kind {
                 | Kind::SetXattr
                 | Kind::RemoveXattr
                 | Kind::Wrote
+                | Kind::WriteData
+                | Kind::MoveData
                 | Kind::SetLayout
         )
     }
@@ -144,6 +146,12 @@ kinds! {
     SetLayout = 0x0113;
     /// After a reconnect: these inodes are still open.
     Reopen = 0x0114;
+    /// Attributes of a file, and its data if that is in the inode.
+    GetData = 0x0115;
+    /// Bytes into a file whose data is in the inode.
+    WriteData = 0x0116;
+    /// A file's data moves from the inode to its targets.
+    MoveData = 0x0117;
 
     /// Inode to names: one stretch of all names there are.
     FindNames = 0x0120;

@@ -4,7 +4,9 @@
 
 use crate::codec::{Reader, WireError, WireErrorKind, Writer};
 use crate::ids::{ChunkIndex, TargetId};
-use crate::limits::{CHUNK_LOG2_DEFAULT, CHUNK_LOG2_MAX, CHUNK_LOG2_MIN, STRIPE_WIDTH_MAX};
+use crate::limits::{
+    CHUNK_LOG2_DEFAULT, CHUNK_LOG2_MAX, CHUNK_LOG2_MIN, INLINE_BYTES_MAX, STRIPE_WIDTH_MAX,
+};
 use crate::units::{to_u64, to_usize};
 
 /// How one file is striped. Fixed when the file is made.
@@ -21,32 +23,51 @@ pub struct LayoutPolicy {
     pub chunk_log2: u8,
     /// Targets to stripe over; 0 means all there are (up to `STRIPE_WIDTH_MAX`).
     pub width: u8,
+    /// Files of up to so many bytes are in the inode; 0: none.
+    pub inline_bytes: u16,
 }
+
+/// What is meant where nothing is said of it.
+const INLINE_BYTES_DEFAULT: u16 = INLINE_BYTES_MAX as u16;
 
 impl Default for LayoutPolicy {
     fn default() -> Self {
-        LayoutPolicy { chunk_log2: CHUNK_LOG2_DEFAULT, width: 0 }
+        LayoutPolicy {
+            chunk_log2: CHUNK_LOG2_DEFAULT,
+            width: 0,
+            inline_bytes: INLINE_BYTES_DEFAULT,
+        }
     }
 }
 
 impl LayoutPolicy {
-    /// Whether both values are within the limits.
+    /// Whether all values are within the limits.
     pub fn is_valid(&self) -> bool {
         (CHUNK_LOG2_MIN..=CHUNK_LOG2_MAX).contains(&self.chunk_log2)
             && usize::from(self.width) <= STRIPE_WIDTH_MAX
+            && usize::from(self.inline_bytes) <= INLINE_BYTES_MAX
     }
 
-    /// Appends the policy.
+    /// Appends the policy, which ends whatever it is in: builds without data in inodes wrote and read two bytes, and what
+    /// is as usual is not written.
     pub fn encode(&self, out: &mut Writer<'_>) {
         out.u8(self.chunk_log2).u8(self.width);
+        if self.inline_bytes != INLINE_BYTES_DEFAULT {
+            out.u16(self.inline_bytes);
+        }
     }
 
-    /// Reads a policy.
+    /// Reads a policy, up to the end.
     ///
     /// # Errors
     /// `Short`; `Value` when out of the limits.
     pub fn decode(from: &mut Reader<'_>) -> Result<LayoutPolicy, WireError> {
-        let policy = LayoutPolicy { chunk_log2: from.u8()?, width: from.u8()? };
+        let (chunk_log2, width) = (from.u8()?, from.u8()?);
+        let inline_bytes = match from.clone().end() {
+            Ok(()) => INLINE_BYTES_DEFAULT,
+            Err(_) => from.u16()?,
+        };
+        let policy = LayoutPolicy { chunk_log2, width, inline_bytes };
         if policy.is_valid() { Ok(policy) } else { Err(from.error(WireErrorKind::Value)) }
     }
 }

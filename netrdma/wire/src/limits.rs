@@ -10,6 +10,8 @@ pub const PAYLOAD_BYTES_MAX: u32 = 4 << 20;
 pub const NAME_BYTES_MAX: usize = 255;
 /// A symbolic link's target.
 pub const SYMLINK_BYTES_MAX: usize = 4095;
+/// Data of a file that may be in its inode: one block, so that its first write to a target is of a whole one.
+pub const INLINE_BYTES_MAX: usize = BLOCK_BYTES as usize;
 /// One extended attribute's value.
 pub const XATTR_VALUE_BYTES_MAX: usize = 64 << 10;
 /// One extended attribute's name.

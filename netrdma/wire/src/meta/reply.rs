@@ -2,6 +2,7 @@
 //! empty body.
 
 use super::attr::{Attr, FileKind};
+use super::inline::Inline;
 use crate::codec::{Reader, WireError, WireErrorKind, Writer};
 use crate::header::Kind;
 use crate::ids::Ino;
@@ -67,12 +68,14 @@ pub fn push_dir_entry(list: &mut Vec<u8>, entry: &DirEntry<'_>) {
 pub enum MetaReply {
     /// To `Lookup`, `Link`.
     Entry(Attr),
-    /// To `GetAttr`, `SetAttr`, `Wrote`.
+    /// To `GetAttr`, `SetAttr`, `Wrote`, `WriteData`.
     Attr(Attr),
-    /// To `Make`: whether it was made now, and the layout of a regular file.
-    Made(Attr, bool, Option<Layout>),
-    /// To `Open`: attributes now, and the layout of a regular file.
-    Opened(Attr, Option<Layout>),
+    /// To `Make`: whether it was made now, and where the data of a regular file is.
+    Made(Attr, bool, Option<DataPlace>),
+    /// To `Open`: attributes now, and where the data of a regular file is.
+    Opened(Attr, Option<DataPlace>),
+    /// To `GetData`, `MoveData`: with the data, if that is in the inode.
+    Data(Attr, Option<Inline>),
     /// To `ReadLink`, `GetXattr`, `ListXattr`.
     Bytes(Vec<u8>),
     /// To `ReadDir`: packed entries (see [`MetaReply::dir_entries`]) and whether they are the last.
@@ -91,14 +94,41 @@ pub enum MetaReply {
     Done,
 }
 
-fn optional_layout(from: &mut Reader<'_>) -> Result<Option<Layout>, WireError> {
-    from.bool()?.then(|| Layout::decode(from)).transpose()
+/// Where the data of a regular file is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DataPlace {
+    /// At its targets, by this layout.
+    pub layout: Layout,
+    /// Unless it is in the inode still.
+    pub inline: Option<Inline>,
 }
 
-fn push_optional_layout(out: &mut Writer<'_>, layout: Option<&Layout>) {
-    out.bool(layout.is_some());
-    if let Some(layout) = layout {
-        layout.encode(out);
+impl DataPlace {
+    /// At its targets.
+    pub fn striped(layout: Layout) -> DataPlace {
+        DataPlace { layout, inline: None }
+    }
+}
+
+fn decode_place(from: &mut Reader<'_>) -> Result<Option<DataPlace>, WireError> {
+    let known = from.u8()?;
+    if known > 2 {
+        return Err(from.error(WireErrorKind::Value));
+    }
+    let layout = (known > 0).then(|| Layout::decode(from)).transpose()?;
+    let inline = (known > 1).then(|| Inline::decode(from)).transpose()?;
+    Ok(layout.map(|layout| DataPlace { layout, inline }))
+}
+
+/// A client that does not know of data in inodes gets none of it: then the first byte is as in the first version.
+fn push_place(out: &mut Writer<'_>, place: Option<&DataPlace>) {
+    let Some(place) = place else {
+        out.u8(0);
+        return;
+    };
+    place.layout.encode(out.u8(1 + u8::from(place.inline.is_some())));
+    if let Some(inline) = &place.inline {
+        inline.encode(out);
     }
 }
 
@@ -109,13 +139,17 @@ impl MetaReply {
         let out = &mut Writer::new(body);
         match self {
             MetaReply::Entry(attr) | MetaReply::Attr(attr) => attr.encode(out),
-            MetaReply::Made(attr, made, layout) => {
+            MetaReply::Made(attr, made, place) => {
                 attr.encode(out);
-                push_optional_layout(out.bool(*made), layout.as_ref());
+                push_place(out.bool(*made), place.as_ref());
             }
-            MetaReply::Opened(attr, layout) => {
+            MetaReply::Opened(attr, place) => {
                 attr.encode(out);
-                push_optional_layout(out, layout.as_ref());
+                push_place(out, place.as_ref());
+            }
+            MetaReply::Data(attr, inline) => {
+                attr.encode(out);
+                Inline::encode_optional(inline.as_ref(), out);
             }
             MetaReply::Bytes(bytes) => {
                 out.bytes(bytes);
@@ -153,11 +187,14 @@ impl MetaReply {
         let from = &mut Reader::new(body, "metadata reply");
         let reply = match kind {
             Kind::Lookup | Kind::Link => MetaReply::Entry(Attr::decode(from)?),
-            Kind::GetAttr | Kind::SetAttr | Kind::Wrote => MetaReply::Attr(Attr::decode(from)?),
-            Kind::Make => {
-                MetaReply::Made(Attr::decode(from)?, from.bool()?, optional_layout(from)?)
+            Kind::GetAttr | Kind::SetAttr | Kind::Wrote | Kind::WriteData => {
+                MetaReply::Attr(Attr::decode(from)?)
             }
-            Kind::Open => MetaReply::Opened(Attr::decode(from)?, optional_layout(from)?),
+            Kind::Make => MetaReply::Made(Attr::decode(from)?, from.bool()?, decode_place(from)?),
+            Kind::Open => MetaReply::Opened(Attr::decode(from)?, decode_place(from)?),
+            Kind::GetData | Kind::MoveData => {
+                MetaReply::Data(Attr::decode(from)?, Inline::decode_optional(from)?)
+            }
             Kind::ReadLink | Kind::GetXattr | Kind::ListXattr => {
                 MetaReply::Bytes(from.bytes(to_usize(u64::from(BODY_BYTES_MAX)))?.to_vec())
             }

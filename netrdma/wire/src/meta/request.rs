@@ -1,6 +1,7 @@
 //! What a client asks of a volume.
 
 use super::attr::{SetAttr, Time};
+use super::inline::{DataWrite, MoveStep};
 use crate::codec::{Reader, WireError, WireErrorKind, Writer};
 use crate::header::Kind;
 use crate::ids::Ino;
@@ -60,6 +61,8 @@ pub struct MakeHow {
     pub exclusive: bool,
     /// Open the file as well (counts as one `Open` of the session). Only for regular files.
     pub open: bool,
+    /// Whoever asks understands [`super::Inline`]: a new file's data may be in the inode.
+    pub inline: bool,
 }
 
 /// One metadata operation. Names are any bytes but `/` and NUL, 1 to 255 of them, not `.` or `..` (the volume
@@ -89,8 +92,8 @@ pub enum MetaRequest<'a> {
     Rename { parent: Ino, name: &'a [u8], new_parent: Ino, new_name: &'a [u8], flags: u32 },
     /// → `Entry`.
     Link { ino: Ino, parent: Ino, name: &'a [u8] },
-    /// → `Opened`.
-    Open { ino: Ino },
+    /// → `Opened`. `inline`: as [`MakeHow::inline`]; without it a file whose data is in the inode is not opened.
+    Open { ino: Ino, inline: bool },
     /// Gives `count` opens of the session back; `atime`: when it was read meanwhile. That is kept soon, not before the
     /// reply. → `Done`.
     Release { ino: Ino, count: u32, atime: Option<Time> },
@@ -111,6 +114,12 @@ pub enum MetaRequest<'a> {
     /// when later than the one there, ctime likewise. The file has `blocks_added` more blocks (or fewer) by what the
     /// targets said. → `Attr`.
     Wrote { ino: Ino, size_min: u64, mtime: Time, blocks_added: i64 },
+    /// → `Data`.
+    GetData { ino: Ino },
+    /// → `Attr`. Only where [`super::Inline`] says so, and under the lease to write.
+    WriteData(DataWrite<'a>),
+    /// → `Data`. Under the lease to write; between `Begin` and `End` whoever asks writes the data to the target.
+    MoveData { ino: Ino, step: MoveStep },
     /// → `Layout` (a file) or `Policy` (a directory).
     GetLayout { ino: Ino },
     /// → `Done`.
@@ -149,6 +158,9 @@ impl<'a> MetaRequest<'a> {
             MetaRequest::RemoveXattr { .. } => Kind::RemoveXattr,
             MetaRequest::StatFs => Kind::StatFs,
             MetaRequest::Wrote { .. } => Kind::Wrote,
+            MetaRequest::GetData { .. } => Kind::GetData,
+            MetaRequest::WriteData(_) => Kind::WriteData,
+            MetaRequest::MoveData { .. } => Kind::MoveData,
             MetaRequest::GetLayout { .. } => Kind::GetLayout,
             MetaRequest::SetLayout { .. } => Kind::SetLayout,
             MetaRequest::Reopen { .. } => Kind::Reopen,
@@ -169,6 +181,8 @@ impl<'a> MetaRequest<'a> {
                 | MetaRequest::SetXattr { .. }
                 | MetaRequest::RemoveXattr { .. }
                 | MetaRequest::Wrote { .. }
+                | MetaRequest::WriteData(_)
+                | MetaRequest::MoveData { .. }
                 | MetaRequest::SetLayout { .. }
         )
     }
@@ -186,10 +200,16 @@ impl<'a> MetaRequest<'a> {
             }
             MetaRequest::GetAttr { ino }
             | MetaRequest::ReadLink { ino }
-            | MetaRequest::Open { ino }
             | MetaRequest::ListXattr { ino }
+            | MetaRequest::GetData { ino }
             | MetaRequest::GetLayout { ino } => {
                 out.u64(ino.0);
+            }
+            MetaRequest::Open { ino, inline } => {
+                out.u64(ino.0);
+                if *inline {
+                    out.u8(1); // Only a server that said it understands this is asked so.
+                }
             }
             MetaRequest::SetAttr { ino, set } => set.encode(out.u64(ino.0)),
             MetaRequest::Make { parent, name, how, target } => {
@@ -198,7 +218,7 @@ impl<'a> MetaRequest<'a> {
                     .u32(how.umask)
                     .u32(how.rdev)
                     .bool(how.exclusive)
-                    .bool(how.open);
+                    .u8(u8::from(how.open) | u8::from(how.inline) << 1);
                 out.bytes(name).bytes(target);
             }
             MetaRequest::Rename { parent, name, new_parent, new_name, flags } => {
@@ -226,6 +246,8 @@ impl<'a> MetaRequest<'a> {
             MetaRequest::Wrote { ino, size_min, mtime, blocks_added } => {
                 mtime.encode(out.u64(ino.0).u64(*size_min).i64(*blocks_added));
             }
+            MetaRequest::WriteData(write) => write.encode(out),
+            MetaRequest::MoveData { ino, step } => step.encode(out.u64(ino.0)),
             MetaRequest::SetLayout { ino, policy } => policy.encode(out.u64(ino.0)),
             MetaRequest::Reopen { opens } => {
                 out.u32(to_u32(opens.len()));
@@ -278,7 +300,10 @@ impl<'a> MetaRequest<'a> {
             Kind::Rmdir => MetaRequest::Rmdir { parent: ino, name: name(from)? },
             Kind::Rename => Self::decode_rename(ino, from)?,
             Kind::Link => MetaRequest::Link { ino, parent: Ino(from.u64()?), name: name(from)? },
-            Kind::Open => MetaRequest::Open { ino },
+            Kind::Open => {
+                let inline = from.clone().end().is_err() && from.bool()?;
+                MetaRequest::Open { ino, inline }
+            }
             Kind::Release => {
                 let count = from.u32()?;
                 let atime = from.bool()?.then(|| Time::decode(from)).transpose()?;
@@ -307,6 +332,9 @@ impl<'a> MetaRequest<'a> {
                 let (size_min, blocks_added) = (from.u64()?, from.i64()?);
                 MetaRequest::Wrote { ino, size_min, mtime: Time::decode(from)?, blocks_added }
             }
+            Kind::GetData => MetaRequest::GetData { ino },
+            Kind::WriteData => MetaRequest::WriteData(DataWrite::decode(ino, from)?),
+            Kind::MoveData => MetaRequest::MoveData { ino, step: MoveStep::decode(from)? },
             Kind::GetLayout => MetaRequest::GetLayout { ino },
             Kind::SetLayout => MetaRequest::SetLayout { ino, policy: LayoutPolicy::decode(from)? },
             Kind::FindNames => {
@@ -320,13 +348,13 @@ impl<'a> MetaRequest<'a> {
     }
 
     fn decode_make(parent: Ino, from: &mut Reader<'a>) -> Result<MetaRequest<'a>, WireError> {
-        let how = MakeHow {
-            mode: from.u32()?,
-            umask: from.u32()?,
-            rdev: from.u32()?,
-            exclusive: from.bool()?,
-            open: from.bool()?,
-        };
+        let (mode, umask, rdev) = (from.u32()?, from.u32()?, from.u32()?);
+        let (exclusive, flags) = (from.bool()?, from.u8()?);
+        if flags > 3 {
+            return Err(from.error(WireErrorKind::Value));
+        }
+        let (open, inline) = (flags & 1 == 1, flags & 2 == 2);
+        let how = MakeHow { mode, umask, rdev, exclusive, open, inline };
         let name = name(from)?;
         let target = from.bytes(SYMLINK_BYTES_MAX + 1)?;
         Ok(MetaRequest::Make { parent, name, how, target })

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use weft_net::Frame;
 use weft_wire::lease::{Recall, Reclaim, Reclaimed};
-use weft_wire::meta::{MetaReply, MetaRequest, push_dir_entry, push_parents};
+use weft_wire::meta::{DataWrite, MetaReply, MetaRequest, push_dir_entry, push_parents};
 use weft_wire::session::FENCE_ENDED;
 use weft_wire::units::to_u64;
 use weft_wire::{Header, Ino, Kind, LeaseBits, LeaseMode, SessionId, ShardId, Status};
@@ -280,12 +280,12 @@ impl Shard {
                 about.needs.extend(child(parent, name).map(|ino| (ino, Need::Look)));
                 about.directory = Some(*parent);
             }
-            MetaRequest::GetAttr { ino } => {
+            MetaRequest::GetAttr { ino } | MetaRequest::GetData { ino } => {
                 about.needs = vec![(*ino, need_of_attributes(lease))];
                 about.inode = Some(*ino);
             }
             MetaRequest::ReadLink { ino }
-            | MetaRequest::Open { ino }
+            | MetaRequest::Open { ino, .. }
             | MetaRequest::GetXattr { ino, .. }
             | MetaRequest::ListXattr { ino }
             | MetaRequest::ReadDir { ino, .. }
@@ -300,7 +300,9 @@ impl Shard {
                 about.needs = vec![(*ino, Need::Change)];
                 about.inode = Some(*ino);
             }
-            MetaRequest::Wrote { ino, .. } => {
+            MetaRequest::Wrote { ino, .. }
+            | MetaRequest::WriteData(DataWrite { ino, .. })
+            | MetaRequest::MoveData { ino, .. } => {
                 about.needs = vec![(*ino, Need::Told)];
                 about.inode = Some(*ino);
             }
