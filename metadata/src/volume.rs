@@ -182,9 +182,10 @@ impl Volume {
         self.identity.volume
     }
 
-    /// How a file is striped; `None` when it is no file or cannot be read.
+    /// How the data of a file is striped; `None` when it is no file, cannot be read, or has its data in the inode.
     pub fn layout_of(&self, ino: Ino) -> Option<Layout> {
-        self.store.known_inode(ino).ok()?.layout().cloned()
+        let inode = self.store.known_inode(ino).ok()?;
+        inode.layout().filter(|_| inode.inline_max().is_none()).cloned()
     }
 
     /// The inode that a name leads to now: what is logged and not applied is not counted.
