@@ -196,7 +196,9 @@ impl ClientCore {
         let may = self.holds(ino, LeaseMode::Write);
         let Some(file) = self.files.get_mut(&ino) else { return };
         // Without a lease, when none is to be had, others hear of it by what the volume is told.
-        if !may && !began && file.answered.is_none() && file.zeroing == 0 {
+        let asks =
+            file.answered.is_none() || file.inline.is_some() && file.answered == Some(Ok(()));
+        if !may && !began && asks && file.zeroing == 0 {
             file.waiting.push(id);
             return self.ask_to_write(ino, true);
         }
@@ -214,6 +216,16 @@ impl ClientCore {
             }
             file.waiting.push(id);
             return self.send_syncs(ino);
+        }
+        let at_targets = self.is_at_targets(ino);
+        let kind = self.ops.get_mut(&id).map(|op| &mut op.kind);
+        if let (Err(code), Some(OpKind::Allocate(allocation))) = (at_targets, kind) {
+            allocation.errno = code;
+        }
+        let Some(file) = self.files.get_mut(&ino) else { return };
+        if at_targets == Ok(false) && refused.is_none() {
+            file.waiting.push(id);
+            return;
         }
         let layout = file.layout.clone().expect("checked when it began");
         let size = file.size();
@@ -427,8 +439,10 @@ impl ClientCore {
             file.waiting.push(id);
             return;
         }
-        if !search.fresh {
-            if self.ask(id, ino, &MetaRequest::GetAttr { ino }).is_err() {
+        let in_inode = file.inline.is_some();
+        if !search.fresh || in_inode && !file.knows_data() {
+            let request = self.ask_attributes(ino);
+            if self.ask(id, ino, &request).is_err() {
                 self.finish(id, Err(errno::EIO));
             }
             return;
@@ -437,6 +451,10 @@ impl ClientCore {
         let (offset, hole) = (search.offset, search.hole);
         if offset >= size {
             return self.finish(id, Err(errno::ENXIO));
+        }
+        if let Some(inline) = &file.inline {
+            let found = inline.seek(offset, size, hole).ok_or(errno::ENXIO);
+            return self.finish(id, found.map(FsReply::Offset));
         }
         let (first, last) = (layout.chunk_at(offset).0, layout.chunk_at(size - 1).0);
         let count = (last - first + 1).min(to_u64(layout.targets().len()));
@@ -456,11 +474,9 @@ impl ClientCore {
         reply: Result<MetaReply, i32>,
         lease: LeaseBits,
     ) {
-        match reply {
-            Ok(MetaReply::Attr(attr)) => self.learn_with(attr, lease),
-            Ok(_) => return self.finish(id, Err(errno::EIO)),
-            Err(code) => return self.finish(id, Err(code)),
-        };
+        if let Err(code) = reply.and_then(|reply| self.learn_answer(reply, lease)) {
+            return self.finish(id, Err(code));
+        }
         if let Some(OpKind::Seek(search)) = self.ops.get_mut(&id).map(|op| &mut op.kind) {
             search.fresh = true;
         }

@@ -60,6 +60,7 @@ impl File {
             changes_seen: self.changes_seen,
             owned: self.owned,
             kept: self.kept,
+            inline: self.inline,
             ..File::new(self.attr, self.layout, Duration::ZERO)
         }
     }

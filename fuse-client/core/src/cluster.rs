@@ -297,6 +297,7 @@ impl ClientCore {
             self.touched.insert(*ino);
         }
         closed.into_iter().for_each(|ino| self.ask_whether_there(ino));
+        self.move_again(link);
         for kept in again {
             self.set_write_state(Some(&kept), write_state::AGAIN);
         }

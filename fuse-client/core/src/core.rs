@@ -511,7 +511,7 @@ impl ClientCore {
         let Some(answer) = self.put_aside(&call, answer) else { return };
         match call.purpose {
             Purpose::Known => {}
-            Purpose::Own { ino } => self.own_answered(ino, &answer),
+            Purpose::Own { ino } => self.own_answered(ino, call.kind, &answer),
             Purpose::Reclaim(volume) => self.reclaimed(volume, tag, &answer),
             Purpose::List { op, dir } => self.listed(op, dir, &answer),
             Purpose::Map => self.map_came(&answer),
@@ -536,6 +536,9 @@ impl ClientCore {
             Purpose::SyncClosed { target } => self.lingering_synced(target, answer.status),
             Purpose::WhetherThere { ino } => self.is_there(ino, &answer),
             Purpose::Wrote { ino } => self.wrote_answered(ino, &answer),
+            Purpose::WriteData { ino, id } => self.data_written(ino, id, &answer),
+            Purpose::Data { ino } => self.data_told(ino, &answer),
+            Purpose::Move { ino, number } => self.moved(ino, number, &answer),
             Purpose::Release { ino, count } => self.release_answered(ino, count),
             Purpose::Unheard => {}
             Purpose::Register { ticket } => self.registered(ticket),

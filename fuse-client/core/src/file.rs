@@ -11,6 +11,7 @@ use weft_wire::meta::{Attr, Time};
 use weft_wire::units::to_u64;
 use weft_wire::{ChunkPiece, Ino, Layout};
 
+use crate::inline::InlineFile;
 use crate::keep::Kept;
 use crate::op::{Caller, OpId};
 use crate::writes::{Unsynced, WriteSet};
@@ -86,6 +87,8 @@ impl Pages {
 #[derive(Debug)]
 pub(crate) struct File {
     pub(crate) layout: Option<Layout>,
+    /// The data is in the inode, not at the targets.
+    pub(crate) inline: Option<InlineFile>,
     /// As the volume said last, and when.
     pub(crate) attr: Attr,
     pub(crate) attr_at: Duration,
@@ -145,6 +148,7 @@ impl File {
     pub(crate) fn new(attr: Attr, layout: Option<Layout>, now: Duration) -> File {
         File {
             layout,
+            inline: None,
             attr,
             attr_at: now,
             pages: Pages::Unknown,
@@ -227,6 +231,7 @@ impl File {
 
     /// A change of ours was answered: whether it is the only one since the pages were read.
     pub(crate) fn changed_by_us(&mut self, attr: &Attr) {
+        self.data_follows(attr.version);
         self.pages = match self.pages {
             Pages::None => Pages::None,
             Pages::Of(version) if version.checked_add(1) == Some(attr.version) => {
@@ -271,7 +276,8 @@ impl File {
 
     /// Has the targets make durable what was written before the last open, once for each open.
     pub(crate) fn ask_for_older_writes(&mut self) {
-        let Some(layout) = self.layout.as_ref().filter(|_| self.written_before) else { return };
+        let at_targets = self.written_before && self.inline.is_none();
+        let Some(layout) = self.layout.as_ref().filter(|_| at_targets) else { return };
         self.written_before = false;
         let chunk_count = self.size().div_ceil(u64::from(layout.chunk_bytes()));
         let width = layout.targets().len();
@@ -281,7 +287,8 @@ impl File {
 
     /// Whether everything written is acknowledged and told.
     pub(crate) fn is_settled(&self) -> bool {
-        self.run.is_none() && self.writes.is_empty() && self.telling.is_settled()
+        let still = self.writes.is_empty() && !self.is_moving();
+        self.run.is_none() && still && self.telling.is_settled()
     }
 
     /// Forgets the overlays once the volume knows everything.

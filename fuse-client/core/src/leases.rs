@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use weft_wire::lease::{Recall, Reclaim, Reclaimed};
 use weft_wire::limits::RECALL_COUNT_MAX;
-use weft_wire::meta::{Attr, MetaReply, MetaRequest};
+use weft_wire::meta::{Attr, DataWrite, MetaRequest, MoveStep};
 use weft_wire::session::FENCE_ENDED;
 use weft_wire::{Ino, Kind, LeaseBits, LeaseMode, Status, VolumeId};
 
@@ -57,6 +57,8 @@ impl Changes {
             | MetaRequest::RemoveXattr { ino, .. }
             | MetaRequest::SetLayout { ino, .. }
             | MetaRequest::Wrote { ino, .. }
+            | MetaRequest::WriteData(DataWrite { ino, .. })
+            | MetaRequest::MoveData { ino, .. }
             | MetaRequest::Link { ino, .. } => inodes.push(*ino),
             _ => {}
         }
@@ -86,6 +88,9 @@ pub(crate) fn wanted(request: &MetaRequest<'_>) -> LeaseBits {
         MetaRequest::ReadDir { plus: true, .. } => read.with(LeaseBits::NAMES),
         MetaRequest::ReadDir { .. }
         | MetaRequest::GetAttr { .. }
+        | MetaRequest::GetData { .. }
+        | MetaRequest::WriteData(_)
+        | MetaRequest::MoveData { .. }
         | MetaRequest::GetXattr { name: CAPABILITIES, .. }
         | MetaRequest::Open { .. }
         | MetaRequest::SetAttr { .. }
@@ -457,18 +462,16 @@ impl ClientCore {
         };
         let writer = file.writer;
         let purpose = Purpose::Own { ino };
-        self.meta_call_leasing(ino, writer, &MetaRequest::GetAttr { ino }, lease, purpose);
+        let request = self.ask_attributes(ino);
+        self.meta_call_leasing(ino, writer, &request, lease, purpose);
     }
 
-    pub(crate) fn own_answered(&mut self, ino: Ino, answer: &Answer) {
+    pub(crate) fn own_answered(&mut self, ino: Ino, kind: Kind, answer: &Answer) {
         if !self.files.contains_key(&ino) {
             return self.grant(ino, answer.lease.mode());
         }
         self.touched.insert(ino);
-        let reply = answer.meta(Kind::GetAttr);
-        if let Ok(MetaReply::Attr(attr)) = reply {
-            self.learn_with(attr, answer.lease);
-        }
+        let reply = answer.meta(kind).and_then(|reply| self.learn_answer(reply, answer.lease));
         let file = self.files.get_mut(&ino).expect("looked at above");
         file.asking = false;
         match reply {
@@ -671,10 +674,8 @@ impl ClientCore {
         if let Some(due) = file.telling.due.take() {
             self.file_timers.remove(&(due, ino));
         }
-        let telling = file.telling.in_flight.is_some();
-        if telling {
-            self.amend_wrote(ino);
-        }
+        self.drop_move(ino);
+        self.amend_changes(ino);
         self.room_made = true;
         self.touched.insert(ino);
         for op in ended {
@@ -682,38 +683,54 @@ impl ClientCore {
         }
     }
 
-    fn amend_wrote(&mut self, ino: Ino) {
-        let wrote = |call: &Call| matches!(call.purpose, Purpose::Wrote { ino: of } if of == ino);
-        let tags: Vec<(u64, LinkId)> = self
-            .calls
-            .iter()
-            .filter(|(_, call)| wrote(call))
-            .map(|(tag, call)| (*tag, call.link))
-            .collect();
-        for (tag, link) in tags {
+    fn amend_changes(&mut self, ino: Ino) {
+        let of_data = |call: &Call| match call.purpose {
+            Purpose::Wrote { ino: of } | Purpose::WriteData { ino: of, .. } => of == ino,
+            Purpose::Move { ino: of, .. } => of == ino && call.volume.is_some(),
+            _ => false,
+        };
+        let calls = self.calls.iter().filter(|(_, call)| of_data(call));
+        let calls: Vec<(u64, LinkId, Kind)> =
+            calls.map(|(tag, call)| (*tag, call.link, call.kind)).collect();
+        for (tag, link, kind) in calls {
             let volume = self.volumes.get_mut(&ino.volume()).expect("it was asked");
             let queued = volume.queue.iter_mut().find(|queued| queued.tag == tag);
             if let Some(queued) = queued {
-                amend(&mut queued.body);
+                amend(kind, &mut queued.body);
             } else {
-                self.links[at(link)].amend(tag, amend);
+                self.links[at(link)].amend(tag, |body| amend(kind, body));
             }
         }
     }
 }
 
-/// Makes a word about writes one that does not make the file longer or younger. The blocks it has are counted.
-fn amend(body: &mut Vec<u8>) {
+/// Makes a change that follows from a write one that leaves the data alone, the length and the times. The blocks that the
+/// file has are counted.
+pub(crate) fn amend(kind: Kind, body: &mut Vec<u8>) {
     // One that waits for its slot has none yet, which only the sender may read.
     let slot = crate::volume::slot_and_sequence(body);
     crate::volume::put_slot(body, 0, 0);
-    if let Ok((caller, MetaRequest::Wrote { ino, blocks_added, .. })) =
-        MetaRequest::decode(Kind::Wrote, body)
-    {
-        let request =
-            MetaRequest::Wrote { ino, size_min: 0, mtime: Default::default(), blocks_added };
-        body.clear();
-        request.encode(&caller, body);
+    let decoded = MetaRequest::decode(kind, body);
+    let amended = decoded.ok().and_then(|(caller, request)| {
+        let request = match request {
+            MetaRequest::Wrote { ino, blocks_added, .. } => {
+                let mtime = Default::default();
+                MetaRequest::Wrote { ino, size_min: 0, mtime, blocks_added }
+            }
+            MetaRequest::WriteData(write) => {
+                MetaRequest::WriteData(DataWrite::new(write.ino, 0, &[], Default::default()))
+            }
+            MetaRequest::MoveData { ino, .. } => {
+                MetaRequest::MoveData { ino, step: MoveStep::Stay }
+            }
+            _ => return None,
+        };
+        let mut amended = Vec::new();
+        request.encode(&caller, &mut amended);
+        Some(amended)
+    });
+    if let Some(amended) = amended {
+        *body = amended;
     }
     crate::volume::put_slot(body, slot.0, slot.1);
 }

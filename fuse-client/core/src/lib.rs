@@ -19,6 +19,7 @@ mod cluster;
 pub mod config;
 mod core;
 mod file;
+mod inline;
 pub mod keep;
 mod leases;
 pub mod limits;

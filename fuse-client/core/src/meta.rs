@@ -42,7 +42,7 @@ impl ClientCore {
             FsOp::Open { ino, flags } => {
                 self.set_kind(id, OpKind::Open { flags, created: false, name: None });
                 let lease = if flags.write { LeaseBits::WRITE } else { LeaseBits::READ };
-                let request = MetaRequest::Open { ino };
+                let request = MetaRequest::Open { ino, inline: self.inlines(ino.volume()) };
                 match self.meta_call_leasing(ino, caller, &request, lease, Purpose::Open(id)) {
                     true => Ok(()),
                     false => Err(errno::EIO),
@@ -51,7 +51,8 @@ impl ClientCore {
             FsOp::Create { parent, name, mode, umask, flags } => {
                 let place = Some((parent, name.clone()));
                 self.set_kind(id, OpKind::Open { flags, created: true, name: place });
-                let how = MakeHow { mode, umask, rdev: 0, exclusive: flags.exclusive, open: true };
+                let (exclusive, inline) = (flags.exclusive, self.inlines(parent.volume()));
+                let how = MakeHow { mode, umask, rdev: 0, exclusive, open: true, inline };
                 check_name(&name).and_then(|()| {
                     let request = MetaRequest::Make { parent, name: &name, how, target: &[] };
                     self.ask_as(id, parent, &request, Purpose::Open(id))
@@ -59,7 +60,8 @@ impl ClientCore {
             }
             FsOp::Tmpfile { parent, mode, umask, flags } => {
                 self.set_kind(id, OpKind::Open { flags, created: true, name: None });
-                let how = MakeHow { mode, umask, rdev: 0, exclusive: true, open: true };
+                let inline = self.inlines(parent.volume());
+                let how = MakeHow { mode, umask, rdev: 0, exclusive: true, open: true, inline };
                 let request = MetaRequest::Make { parent, name: &[], how, target: &[] };
                 self.ask_as(id, parent, &request, Purpose::Open(id))
             }
@@ -143,7 +145,8 @@ impl ClientCore {
                 if target.len() > SYMLINK_BYTES_MAX {
                     return Err(errno::ENAMETOOLONG);
                 }
-                let how = MakeHow { mode, umask, rdev, exclusive: true, open: false };
+                let inline = self.inlines(parent.volume());
+                let how = MakeHow { mode, umask, rdev, exclusive: true, open: false, inline };
                 self.set_name(id, parent, &name);
                 let (name, target) = (&name[..], &target[..]);
                 self.ask(id, parent, &MetaRequest::Make { parent, name, how, target })
@@ -402,6 +405,7 @@ impl ClientCore {
             MetaReply::Attr(_)
             | MetaReply::Dir(..)
             | MetaReply::Opened(..)
+            | MetaReply::Data(..)
             | MetaReply::Layout(_)
             | MetaReply::Policy(_)
             | MetaReply::Names(..)

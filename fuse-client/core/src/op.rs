@@ -147,6 +147,8 @@ pub enum FsOp {
 pub enum DataPiece {
     /// These bytes of a slot.
     Slot(SharedSlot, Range<usize>),
+    /// These.
+    Bytes(Vec<u8>),
     /// So many zeros (a hole).
     Zeros(usize),
 }
@@ -157,6 +159,7 @@ impl DataPiece {
     pub fn bytes(&self) -> usize {
         match self {
             DataPiece::Slot(_, range) => range.len(),
+            DataPiece::Bytes(bytes) => bytes.len(),
             DataPiece::Zeros(count) => *count,
         }
     }

@@ -1,7 +1,7 @@
 //! Opening, changing attributes (with the truncation an open may ask for), closing.
 
-use weft_wire::meta::{Attr, MetaReply, MetaRequest, SetAttr};
-use weft_wire::{Ino, Layout, LeaseBits, LeaseMode, Status};
+use weft_wire::meta::{Attr, DataPlace, MetaReply, MetaRequest, SetAttr};
+use weft_wire::{Ino, LeaseBits, LeaseMode, Status};
 
 use crate::core::ClientCore;
 use crate::file::{File, Pages};
@@ -16,9 +16,9 @@ impl ClientCore {
         reply: Result<MetaReply, i32>,
         lease: LeaseBits,
     ) {
-        let (attr, made, layout) = match reply {
-            Ok(MetaReply::Opened(attr, layout)) => (attr, false, layout),
-            Ok(MetaReply::Made(attr, made, layout)) => (attr, made, layout),
+        let (attr, made, place) = match reply {
+            Ok(MetaReply::Opened(attr, place)) => (attr, false, place),
+            Ok(MetaReply::Made(attr, made, place)) => (attr, made, place),
             Ok(_) => return self.finish(id, Err(errno::EIO)),
             Err(code) => return self.finish(id, Err(code)),
         };
@@ -31,7 +31,7 @@ impl ClientCore {
             self.learn_name(*parent, name, Some(attr.ino), lease);
         }
         let parent = name.map(|(parent, _)| parent).filter(|_| lease.has(LeaseBits::NAMES));
-        self.counted(&attr, layout);
+        self.counted(&attr, place);
         self.learn_with(attr, lease);
         if made && lease.mode() >= LeaseMode::Read {
             // The kernel asks before the first write.
@@ -48,8 +48,9 @@ impl ClientCore {
     }
 
     /// The volume counts one more open of the inode for us.
-    fn counted(&mut self, attr: &Attr, layout: Option<Layout>) {
+    fn counted(&mut self, attr: &Attr, place: Option<DataPlace>) {
         let now = self.now;
+        let (layout, inline) = place.map_or((None, None), |it| (Some(it.layout), it.inline));
         self.touched.insert(attr.ino);
         self.rejoin(attr.ino);
         let known = self.versions.take(attr.ino);
@@ -60,6 +61,7 @@ impl ClientCore {
         });
         file.server_opens += 1;
         file.learn(attr, now);
+        self.learn_inline(attr.ino, attr.version, inline);
         self.take_back_release(attr.ino);
     }
 
@@ -165,7 +167,9 @@ impl ClientCore {
             if acknowledged && file.telling.done < wanted {
                 file.telling.urgent = file.telling.urgent.max(wanted);
             }
-            if !acknowledged || file.telling.done < wanted {
+            // What moves to the targets must not be longer than the file.
+            let moving = set.size.is_some() && file.is_moving();
+            if !acknowledged || file.telling.done < wanted || moving {
                 file.waiting.push(id);
                 return self.send_wrote(ino);
             }
@@ -205,6 +209,9 @@ impl ClientCore {
         };
         let now = self.now;
         if let (Some(file), Ok(attr)) = (self.files.get_mut(&ino), &reply) {
+            if let Some(size) = sized {
+                file.cut_known_data(size);
+            }
             file.changed_by_us(attr);
             file.learn(attr, now);
             file.drop_overlays();

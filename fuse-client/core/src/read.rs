@@ -5,7 +5,7 @@ use weft_wire::blocks::{BLOCK_BYTES, first_mismatch};
 use weft_wire::data::{ChunkRange, DataRequest, ReadReply};
 use weft_wire::header::Header;
 use weft_wire::limits::FILE_BYTES_MAX;
-use weft_wire::meta::{MetaReply, MetaRequest};
+use weft_wire::meta::MetaReply;
 use weft_wire::units::{to_u32, to_usize};
 use weft_wire::{ChunkId, ChunkPiece, Ino, Kind, LeaseBits, LeaseMode, Status};
 
@@ -55,9 +55,11 @@ impl ClientCore {
         }
         let size = file.size();
         let end = (offset + u64::from(bytes)).min(size);
-        if !known && !fresh {
+        let in_inode = file.inline.is_some();
+        if !known && !fresh || in_inode && !file.knows_data() {
             // Somebody else may have written it, and not all of that may be at the servers.
-            if self.ask(id, ino, &MetaRequest::GetAttr { ino }).is_err() {
+            let request = self.ask_attributes(ino);
+            if self.ask(id, ino, &request).is_err() {
                 self.finish(id, Err(errno::EIO));
             }
             return;
@@ -71,6 +73,10 @@ impl ClientCore {
         file.gives_pages();
         if atime {
             file.was_read(wall);
+        }
+        if let Some(inline) = &file.inline {
+            let found = inline.read(offset, end - offset);
+            return self.finish(id, Ok(FsReply::Data(found)));
         }
         let layout = self.files[&ino].layout.as_ref().expect("as above");
         let pieces: Vec<ChunkPiece> = layout.pieces(offset, end - offset).collect();
@@ -93,11 +99,9 @@ impl ClientCore {
         reply: Result<MetaReply, i32>,
         lease: LeaseBits,
     ) {
-        match reply {
-            Ok(MetaReply::Attr(attr)) => self.learn_with(attr, lease),
-            Ok(_) => return self.finish(id, Err(errno::EIO)),
-            Err(code) => return self.finish(id, Err(code)),
-        };
+        if let Err(code) = reply.and_then(|reply| self.learn_answer(reply, lease)) {
+            return self.finish(id, Err(code));
+        }
         if let Some(OpKind::ReadWaiting { fresh, .. }) =
             self.ops.get_mut(&id).map(|op| &mut op.kind)
         {

@@ -102,6 +102,7 @@ impl ClientCore {
         }
         if let Some(file) = self.files.get_mut(&ino) {
             file.answered = None;
+            file.forget_failed_move();
         }
         self.collect(ino);
     }
@@ -113,6 +114,7 @@ impl ClientCore {
         if file.run.as_ref().is_some_and(|run| run.due <= now) {
             self.push_run_out(ino);
         }
+        self.resume_move(ino);
         self.touched.insert(ino);
     }
 

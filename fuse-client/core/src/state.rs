@@ -125,6 +125,20 @@ pub(crate) enum Purpose {
     Wrote {
         ino: Ino,
     },
+    /// A write that the volume takes.
+    WriteData {
+        ino: Ino,
+        id: u64,
+    },
+    /// The data of a file in its inode.
+    Data {
+        ino: Ino,
+    },
+    /// A step of the data's way from the inode to its target.
+    Move {
+        ino: Ino,
+        number: u64,
+    },
     Release {
         ino: Ino,
         count: u32,

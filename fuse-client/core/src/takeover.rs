@@ -18,9 +18,10 @@ use weft_wire::{Ino, Kind, LeaseBits, ShardId, VolumeId};
 
 use crate::core::{ClientCore, at};
 use crate::file::File;
+use crate::inline::InlineFile;
 use crate::keep::records::write_state;
 use crate::keep::{Change, FileRecord, HandleRecord, Keep, OpRecord, Which, WriteRecord};
-use crate::leases::Changes;
+use crate::leases::{Changes, amend};
 use crate::op::{Caller, FsOp, Handle, LinkId, OpId};
 use crate::state::{AfterSetAttr, Answer, Call, HandleState, Op, OpKind, Purpose, errno};
 use crate::writes::{Unsynced, Write};
@@ -108,6 +109,7 @@ impl ClientCore {
 
     fn take_file(&mut self, record: u32, kept: FileRecord) {
         let mut file = File::new(kept.attr, kept.layout, Duration::ZERO);
+        file.inline = kept.inline_max.map(InlineFile::new);
         file.kept = Some(record);
         file.server_opens = kept.server_opens;
         file.writer = Caller { uid: kept.writer.0, gid: kept.writer.1, pid: 0 };
@@ -236,7 +238,12 @@ impl ClientCore {
 
     /// Sends a change again that the one before sent, or may have.
     fn replay(&mut self, change: Change, kept: crate::keep::Kept) {
-        let Change { volume: id, slot, op, kind, body, .. } = change;
+        let Change { volume: id, slot, op, kind, mut body, .. } = change;
+        if matches!(kind, Kind::WriteData | Kind::MoveData) {
+            // If it was not made yet it must not be from now on, beside what this one sends: the writes are kept, and a move
+            // begins anew.
+            amend(kind, &mut body);
+        }
         let (tag, op) = (self.next_tag(), OpId(op));
         let changes = MetaRequest::decode(kind, &body).ok().map(|(_, request)| {
             let mut changes = Changes::of(&request);

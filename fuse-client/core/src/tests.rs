@@ -44,6 +44,7 @@ fn flat(pieces: &[DataPiece]) -> Vec<u8> {
     for piece in pieces {
         match piece {
             DataPiece::Slot(slot, range) => out.extend_from_slice(&slot[range.clone()]),
+            DataPiece::Bytes(bytes) => out.extend_from_slice(bytes),
             DataPiece::Zeros(count) => out.resize(out.len() + count, 0),
         }
     }

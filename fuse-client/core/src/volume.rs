@@ -57,6 +57,11 @@ const SLOTS_KEPT: usize = 16;
 const SLOT_AT: usize = 8;
 const SEQUENCE_AT: usize = 10;
 
+/// Whether a change follows from a write, and others may wait for it.
+fn is_of_writes(kind: Kind) -> bool {
+    matches!(kind, Kind::Wrote | Kind::WriteData | Kind::MoveData)
+}
+
 /// The body of a request; a change gets its slot with [`put_slot`] when it is sent.
 pub(crate) fn encode(caller: op::Caller, request: &MetaRequest<'_>) -> Vec<u8> {
     let op::Caller { uid, gid, .. } = caller;
@@ -112,7 +117,7 @@ impl Volume {
         // Words about writes wait for nobody, and others may wait for them: some slots are theirs alone.
         let at = match self.free.len() > SLOTS_KEPT.min(usize::from(self.slot_count) / 2) {
             true => 0,
-            false => self.queue.iter().position(|queued| queued.kind == Kind::Wrote)?,
+            false => self.queue.iter().position(|queued| is_of_writes(queued.kind))?,
         };
         let slot = self.free.pop_first()?;
         let mut next = self.queue.remove(at).expect("it was found there");

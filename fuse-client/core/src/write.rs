@@ -12,6 +12,7 @@ use weft_wire::{ChunkId, Ino, Kind, LeaseBits, LeaseMode, Status};
 
 use crate::core::ClientCore;
 use crate::file::{Pages, Run};
+use crate::inline::{InlineFile, Way};
 use crate::keep::records::write_state;
 use crate::limits::{
     RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_WAIT, WRITE_BYTES_MAX, WROTE_DELAY, ZERO_COPY_BYTES_MIN,
@@ -89,16 +90,18 @@ impl ClientCore {
             file.waiting.push(id);
             return;
         }
-        let enough = mode == LeaseMode::Write || (mode == LeaseMode::Through && !append);
+        // Data in the inode is written by one alone.
+        let alone = append || file.inline.is_some();
+        let enough = mode == LeaseMode::Write || (mode == LeaseMode::Through && !alone);
         match file.answered {
             _ if enough => {}
             // A server that grants nothing is older than leases: its files' ends are what we know.
-            Some(Ok(())) if !append || !leases => {}
+            Some(Ok(())) if !alone || !leases => {}
             Some(Err(code)) => return self.finish(id, Err(code)),
             _ => {
                 file.waiting.push(id);
                 file.writer = caller;
-                return self.ask_to_write(ino, append);
+                return self.ask_to_write(ino, alone);
             }
         }
         let through = mode != LeaseMode::Write;
@@ -131,6 +134,12 @@ impl ClientCore {
         let wall = self.wall();
         let file = self.files.get_mut(&ino).expect("as above");
         file.local_mtime = file.local_mtime.max(Some(wall));
+        let too_long = |inline: &InlineFile| file.local_end > u64::from(inline.bytes_max);
+        if file.inline.as_ref().is_some_and(too_long) {
+            // The way to the targets is opened while the program goes on.
+            self.move_out(ino);
+        }
+        let file = self.files.get_mut(&ino).expect("as above");
         self.touched.insert(ino);
         if direct {
             let bytes = to_u32(bytes);
@@ -310,6 +319,15 @@ impl ClientCore {
             let tag = self.next_tag();
             let file = self.files.get_mut(&ino).filter(|file| !file.asked_whether_there);
             let Some(file) = file else { return };
+            if file.inline.is_some() {
+                let Some((id, end)) = file.writes.next_ready() else { return };
+                match self.way_of_write(ino, end) {
+                    Way::Wait => return,
+                    Way::Inode => self.send_inline(ino, id),
+                    Way::Failed(status) => self.write_answered(ino, id, status, &[]),
+                }
+                continue;
+            }
             let Some((id, write)) = file.writes.take_ready() else { return };
             let chunk = ChunkId { ino, index: write.index };
             let range = ChunkRange { chunk, offset: write.offset, bytes: write.bytes };
@@ -340,15 +358,8 @@ impl ClientCore {
     }
 
     pub(crate) fn write_answered(&mut self, ino: Ino, id: u64, status: Status, body: &[u8]) {
-        let Some(file) = self.files.get_mut(&ino) else { return };
-        let Some(mut write) = file.writes.remove(id) else { return };
-        self.touched.insert(ino);
-        let bytes = to_usize(u64::from(write.bytes));
-        if write.dirty {
-            file.dirty_bytes -= bytes;
-            self.dirty_bytes -= bytes;
-            self.room_made = true;
-        }
+        let Some(mut write) = self.take_answered(ino, id) else { return };
+        let file = self.files.get_mut(&ino).expect("it had the write");
         let op = write.op.take();
         let again = write.again;
         if status == Status::Ok {
@@ -388,6 +399,20 @@ impl ClientCore {
         }
     }
 
+    /// A write that is not on its way any more.
+    pub(crate) fn take_answered(&mut self, ino: Ino, id: u64) -> Option<Write> {
+        let file = self.files.get_mut(&ino)?;
+        let write = file.writes.remove(id)?;
+        self.touched.insert(ino);
+        if write.dirty {
+            let bytes = to_usize(u64::from(write.bytes));
+            file.dirty_bytes -= bytes;
+            self.dirty_bytes -= bytes;
+            self.room_made = true;
+        }
+        Some(write)
+    }
+
     /// From here on its memory is kept for a target that is restarted.
     fn keep_acknowledged(&mut self, ino: Ino, write: &mut Write) {
         if write.kept.is_some() {
@@ -418,7 +443,7 @@ impl ClientCore {
         }
     }
 
-    fn direct_answered(&mut self, id: OpId, ino: Ino, status: Status) {
+    pub(crate) fn direct_answered(&mut self, id: OpId, ino: Ino, status: Status) {
         let Some(op) = self.ops.get_mut(&id) else { return };
         let OpKind::WriteDirect { bytes, left, errno, through } = &mut op.kind else { return };
         *left -= 1;

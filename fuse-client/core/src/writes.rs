@@ -18,6 +18,9 @@ use weft_wire::{ChunkIndex, TargetId};
 use crate::keep::Kept;
 use crate::op::OpId;
 
+/// As a write's tag: a change at the volume carries it, which is not cancelled.
+const TO_VOLUME: u64 = 0;
+
 /// Bytes of a slot.
 pub(crate) type Payload = (SharedSlot, Range<usize>);
 
@@ -32,7 +35,7 @@ pub(crate) struct Write {
     /// Where it ends in the file.
     pub(crate) file_end: u64,
     pub(crate) payload: Payload,
-    /// The request that carries it now.
+    /// The request that carries it now, or [`TO_VOLUME`].
     pub(crate) tag: Option<u64>,
     /// The direct write that waits for it.
     pub(crate) op: Option<OpId>,
@@ -126,6 +129,37 @@ impl WriteSet {
         }
     }
 
+    /// The next write that may be sent, and where it ends in the file.
+    pub(crate) fn next_ready(&self) -> Option<(u64, u64)> {
+        let id = *self.ready.first()?;
+        Some((id, self.writes[&id].file_end))
+    }
+
+    /// A write that may be sent is, with a change at the volume.
+    pub(crate) fn take_for_volume(&mut self, id: u64) -> Option<&Write> {
+        self.ready.remove(&id);
+        let write = self.writes.get_mut(&id)?;
+        write.tag = Some(TO_VOLUME);
+        Some(write)
+    }
+
+    /// The volume did not take the write: it is to be sent again. False when it is not there.
+    pub(crate) fn send_again(&mut self, id: u64) -> bool {
+        let Some(write) = self.writes.get_mut(&id) else { return false };
+        write.tag = None;
+        self.make_ready_if_free(id);
+        true
+    }
+
+    pub(crate) fn get(&self, id: u64) -> Option<&Write> {
+        self.writes.get(&id)
+    }
+
+    /// Whether a write is out.
+    pub(crate) fn any_sent(&self) -> bool {
+        self.writes.values().any(|write| write.tag.is_some())
+    }
+
     /// The next write that may be sent; the caller sends it and sets its tag.
     pub(crate) fn take_ready(&mut self) -> Option<(u64, &mut Write)> {
         let id = self.ready.pop_first()?;
@@ -170,7 +204,8 @@ impl WriteSet {
         lost: impl Fn(TargetId) -> bool,
         kept: BTreeMap<u64, Write>,
     ) -> Vec<u64> {
-        let tags = self.writes.values_mut().filter(|w| lost(w.target));
+        let at_target = |write: &&mut Write| lost(write.target) && write.tag != Some(TO_VOLUME);
+        let tags = self.writes.values_mut().filter(at_target);
         let tags = tags.filter_map(|write| write.tag.take()).collect();
         for (id, write) in kept {
             self.put(id, Write { tag: None, op: None, dirty: false, again: true, ..write });

@@ -35,6 +35,7 @@ fn file() -> FileRecord {
             ctime: Time::default(),
             btime: Time::default(),
         },
+        inline_max: Some(4096),
         layout: Some(Layout::new(20, targets).unwrap()),
         server_opens: 3,
         writer: (4, 5),

@@ -11,8 +11,8 @@ use weft_wire::header::{HEADER_BYTES, Header};
 use weft_wire::lease::{Reclaim, Reclaimed};
 use weft_wire::locks::{LockClaim, LockClaimReply, LockRequest};
 use weft_wire::meta::{
-    Attr, DirEntry, FileKind, MetaReply, MetaRequest, NO_SLOT, SetAttr, StatFs, Time, TimeSet,
-    push_dir_entry, push_parents,
+    Attr, DataPlace, DirEntry, FileKind, MetaReply, MetaRequest, NO_SLOT, SetAttr, StatFs, Time,
+    TimeSet, push_dir_entry, push_parents,
 };
 use weft_wire::session::{
     ClusterMap, FEATURE_LEASES, FEATURE_PARENTS, FEATURE_SYNC_ALL, FENCE_ENDED, Hello, NodeEntry,
@@ -488,14 +488,14 @@ impl Fake {
             MetaRequest::ReadLink { ino } => MetaReply::Bytes(self.inode(*ino)?.link.clone()),
             MetaRequest::Make { parent, name, how, target } => {
                 let regular = FileKind::from_mode(how.mode) == Some(FileKind::Regular);
-                let layout = regular.then(Self::layout);
+                let place = regular.then(|| DataPlace::striped(Self::layout()));
                 if let Ok(ino) = self.named(*parent, name) {
                     if how.exclusive {
                         return Err(Status::Exists);
                     }
                     let inode = self.inode(ino)?;
                     inode.opens += u32::from(how.open);
-                    return Ok(MetaReply::Made(inode.attr, false, layout));
+                    return Ok(MetaReply::Made(inode.attr, false, place));
                 }
                 let ino = Ino(self.next_ino);
                 self.next_ino += 1;
@@ -504,7 +504,7 @@ impl Fake {
                 let (opens, link) = (u32::from(how.open), target.to_vec());
                 let (names, xattrs) = (BTreeMap::new(), BTreeMap::new());
                 self.inodes.insert(ino, Inode { attr, names, opens, link, xattrs });
-                MetaReply::Made(attr, true, layout)
+                MetaReply::Made(attr, true, place)
             }
             MetaRequest::Unlink { parent, name } | MetaRequest::Rmdir { parent, name } => {
                 let ino = self.named(*parent, name)?;
@@ -520,10 +520,10 @@ impl Fake {
                 self.inode(*new_parent)?.names.insert(new_name.to_vec(), ino);
                 MetaReply::Done
             }
-            MetaRequest::Open { ino } => {
+            MetaRequest::Open { ino, .. } => {
                 let inode = self.inode(*ino)?;
                 inode.opens += 1;
-                MetaReply::Opened(inode.attr, Some(Self::layout()))
+                MetaReply::Opened(inode.attr, Some(DataPlace::striped(Self::layout())))
             }
             MetaRequest::Release { ino, count, atime } => {
                 let inode = self.inode(*ino)?;

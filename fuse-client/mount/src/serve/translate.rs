@@ -327,6 +327,7 @@ impl Payload {
             Payload::Pieces(pieces) => {
                 for piece in pieces {
                     match piece {
+                        DataPiece::Bytes(bytes) => parts.push_vec(bytes),
                         DataPiece::Zeros(count) => parts.push_vec(vec![0; count]),
                         DataPiece::Slot(slot, range) => {
                             let pushed = parts.push_shared(slot, range);

@@ -331,6 +331,7 @@ pub(crate) fn gather(pieces: &[DataPiece]) -> Vec<u8> {
     for piece in pieces {
         match piece {
             DataPiece::Slot(slot, range) => bytes.extend_from_slice(&slot[range.clone()]),
+            DataPiece::Bytes(more) => bytes.extend_from_slice(more),
             DataPiece::Zeros(count) => bytes.resize(bytes.len() + count, 0),
         }
     }
