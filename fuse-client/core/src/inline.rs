@@ -205,6 +205,7 @@ impl ClientCore {
     pub(crate) fn learn_inline(&mut self, ino: Ino, version: u64, told: Option<Inline>) {
         let Some(file) = self.files.get_mut(&ino).filter(|file| !file.is_moving()) else { return };
         match told {
+            Some(_) if version < file.attr.version => {} // Overtaken.
             Some(told) => {
                 let bytes_max = told.bytes_max;
                 let inline = file.inline.get_or_insert_with(|| InlineFile::new(bytes_max));

@@ -11,8 +11,8 @@ use weft_wire::header::{HEADER_BYTES, Header};
 use weft_wire::lease::{Reclaim, Reclaimed};
 use weft_wire::locks::{LockClaim, LockClaimReply, LockRequest};
 use weft_wire::meta::{
-    Attr, DataPlace, DirEntry, FileKind, MetaReply, MetaRequest, NO_SLOT, SetAttr, StatFs, Time,
-    TimeSet, push_dir_entry, push_parents,
+    Attr, DataPlace, DirEntry, FileKind, Inline, MetaReply, MetaRequest, MoveStep, NO_SLOT,
+    SetAttr, StatFs, Time, TimeSet, push_dir_entry, push_parents,
 };
 use weft_wire::session::{
     ClusterMap, FEATURE_LEASES, FEATURE_PARENTS, FEATURE_SYNC_ALL, FENCE_ENDED, Hello, NodeEntry,
@@ -32,7 +32,12 @@ pub(super) struct Inode {
     pub(super) opens: u32,
     link: Vec<u8>,
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// The data, where it is in the inode.
+    pub(super) inline: Option<Vec<u8>>,
 }
+
+/// Bytes that fit an inode.
+pub(super) const INLINE_MAX: u16 = 4096;
 
 type Chunks = BTreeMap<(Ino, ChunkIndex), Vec<u8>>;
 
@@ -141,6 +146,7 @@ impl Fake {
             opens: 0,
             link: vec![],
             xattrs: BTreeMap::new(),
+            inline: None,
         };
         Fake {
             inodes: [(Ino::ROOT, root)].into(),
@@ -206,6 +212,13 @@ impl Fake {
     pub(super) fn content(&self, ino: Ino) -> Vec<u8> {
         let size = to_usize(self.inodes[&ino].attr.size);
         let mut out = vec![0; size];
+        if let Some(data) = &self.inodes[&ino].inline {
+            let chunk = |(of, _): &&(Ino, ChunkIndex)| *of == ino;
+            let stray = self.targets.values().flat_map(|target| target.chunks.keys()).find(chunk);
+            assert!(stray.is_none(), "data in an inode and at a target");
+            out[..data.len()].copy_from_slice(data);
+            return out;
+        }
         for target in self.targets.values() {
             for ((of, index), bytes) in &target.chunks {
                 let at = to_usize(index.0 << CHUNK_LOG2);
@@ -488,13 +501,17 @@ impl Fake {
             MetaRequest::ReadLink { ino } => MetaReply::Bytes(self.inode(*ino)?.link.clone()),
             MetaRequest::Make { parent, name, how, target } => {
                 let regular = FileKind::from_mode(how.mode) == Some(FileKind::Regular);
-                let place = regular.then(|| DataPlace::striped(Self::layout()));
+                let inline = (regular && how.inline).then(Vec::new);
+                let place = regular.then(|| Self::place(inline.as_deref()));
                 if let Ok(ino) = self.named(*parent, name) {
                     if how.exclusive {
                         return Err(Status::Exists);
                     }
                     let inode = self.inode(ino)?;
                     inode.opens += u32::from(how.open);
+                    let told = |_: &_| Inline { bytes_max: INLINE_MAX, data: None };
+                    let inline = inode.inline.as_ref().map(told);
+                    let place = Some(DataPlace { layout: Self::layout(), inline });
                     return Ok(MetaReply::Made(inode.attr, false, place));
                 }
                 let ino = Ino(self.next_ino);
@@ -503,7 +520,7 @@ impl Fake {
                 self.inode(*parent)?.names.insert(name.to_vec(), ino);
                 let (opens, link) = (u32::from(how.open), target.to_vec());
                 let (names, xattrs) = (BTreeMap::new(), BTreeMap::new());
-                self.inodes.insert(ino, Inode { attr, names, opens, link, xattrs });
+                self.inodes.insert(ino, Inode { attr, names, opens, link, xattrs, inline });
                 MetaReply::Made(attr, true, place)
             }
             MetaRequest::Unlink { parent, name } | MetaRequest::Rmdir { parent, name } => {
@@ -523,7 +540,7 @@ impl Fake {
             MetaRequest::Open { ino, .. } => {
                 let inode = self.inode(*ino)?;
                 inode.opens += 1;
-                MetaReply::Opened(inode.attr, Some(DataPlace::striped(Self::layout())))
+                MetaReply::Opened(inode.attr, Some(Self::place(inode.inline.as_deref())))
             }
             MetaRequest::Release { ino, count, atime } => {
                 let inode = self.inode(*ino)?;
@@ -539,10 +556,46 @@ impl Fake {
                 attr.blocks = attr.blocks.saturating_add_signed(*blocks_added);
                 MetaReply::Attr(*attr)
             }
+            MetaRequest::GetData { ino } => self.told_data(*ino)?,
+            MetaRequest::WriteData(write) => {
+                assert!(write.is_whole());
+                let inode = self.inode(write.ino)?;
+                let data = inode.inline.as_mut().ok_or(Status::Invalid)?;
+                let (start, end) = (to_usize(write.offset.into()), write.bytes.len());
+                let end = start + end;
+                assert!(end <= usize::from(INLINE_MAX), "it fits");
+                if !write.bytes.is_empty() {
+                    data.resize(data.len().max(end), 0);
+                    data[start..end].copy_from_slice(write.bytes);
+                    inode.attr.size = inode.attr.size.max(to_u64(end));
+                }
+                inode.attr.mtime = inode.attr.mtime.max(write.mtime);
+                inode.attr.version += 1;
+                MetaReply::Attr(inode.attr)
+            }
+            MetaRequest::MoveData { ino, step } => {
+                let inode = self.inode(*ino)?;
+                inode.attr.version += 1;
+                let empty = inode.inline.as_ref().is_some_and(Vec::is_empty);
+                if *step == MoveStep::End || *step == MoveStep::Begin && empty {
+                    inode.inline = None;
+                }
+                self.told_data(*ino)?
+            }
             MetaRequest::Reopen { opens } => MetaReply::Reopened(self.reopen(opens)),
             MetaRequest::StatFs => MetaReply::StatFs(StatFs::default()),
             other => self.apply_more(other)?,
         })
+    }
+
+    fn place(inline: Option<&[u8]>) -> DataPlace {
+        let told = |data: &[u8]| Inline { bytes_max: INLINE_MAX, data: Some(data.to_vec()) };
+        DataPlace { layout: Self::layout(), inline: inline.map(told) }
+    }
+
+    fn told_data(&mut self, ino: Ino) -> Result<MetaReply, Status> {
+        let inode = self.inode(ino)?;
+        Ok(MetaReply::Data(inode.attr, Self::place(inode.inline.as_deref()).inline))
     }
 
     /// What is open; those that are gone.
@@ -597,6 +650,9 @@ impl Fake {
         attr.version += 1;
         attr.size = set.size.unwrap_or(attr.size);
         let attr = *attr;
+        if let (Some(data), Some(size)) = (&mut self.inode(ino)?.inline, set.size) {
+            data.truncate(to_usize(size));
+        }
         if let Some(size) = set.size {
             for target in self.targets.values_mut() {
                 for chunks in [&mut target.chunks, &mut target.durable] {

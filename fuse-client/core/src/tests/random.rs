@@ -6,10 +6,13 @@ use super::world::{Faults, Random, World, config};
 use super::*;
 
 const FILE_BYTES_MAX: u64 = 300_000;
+/// Of files whose data is in the inode.
+const SMALL_BYTES_MAX: u64 = 4096;
 
 /// One program: it waits for each operation before the next.
 struct Program {
     random: Random,
+    file_bytes_max: u64,
     ino: Ino,
     handle: Handle,
     model: Vec<u8>,
@@ -65,7 +68,7 @@ impl Program {
             14 => (FsOp::Flush { handle }, Check::Done),
             15 => (settled(handle), Check::Done),
             16 => {
-                let size = self.random.below(FILE_BYTES_MAX);
+                let size = self.random.below(self.file_bytes_max);
                 self.model.resize(to_usize(size), 0);
                 let set = SetAttr { size: Some(size), ..SetAttr::default() };
                 (FsOp::SetAttr { ino: self.ino, set, handle: None }, Check::Cut(size))
@@ -79,8 +82,8 @@ impl Program {
 
     /// A range becomes zeros, a hole, or space given out; the file may become longer by it.
     fn next_zero(&mut self, world: &mut World) -> Doing {
-        let offset = self.random.below(FILE_BYTES_MAX);
-        let bytes = 1 + self.random.below(FILE_BYTES_MAX - offset);
+        let offset = self.random.below(self.file_bytes_max);
+        let bytes = 1 + self.random.below(self.file_bytes_max - offset);
         let mode = [0x00, 0x10, 0x03, 0x11][to_usize(self.random.below(4))];
         let (start, end) = (to_usize(offset), to_usize(offset + bytes));
         if mode & 1 == 0 && self.model.len() < end {
@@ -96,13 +99,16 @@ impl Program {
 
     fn next_write(&mut self, world: &mut World) -> Doing {
         let long = self.random.one_in(4);
-        let bytes = self.random.below(if long { 150_000 } else { 6000 });
+        let short = self.file_bytes_max / 50;
+        let bytes = self.random.below(if long { self.file_bytes_max / 2 } else { short });
         let offset = match self.random.below(3) {
             0 => to_u64(self.model.len()),
-            1 => self.random.below(FILE_BYTES_MAX),
-            _ => self.random.below(FILE_BYTES_MAX) / 4096 * 4096,
+            1 => self.random.below(self.file_bytes_max),
+            _ => self.random.below(self.file_bytes_max) / 4096 * 4096,
         };
-        let offset = offset.min(FILE_BYTES_MAX);
+        let offset = offset.min(self.file_bytes_max);
+        let bytes =
+            bytes.min(self.file_bytes_max.saturating_sub(offset).max(self.file_bytes_max / 100));
         let seed = u8::try_from(self.random.below(256)).unwrap();
         let data = pattern(seed, to_usize(bytes));
         let (start, end) = (to_usize(offset), to_usize(offset) + data.len());
@@ -171,12 +177,18 @@ fn run_programs(seed: u64, faults: Faults, config: ClientConfig) {
 
 fn run_interrupted(seed: u64, faults: Faults, config: ClientConfig, interrupts: u64) {
     println!("seed {seed}");
-    let mut world = World::ready(config, seed);
+    // Files that stay small, those that grow, and no small ones.
+    let (mut world, file_bytes_max) = match seed % 3 {
+        0 => (World::ready(config, seed), FILE_BYTES_MAX),
+        1 => (World::inlining(config, seed), SMALL_BYTES_MAX),
+        _ => (World::inlining(config, seed), 2 * SMALL_BYTES_MAX),
+    };
     let mut programs: Vec<Program> = (0..3)
         .map(|at| {
             let (ino, handle) = world.create(&[b'a' + at]);
             Program {
                 random: Random(seed * 31 + u64::from(at)),
+                file_bytes_max,
                 ino,
                 handle,
                 model: vec![],

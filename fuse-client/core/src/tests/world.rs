@@ -7,6 +7,7 @@ use weft_iobuf::{BufSlot, Pool};
 use weft_net::Frame;
 use weft_wire::lease::Recall;
 use weft_wire::meta::Time;
+use weft_wire::session::FEATURE_INLINE;
 use weft_wire::{Header, Ino, Kind, LeaseMode, SessionId, Status};
 
 use super::fake::{Asked, Fake};
@@ -143,10 +144,22 @@ impl World {
     /// A world whose mount is ready.
     pub(super) fn ready(config: ClientConfig, seed: u64) -> World {
         let mut world = World::new(config, seed);
-        while !world.ready {
-            world.step();
-        }
+        world.get_ready();
         world
+    }
+
+    /// Its server keeps data in inodes.
+    pub(super) fn inlining(config: ClientConfig, seed: u64) -> World {
+        let mut world = World::new(config, seed);
+        world.fake.features |= FEATURE_INLINE;
+        world.get_ready();
+        world
+    }
+
+    fn get_ready(&mut self) {
+        while !self.ready {
+            self.step();
+        }
     }
 
     pub(super) fn ask(&mut self, op: FsOp) -> OpId {
