@@ -279,9 +279,7 @@ impl World {
         if !self.clients[client].alive {
             return;
         }
-        if !self.shared.is_empty() {
-            self.look_at_leases_of(client);
-        }
+        self.look_at_leases_of(client);
         act(&mut self.clients[client].core);
         while let Some(output) = self.clients[client].core.poll() {
             self.client_output(client, output);
@@ -309,7 +307,8 @@ impl World {
                 }
                 let program = state.asked.remove(&op).expect("each operation is answered once");
                 let fenced = state.core.fence_count() > 0;
-                let excuses = Excuses { fenced, away: state.was_away, ..self.excuses };
+                let (away, late) = (state.was_away, state.was_without_leases);
+                let excuses = Excuses { fenced, away, late, ..self.excuses };
                 self.telling.event(self.now, || {
                     let told: String = format!("{result:?}").chars().take(160).collect();
                     format!("client {client} program {program} {op:?}: {told}")

@@ -44,6 +44,8 @@ pub(super) struct FileData {
     told: usize,
     /// And at most this.
     longest: usize,
+    /// The end of a write that is not answered: a volume that takes it knows of it before.
+    writing: usize,
     /// A cut is asked for and not answered.
     cutting: Option<usize>,
     /// Written to since the last flush: a failure may still have to be reported.
@@ -59,6 +61,16 @@ fn put(into: &mut Vec<u8>, write: &Write) {
 }
 
 impl FileData {
+    /// A write that ends here is about to be asked for.
+    pub(super) fn write_begins(&mut self, end: usize) {
+        self.writing = end;
+    }
+
+    /// It was answered, one way or the other.
+    pub(super) fn write_ended(&mut self) {
+        self.writing = 0;
+    }
+
     /// A write was taken.
     pub(super) fn wrote(&mut self, offset: usize, bytes: Vec<u8>) {
         let write = Write { offset, bytes };
@@ -162,7 +174,7 @@ impl FileData {
 
     /// Whether the volume may say this size.
     pub(super) fn may_be_long(&self, size: u64) -> bool {
-        let between = to_u64(self.told)..=to_u64(self.longest.max(self.told));
+        let between = to_u64(self.told)..=to_u64(self.longest.max(self.told).max(self.writing));
         between.contains(&size) || self.cutting.is_some_and(|cut| to_u64(cut) == size)
     }
 

@@ -91,12 +91,15 @@ pub(super) struct Excuses {
     pub(super) fenced: bool,
     /// The client was cut off: what has no name and was open may be gone.
     pub(super) away: bool,
+    /// Its leases ran out once: a server that was started meanwhile may have let others go on, and refuses what it had still
+    /// to write where the file has changed, also by a change of its own that it had no answer to.
+    pub(super) late: bool,
 }
 
 impl Excuses {
     /// Whether writes may fail, of which the program hears with the next flush.
     fn unheard(&self) -> bool {
-        self.unheard_of_any() || self.fenced
+        self.unheard_of_any() || self.fenced || self.late
     }
 
     /// The same of every client's.
@@ -274,6 +277,10 @@ impl Program {
                 self.choose(pool)
             }
         };
+        if let Doing::Write { node, offset, bytes } = &doing {
+            let (node, end) = (*node, offset + bytes.len());
+            self.file(node).write_begins(end);
+        }
         self.doing = Some((op, doing));
         Some(ask)
     }

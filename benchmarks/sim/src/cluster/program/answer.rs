@@ -189,6 +189,7 @@ impl Program {
         excuses: &Excuses,
     ) -> Result<(), String> {
         let file = self.file(node);
+        file.write_ended();
         match reply {
             Ok(FsReply::Written(count)) if to_usize(u64::from(count)) == bytes.len() => {
                 file.wrote(offset, bytes);
@@ -318,7 +319,8 @@ pub(crate) fn excused(code: i32, may_fail: bool, excuses: &Excuses) -> bool {
     match code {
         ENOSPC => excuses.full,
         EIO => {
-            may_fail || excuses.disk_errors || excuses.log_failed || excuses.full || excuses.fenced
+            let gone = excuses.fenced || excuses.late;
+            may_fail || excuses.disk_errors || excuses.log_failed || excuses.full || gone
         }
         EROFS => excuses.disk_errors,
         _ => false,
