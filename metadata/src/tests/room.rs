@@ -214,7 +214,7 @@ fn opens_removals_and_slots_are_bounded() {
     let mut rig = Rig::with(VolumeParams { memory_bytes_max: MEMORY_BYTES_MIN, ..params() });
     let shares = MemoryShares::new(MEMORY_BYTES_MIN);
     let file = rig.make(ROOT, b"file", FILE).unwrap();
-    let open = MetaRequest::Open { ino: file };
+    let open = MetaRequest::Open { ino: file, inline: true };
     let mut session = 0_u64;
     let refused = loop {
         session += 1;
