@@ -81,7 +81,9 @@ fn bytes_are_written_anywhere_in_it_and_gaps_are_zeros() {
     assert_eq!((attr.mtime, attr.ctime, attr.atime), (AT, AT, empty.atime));
     assert_eq!(attr.version, empty.version + 1);
     assert_eq!(data(&mut rig, f).unwrap(), b"\0\0\0\0\0\0\0\0\0\0hello");
-    write(&mut rig, f, 0, b"0123456789AB").unwrap();
+    let earlier = DataWrite::new(f, 0, b"0123456789AB", Time { seconds: 1, nanos: 0 });
+    let Ok(MetaReply::Attr(attr)) = rig.ask(&MetaRequest::WriteData(earlier)) else { panic!() };
+    assert_eq!((attr.size, attr.mtime, attr.ctime), (15, AT, AT));
     assert_eq!(data(&mut rig, f).unwrap(), b"0123456789ABllo");
     let last = write(&mut rig, f, 4095, b"z").unwrap();
     assert_eq!(last.size, 4096);
@@ -404,6 +406,20 @@ fn a_move_tells_the_data_each_time_and_keeps_none_of_it() {
     let gone = rig.answer(again, &begin);
     let untold = Some(Inline { bytes_max: 4096, data: None });
     assert!(matches!(gone, Ok(MetaReply::Data(_, inline)) if inline == untold), "as it was");
+}
+
+#[test]
+fn when_it_was_read_is_told_with_it() {
+    let mut rig = Rig::new();
+    let f = make_small(&mut rig, b"f");
+    rig.ask(&MetaRequest::Open { ino: f, inline: true }).unwrap();
+    let atime = Time { seconds: 900, nanos: 0 };
+    let op = rig.submit(&MetaRequest::Release { ino: f, count: 1, atime: Some(atime) });
+    assert_eq!(rig.replies[&op].0, Status::Ok);
+    let get = MetaRequest::GetData { ino: f };
+    let op = rig.submit(&get);
+    let told = rig.answer(op, &get);
+    assert!(matches!(told, Ok(MetaReply::Data(attr, _)) if attr.atime == atime), "{told:?}");
 }
 
 /// Builds before it read nothing but format 1, and must not take files whose data is in the inode for empty ones.
