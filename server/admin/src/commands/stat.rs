@@ -10,7 +10,7 @@ use weft_wire::data::ChunkInfo;
 use weft_wire::meta::{MetaReply, MetaRequest};
 use weft_wire::{Ino, Layout, TargetId};
 
-use super::layout::{layout_json, layout_text, policy_json, policy_text};
+use super::layout::{inline_json, inline_text, layout_json, layout_text, policy_json, policy_text};
 use super::shards::Shards;
 use crate::cli::StatArgs;
 use crate::error::AdminError;
@@ -67,8 +67,17 @@ fn look(server: &Server, file: &File, timeout: Duration) -> Result<Report, Admin
                 file.bytes,
                 layout_text(&layout)
             );
-            let found = Found::gather(&mut shards, file.ino, &layout);
-            found.report(file, &layout, &head, json)
+            match shards.inline_of(ino)? {
+                // Its targets have nothing of it, and need not be up for it.
+                Some(inline) => {
+                    json["inline"] = inline_json(&inline);
+                    Report::done(format!("{head}{}", inline_text(&inline)), json)
+                }
+                None => {
+                    let found = Found::gather(&mut shards, file.ino, &layout);
+                    found.report(file, &layout, &head, json)
+                }
+            }
         }
         _ => return Err(shards.misfit("layout")),
     };
