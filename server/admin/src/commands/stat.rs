@@ -321,6 +321,15 @@ mod tests {
     }
 
     #[test]
+    fn a_file_whose_data_is_with_the_names_has_no_chunks() {
+        let report = look_at(Manner::Good, Ino(7), 4);
+        let place = "its 4 bytes are with the names until it is longer than 4 KiB\n";
+        assert!(report.text.ends_with(place) && !report.text.contains("CHUNK"), "{}", report.text);
+        assert_eq!(report.json["inline"]["bytes_max"], 4096);
+        assert!(report.json.get("chunks").is_none());
+    }
+
+    #[test]
     fn data_and_holes_are_told_apart() {
         let report = look_at(Manner::Good, Ino(5), 6 << 20);
         assert_eq!(report.outcome, Outcome::Done);
