@@ -270,7 +270,9 @@ impl<'a> Change<'a> {
             self.remove(Name::Data, number_key(ino.0).to_vec());
         }
         // Of data that is in the inode the targets have nothing, so there is nothing for them to do.
-        if let Tail::File(layout, DataAt::Targets | DataAt::Moving { .. }) = inode.tail {
+        if let Tail::File(layout, at) = inode.tail
+            && !matches!(at, DataAt::Inode { .. })
+        {
             let remove_from = weft_wire::ChunkIndex(0);
             self.add_work(Work { id: 0, ino, layout, remove_from, cut: None, shrink: false });
         }

@@ -42,6 +42,9 @@ pub enum ProblemKind {
     FalseOrphan,
     /// Extended attributes that are not those the inode counts (`other`: how many there are).
     XattrCount,
+    /// Data in an inode that is not there, has its data at the targets, or says otherwise how much it is (`other`: the
+    /// bytes; none where there should be some).
+    InodeData,
     /// An inode's number, or a work's, was not given out yet.
     NumberAhead,
 }
@@ -104,6 +107,8 @@ struct Seen {
     names: BTreeMap<Ino, Names>,
     xattrs: BTreeMap<Ino, (u64, u64)>,
     orphans: BTreeSet<Ino>,
+    /// Bytes of the data in each inode that has any.
+    data: BTreeMap<Ino, u64>,
     /// Parent of each directory.
     parents: BTreeMap<Ino, Ino>,
 }
@@ -115,6 +120,7 @@ pub fn check(volume: &Volume) -> Report {
     seen.read_names(store);
     seen.read_xattrs(store);
     seen.read_orphans(store);
+    seen.read_data(store);
     seen.read_inodes(store, volume.root(), state.next_counter);
     seen.read_rest(store, state.next_work);
     seen.check_reachable(volume.root());
@@ -125,6 +131,9 @@ pub fn check(volume: &Volume) -> Report {
         if names.links > 0 {
             seen.report.add(ProblemKind::NameWithoutInode, *ino, names.links);
         }
+    }
+    for (ino, bytes) in &seen.data {
+        seen.report.add(ProblemKind::InodeData, *ino, *bytes);
     }
     for ino in &seen.orphans {
         seen.report.add(ProblemKind::FalseOrphan, *ino, 0);
@@ -200,6 +209,14 @@ impl Seen {
         });
     }
 
+    fn read_data(&mut self, store: &Store) {
+        self.table(store, Name::Data, &mut |seen, key, value| {
+            let ino = key_number(key).map(Ino);
+            seen.data.extend(ino.map(|ino| (ino, to_u64(value.len()))));
+            ino.is_some()
+        });
+    }
+
     fn read_rest(&mut self, store: &Store, next_work: u64) {
         self.table(store, Name::Works, &mut |seen, key, value| {
             seen.report.work_count += 1;
@@ -226,6 +243,7 @@ impl Seen {
                 if let Some(names) = key_number(key).and_then(|ino| seen.names.get_mut(&Ino(ino))) {
                     names.links = 0;
                 }
+                key_number(key).and_then(|ino| seen.data.remove(&Ino(ino)));
                 return false;
             };
             let ino = inode.attr.ino;
@@ -271,6 +289,10 @@ impl Seen {
         if u64::from(inode.attr.nlink) != nlink {
             self.report.add(ProblemKind::LinkCount, ino, nlink);
         }
+        let data = self.data.remove(&ino);
+        if !has_its_data(inode, data) {
+            self.report.add(ProblemKind::InodeData, ino, data.unwrap_or(0));
+        }
         let xattrs = self.xattrs.remove(&ino).unwrap_or_default();
         if (u64::from(inode.xattr_count), u64::from(inode.xattr_list_bytes)) != xattrs {
             self.report.add(ProblemKind::XattrCount, ino, xattrs.0);
@@ -296,5 +318,17 @@ impl Seen {
                 self.report.add(ProblemKind::Unreachable, *ino, at.0);
             }
         }
+    }
+}
+
+/// Whether the inode's data is as `apply/data.rs` leaves it, when there are so many bytes of it.
+fn has_its_data(inode: &Inode, bytes: Option<u64>) -> bool {
+    match (inode.inline_max(), bytes) {
+        (Some(bytes_max), Some(bytes)) => {
+            let fits = (1..=u64::from(bytes_max).min(inode.attr.size)).contains(&bytes);
+            fits && inode.blocks == 1
+        }
+        (Some(_), None) => inode.blocks == 0,
+        (None, bytes) => bytes.is_none(),
     }
 }

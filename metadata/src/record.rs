@@ -36,11 +36,25 @@ pub(crate) enum DataAt {
     Inode { bytes_max: u16 },
     /// It counts as before, but some of it may be at the targets, too.
     Moving { bytes_max: u16 },
+    /// The same, and it changed since: what is at the targets is not what counts.
+    MovingOld { bytes_max: u16 },
+}
+
+impl DataAt {
+    fn inline_max(self) -> Option<u16> {
+        match self {
+            DataAt::Targets => None,
+            DataAt::Inode { bytes_max }
+            | DataAt::Moving { bytes_max }
+            | DataAt::MovingOld { bytes_max } => Some(bytes_max),
+        }
+    }
 }
 
 /// First byte of what follows the layout, where anything does.
 const IN_INODE: u8 = 1;
 const MOVING: u8 = 2;
+const MOVING_OLD: u8 = 3;
 
 /// An inode.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -95,9 +109,7 @@ impl Inode {
     /// How many bytes fit the inode, when that is where the data is.
     pub(crate) fn inline_max(&self) -> Option<u16> {
         match self.tail {
-            Tail::File(_, DataAt::Inode { bytes_max } | DataAt::Moving { bytes_max }) => {
-                Some(bytes_max)
-            }
+            Tail::File(_, at) => at.inline_max(),
             _ => None,
         }
     }
@@ -138,10 +150,14 @@ impl Inode {
             Tail::File(layout, at) => {
                 let out = &mut Writer::new(&mut out);
                 layout.encode(out);
-                match at {
-                    DataAt::Targets => {}
-                    DataAt::Inode { bytes_max } => drop(out.u8(IN_INODE).u16(*bytes_max)),
-                    DataAt::Moving { bytes_max } => drop(out.u8(MOVING).u16(*bytes_max)),
+                let (place, bytes_max) = match at {
+                    DataAt::Targets => (None, 0),
+                    DataAt::Inode { bytes_max } => (Some(IN_INODE), *bytes_max),
+                    DataAt::Moving { bytes_max } => (Some(MOVING), *bytes_max),
+                    DataAt::MovingOld { bytes_max } => (Some(MOVING_OLD), *bytes_max),
+                };
+                if let Some(place) = place {
+                    out.u8(place).u16(bytes_max);
                 }
             }
             Tail::Directory { parent, policy } => {
@@ -226,9 +242,10 @@ fn decode_data_at(from: &mut Reader<'_>) -> Option<DataAt> {
     }
     let (place, bytes_max) = (from.u8().ok()?, from.u16().ok()?);
     match place {
-        _ if usize::from(bytes_max) > INLINE_BYTES_MAX => None,
+        _ if !(1..=INLINE_BYTES_MAX).contains(&usize::from(bytes_max)) => None,
         IN_INODE => Some(DataAt::Inode { bytes_max }),
         MOVING => Some(DataAt::Moving { bytes_max }),
+        MOVING_OLD => Some(DataAt::MovingOld { bytes_max }),
         _ => None,
     }
 }

@@ -2,6 +2,7 @@
 
 mod cases;
 mod crash;
+mod data;
 mod directory;
 mod format;
 mod model;
@@ -280,7 +281,7 @@ impl Rig {
 }
 
 fn make<'a>(parent: Ino, name: &'a [u8], mode: u32) -> MetaRequest<'a> {
-    let how = MakeHow { mode, umask: 0, rdev: 0, exclusive: true, open: false };
+    let how = MakeHow { mode, umask: 0, rdev: 0, exclusive: true, open: false, inline: false };
     MetaRequest::Make { parent, name, how, target: b"" }
 }
 

@@ -367,7 +367,10 @@ impl Volume {
         match self.slots.admit(session, &caller, op) {
             Admission::Joined => {}
             Admission::Refused => push_reply(out, op, Status::Protocol, Vec::new()),
-            Admission::Repeat(outcome) => self.repeat(op, session, caller.slot, outcome, out),
+            Admission::Repeat(mut outcome) => {
+                outcome.body = self.told(request, outcome.status, outcome.body);
+                self.repeat(op, session, caller.slot, outcome, out);
+            }
             Admission::New => match self.check_admissible(session, &caller, request, body) {
                 Err(status) => push_reply(out, op, status, Vec::new()),
                 Ok(()) => {
@@ -416,8 +419,10 @@ impl Volume {
             MetaRequest::Make { target, .. } => Some(target.len() > PAGE_VALUE_BYTES),
             MetaRequest::SetXattr { value, .. } => Some(value.len() > PAGE_VALUE_BYTES),
             MetaRequest::WriteData(write) => {
+                // The row is written anew as a whole.
+                let there = self.store.data(write.ino)?.len();
                 let end = to_usize(u64::from(write.offset)) + write.bytes.len();
-                (!write.bytes.is_empty()).then_some(end > PAGE_VALUE_BYTES)
+                (!write.bytes.is_empty()).then_some(end.max(there) > PAGE_VALUE_BYTES)
             }
             MetaRequest::Link { .. } | MetaRequest::Rename { .. } => Some(false),
             _ => None,
@@ -457,6 +462,20 @@ impl Volume {
         match self.works.get_mut(&outcome.work) {
             Some(work) => work.waiters.push((op, outcome.body)),
             None => push_reply(out, op, outcome.status, outcome.body),
+        }
+    }
+
+    /// What a change is answered with, by the outcome that is kept. A move tells the data as well, which is not kept: it
+    /// would be most of all outcomes.
+    fn told(&self, request: &MetaRequest<'_>, status: Status, kept: Vec<u8>) -> Vec<u8> {
+        let MetaRequest::MoveData { ino, .. } = request else { return kept };
+        match self.store.read(&MetaRequest::GetData { ino: *ino }) {
+            Ok(reply) if status == Status::Ok => {
+                let mut body = Vec::new();
+                reply.encode(&mut body);
+                body
+            }
+            _ => kept,
         }
     }
 

@@ -57,7 +57,9 @@ impl Change<'_> {
     ) -> Result<Done, Status> {
         let inode = self.inode_mut(ino)?;
         check_size(inode, size_min)?;
-        inode.add_blocks(blocks_added);
+        if inode.inline_max().is_none() {
+            inode.add_blocks(blocks_added); // Before, what targets have is not counted: it does not count.
+        }
         let attr = &mut inode.attr;
         attr.size = attr.size.max(size_min);
         attr.mtime = attr.mtime.max(mtime);

@@ -94,7 +94,8 @@ impl Change<'_> {
         match (how.exclusive, kind, found.kind) {
             (false, FileKind::Regular, FileKind::Regular) => {
                 let inode = self.store.inode(found.ino)?.ok_or(Status::Damaged)?;
-                if how.open && !how.inline && inode.inline_max().is_some() {
+                // Whoever does not understand where the data is could not read this reply either.
+                if !how.inline && inode.inline_max().is_some() {
                     return Err(Status::NotSupported);
                 }
                 // The outcome is kept with the session: without the data, which whoever reads it asks for.

@@ -5,7 +5,7 @@ use crate::limits::ENDED_MAX;
 use weft_wire::ChunkIndex;
 use weft_wire::layout::LayoutPolicy;
 use weft_wire::limits::{FILE_BYTES_MAX, XATTR_LIST_BYTES_MAX};
-use weft_wire::meta::{RENAME_EXCHANGE, RENAME_NOREPLACE, TimeSet};
+use weft_wire::meta::{DataPlace, RENAME_EXCHANGE, RENAME_NOREPLACE, TimeSet};
 
 const ROOT: Ino = Ino::ROOT;
 
@@ -68,7 +68,7 @@ fn directories_count_and_refuse() {
 fn nothing_is_made_in_a_removed_directory_that_is_open() {
     let mut rig = Rig::new();
     let a = rig.make(ROOT, b"a", DIR).unwrap();
-    rig.ask(&MetaRequest::Open { ino: a }).unwrap();
+    rig.ask(&MetaRequest::Open { ino: a, inline: true }).unwrap();
     rig.done(&MetaRequest::Rmdir { parent: ROOT, name: b"a" }).unwrap();
     assert_eq!(rig.attr(a).unwrap().nlink, 0);
     assert_eq!(rig.make(a, b"x", FILE), Err(Status::NotFound));
@@ -162,9 +162,14 @@ fn rename_follows_posix() {
 #[test]
 fn opening_by_name_finds_or_makes() {
     let mut rig = Rig::new();
-    let how = MakeHow { mode: FILE, umask: 0, rdev: 0, exclusive: false, open: true };
+    let how =
+        MakeHow { mode: FILE, umask: 0, rdev: 0, exclusive: false, open: true, inline: false };
     let wanted = MetaRequest::Make { parent: ROOT, name: b"f", how, target: b"" };
-    let Ok(MetaReply::Made(attr, true, Some(layout))) = rig.ask(&wanted) else { panic!() };
+    let Ok(MetaReply::Made(attr, true, Some(DataPlace { layout, inline: None }))) =
+        rig.ask(&wanted)
+    else {
+        panic!()
+    };
     assert_eq!(
         layout.targets(),
         [TargetId(8), TargetId(3), TargetId(5)],
@@ -188,7 +193,8 @@ fn opening_by_name_finds_or_makes() {
 #[test]
 fn symlinks_have_bounds() {
     let mut rig = Rig::new();
-    let how = MakeHow { mode: 0o120_777, umask: 0, rdev: 0, exclusive: true, open: false };
+    let how =
+        MakeHow { mode: 0o120_777, umask: 0, rdev: 0, exclusive: true, open: false, inline: false };
     let long = [b'x'; 4096];
     for (name, target, ends) in [
         (&b"a"[..], &b""[..], Some(Status::NotFound)),
@@ -288,7 +294,7 @@ fn sizes_and_times() {
 fn layouts_follow_the_directory() {
     let mut rig = Rig::new();
     let d = rig.make(ROOT, b"d", DIR).unwrap();
-    let policy = LayoutPolicy { chunk_log2: 16, width: 2 };
+    let policy = LayoutPolicy { chunk_log2: 16, width: 2, inline_bytes: 100 };
     rig.done(&MetaRequest::SetLayout { ino: d, policy }).unwrap();
     let e = rig.make(d, b"e", DIR).unwrap();
     assert_eq!(rig.ask(&MetaRequest::GetLayout { ino: e }), Ok(MetaReply::Policy(policy)));
@@ -351,7 +357,7 @@ fn extended_attributes() {
 fn a_removed_file_lives_while_it_is_open_and_over_a_crash() {
     let mut rig = Rig::new();
     let f = rig.make(ROOT, b"f", FILE).unwrap();
-    rig.ask(&MetaRequest::Open { ino: f }).unwrap();
+    rig.ask(&MetaRequest::Open { ino: f, inline: true }).unwrap();
     rig.done(&MetaRequest::Unlink { parent: ROOT, name: b"f" }).unwrap();
     assert_eq!(rig.attr(f).unwrap().nlink, 0);
     let report = rig.crash(|_, _| ()).unwrap();
@@ -369,7 +375,7 @@ fn a_removed_file_lives_while_it_is_open_and_over_a_crash() {
     assert_eq!(rig.volume().counters().open_count, 0);
     // Nobody reopens: gone when the grace is over.
     let g = rig.make(ROOT, b"g", FILE).unwrap();
-    rig.ask(&MetaRequest::Open { ino: g }).unwrap();
+    rig.ask(&MetaRequest::Open { ino: g, inline: true }).unwrap();
     rig.done(&MetaRequest::Unlink { parent: ROOT, name: b"g" }).unwrap();
     rig.crash(|_, _| ()).unwrap();
     rig.settle();
@@ -378,7 +384,7 @@ fn a_removed_file_lives_while_it_is_open_and_over_a_crash() {
     let mut out = Vec::new();
     rig.volume().flush_log(&mut out);
     rig.take(out);
-    assert_eq!(rig.ask(&MetaRequest::Open { ino: g }), Err(Status::Stale));
+    assert_eq!(rig.ask(&MetaRequest::Open { ino: g, inline: true }), Err(Status::Stale));
     rig.settle();
     assert_eq!(rig.assert_sound().work_count, 0);
 }
@@ -492,7 +498,7 @@ fn special_files_keep_their_device() {
     for (name, mode, rdev, stored) in
         [(&b"c"[..], 0o020_600, 0x105, 0x105), (b"s", 0o140_600, 7, 0), (b"p", 0o010_600, 7, 0)]
     {
-        let how = MakeHow { mode, umask: 0, rdev, exclusive: true, open: false };
+        let how = MakeHow { mode, umask: 0, rdev, exclusive: true, open: false, inline: false };
         let wanted = MetaRequest::Make { parent: ROOT, name, how, target: b"" };
         let Ok(MetaReply::Made(attr, true, None)) = rig.ask(&wanted) else { panic!() };
         assert_eq!((attr.mode, attr.rdev), (mode, stored));
@@ -504,7 +510,7 @@ fn special_files_keep_their_device() {
 #[test]
 fn an_open_whose_reply_was_lost_in_a_crash_counts_when_asked_again() {
     let mut rig = Rig::new();
-    let how = MakeHow { mode: FILE, umask: 0, rdev: 0, exclusive: true, open: true };
+    let how = MakeHow { mode: FILE, umask: 0, rdev: 0, exclusive: true, open: true, inline: false };
     let wanted = MetaRequest::Make { parent: ROOT, name: b"f", how, target: b"" };
     let caller = Caller { uid: 0, gid: 0, slot: 9, sequence: 1 };
     rig.submit_as(ALICE, caller, &wanted);

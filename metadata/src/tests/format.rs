@@ -4,8 +4,8 @@ use super::*;
 use crate::ended::{End, RawEnd};
 use crate::log::{Command, RawBatch, RawCommand, encode_batch};
 use crate::record::{
-    Entry, Identity, Inode, Outcome, RawEntry, RawIdentity, RawInode, RawSlot, RawState, RawWork,
-    State, Tail, xattr_key,
+    DataAt, Entry, Identity, Inode, Outcome, RawEntry, RawIdentity, RawInode, RawSlot, RawState,
+    RawWork, State, Tail, xattr_key,
 };
 use std::mem::offset_of;
 use weft_wire::layout::LayoutPolicy;
@@ -45,15 +45,42 @@ const FIXED: &str = "02000000030000000400000005000000060000000000000007000000000
 #[test]
 fn inodes_have_these_bytes() {
     for (mode, start, tail, tail_hex) in [
-        (0o100_644, "01000000a4810000", Tail::File(layout()), "140201000302"),
+        (0o100_644, "01000000a4810000", Tail::File(layout(), DataAt::Targets), "140201000302"),
+        (
+            0o100_644,
+            "01000000a4810000",
+            Tail::File(layout(), DataAt::Inode { bytes_max: 0x0102 }),
+            "140201000302010201",
+        ),
+        (
+            0o100_644,
+            "01000000a4810000",
+            Tail::File(layout(), DataAt::Moving { bytes_max: 4096 }),
+            "140201000302020010",
+        ),
+        (
+            0o100_644,
+            "01000000a4810000",
+            Tail::File(layout(), DataAt::MovingOld { bytes_max: 1 }),
+            "140201000302030100",
+        ),
         (
             0o040_755,
             "01000000ed410000",
             Tail::Directory {
                 parent: Ino(0x0c0d),
-                policy: LayoutPolicy { chunk_log2: 16, width: 9 },
+                policy: LayoutPolicy { chunk_log2: 16, width: 9, inline_bytes: 4096 },
             },
             "0d0c0000000000001009",
+        ),
+        (
+            0o040_755,
+            "01000000ed410000",
+            Tail::Directory {
+                parent: Ino(0x0c0d),
+                policy: LayoutPolicy { chunk_log2: 16, width: 9, inline_bytes: 0x0102 },
+            },
+            "0d0c00000000000010090201",
         ),
         (0o120_777, "01000000ffa10000", Tail::Symlink(b"ab".to_vec()), "6162"),
         (0o010_600, "0100000080110000", Tail::Special, ""),
@@ -73,6 +100,23 @@ fn inodes_have_these_bytes() {
             assert_eq!(Inode::decode(Ino(1), &bad), None, "byte {at}");
         }
     }
+}
+
+#[test]
+fn where_data_is_is_known_and_fits() {
+    let tail = Tail::File(layout(), DataAt::Inode { bytes_max: 4096 });
+    let attr = attr(0o100_644);
+    let bytes = Inode { attr, blocks: 10, xattr_count: 0, xattr_list_bytes: 0, tail }.encode();
+    assert!(Inode::decode(Ino(1), &bytes).is_some());
+    for (place, bytes_max) in [(0, 1), (4, 1), (1, 0), (2, 4097), (3, 0xffff_u16)] {
+        let mut bad = bytes.clone();
+        let at = bad.len() - 3;
+        bad[at] = place;
+        bad[at + 1..].copy_from_slice(&bytes_max.to_le_bytes());
+        assert_eq!(Inode::decode(Ino(1), &bad), None, "{place} {bytes_max}");
+    }
+    assert_eq!(Inode::decode(Ino(1), &bytes[..bytes.len() - 1]), None);
+    assert_eq!(Inode::decode(Ino(1), &[&bytes[..], &[0]].concat()), None);
 }
 
 #[test]
@@ -123,12 +167,16 @@ fn volume_and_state_have_these_bytes() {
     let bytes = identity().encode();
     let (ones, threes) = ("01".repeat(16), "03".repeat(16));
     let golden =
-        format!("574546544d4554410100020000001000{ones}{threes}04000000000000000000000000000000");
+        format!("574546544d4554410200020000001000{ones}{threes}04000000000000000000000000000000");
     assert_eq!(hex(&bytes), golden);
     assert_eq!(Identity::decode(&bytes), Some(Ok(identity())));
     let mut newer = bytes.clone();
-    newer[8] = 2;
-    assert_eq!(Identity::decode(&newer), Some(Err(2)));
+    newer[8] = 1;
+    assert_eq!(Identity::decode(&newer), Some(Ok(identity())), "without data in inodes");
+    newer[8] = 3;
+    assert_eq!(Identity::decode(&newer), Some(Err(3)));
+    newer[8] = 0;
+    assert_eq!(Identity::decode(&newer), Some(Err(0)));
     let targets = vec![TargetId(6), TargetId(7)];
     let state =
         State { applied: 1, generation: 2, next_counter: 3, next_work: 4, live_bytes: 5, targets };

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use weft_wire::meta::{
-    Attr, FileKind, MakeHow, MetaReply, MetaRequest, RENAME_EXCHANGE, RENAME_NOREPLACE, SetAttr,
-    Time, TimeSet,
+    Attr, DataPlace, DataWrite, FileKind, Inline, MakeHow, MetaReply, MetaRequest, MoveStep,
+    RENAME_EXCHANGE, RENAME_NOREPLACE, SetAttr, Time, TimeSet,
 };
 use weft_wire::{Ino, Layout, SessionId, Status, TargetId};
 
@@ -18,9 +18,35 @@ pub(super) struct Node {
     pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(super) target: Vec<u8>,
     pub(super) parent: u64,
+    /// A file whose data is in the inode.
+    pub(super) small: Option<Small>,
+}
+
+/// Data in an inode, and whether some of it may be at the targets: what they have then, if it was begun.
+#[derive(Clone, Debug)]
+pub(super) struct Small {
+    pub(super) data: Vec<u8>,
+    begun: bool,
+    begun_with: Option<Vec<u8>>,
 }
 
 impl Node {
+    fn set_data(&mut self, data: Vec<u8>) {
+        let small = self.small.as_mut().expect("only where it is in the inode");
+        if data != small.data {
+            self.blocks = i64::from(!data.is_empty());
+            self.attr.blocks = u64::from(!data.is_empty());
+        }
+        small.data = data;
+        small.begun_with = None;
+    }
+
+    /// What of the data is told.
+    pub(super) fn inline(&self, told: bool) -> Option<Inline> {
+        let small = self.small.as_ref()?;
+        Some(Inline { bytes_max: INLINE_MAX, data: told.then(|| small.data.clone()) })
+    }
+
     fn add_blocks(&mut self, added: i64) {
         self.blocks += added;
         self.attr.blocks = self.blocks.try_into().unwrap_or(0);
@@ -51,6 +77,9 @@ pub(super) struct Model {
     pub(super) dropped: Vec<Ino>,
 }
 
+/// As the root directory has it in the random histories.
+pub(super) const INLINE_MAX: u16 = 300;
+
 type Ended = Result<(MetaReply, u64), Status>;
 
 impl Model {
@@ -62,6 +91,7 @@ impl Model {
             xattrs: BTreeMap::new(),
             target: Vec::new(),
             parent: 1,
+            small: None,
         };
         Model {
             nodes: BTreeMap::from([(1, node)]),
@@ -96,7 +126,8 @@ impl Model {
     fn drop_orphan(&mut self, ino: u64) {
         let node = self.nodes.remove(&ino).expect("dropped once");
         assert_eq!(node.attr.nlink, 0, "only what has no name is dropped");
-        if node.attr.kind() == FileKind::Regular {
+        let at_targets = node.small.is_none_or(|small| small.begun);
+        if node.attr.kind() == FileKind::Regular && at_targets {
             self.works.insert(self.next_work, false);
             self.next_work += 1;
         }
@@ -172,7 +203,9 @@ impl Model {
                     FileKind::Directory => return Err(Status::IsDirectory),
                     _ => return Err(Status::Invalid),
                 }
-                node.add_blocks(*blocks_added);
+                if node.small.is_none() {
+                    node.add_blocks(*blocks_added);
+                }
                 let attr = &mut node.attr;
                 attr.size = attr.size.max(*size_min);
                 attr.mtime = attr.mtime.max(*mtime);
@@ -180,8 +213,66 @@ impl Model {
                 attr.version += 1;
                 Ok((MetaReply::Attr(*attr), 0))
             }
+            MetaRequest::WriteData(write) => self.write_data(write),
+            MetaRequest::MoveData { ino, step } => self.move_data(ino.0, *step),
             other => panic!("{other:?}"),
         }
+    }
+
+    fn write_data(&mut self, write: &DataWrite<'_>) -> Ended {
+        let node = self.nodes.get_mut(&write.ino.0).ok_or(Status::Stale)?;
+        let Some(small) = &node.small else { return Err(Status::Invalid) };
+        let start = usize::try_from(write.offset).unwrap();
+        let end = start + write.bytes.len();
+        if end > usize::from(INLINE_MAX) {
+            return Err(Status::TooBig);
+        }
+        if !write.bytes.is_empty() {
+            let byte = |at: usize| match at.checked_sub(start).and_then(|at| write.bytes.get(at)) {
+                Some(new) => *new,
+                None => small.data.get(at).copied().unwrap_or(0),
+            };
+            let data = (0..small.data.len().max(end)).map(byte).collect();
+            node.set_data(data);
+            let attr = &mut node.attr;
+            attr.size = attr.size.max(end as u64);
+            attr.mtime = attr.mtime.max(write.mtime);
+            attr.ctime = attr.ctime.max(write.mtime);
+            attr.version += 1;
+        }
+        Ok((MetaReply::Attr(node.attr), 0))
+    }
+
+    fn move_data(&mut self, ino: u64, step: MoveStep) -> Ended {
+        let node = self.nodes.get_mut(&ino).ok_or(Status::Stale)?;
+        if node.attr.kind() != FileKind::Regular {
+            return Err(Status::Invalid);
+        }
+        let mut moved = false;
+        if let Some(small) = &mut node.small {
+            let began = small.begun_with.is_some();
+            match step {
+                MoveStep::Stay => {}
+                MoveStep::Begin if !small.begun && small.data.is_empty() => moved = true,
+                MoveStep::Begin => {
+                    node.attr.version += u64::from(!began);
+                    small.begun = true;
+                    small.begun_with = Some(small.data.clone());
+                }
+                MoveStep::End => {
+                    let brought = small.begun_with.as_ref().ok_or(Status::Invalid)?;
+                    assert_eq!(*brought, small.data, "what counts is what was brought");
+                    node.blocks = 1;
+                    node.attr.blocks = 1;
+                    moved = true;
+                }
+            }
+        }
+        if moved {
+            node.small = None;
+            node.attr.version += 1;
+        }
+        Ok((MetaReply::Data(node.attr, node.inline(true)), 0))
     }
 
     fn changed(&mut self, ino: u64, now: Time) -> &mut Node {
@@ -220,9 +311,10 @@ impl Model {
     }
 
     fn made(&self, ino: u64, new: bool) -> Ended {
-        let attr = self.nodes[&ino].attr;
-        let layout = (attr.kind() == FileKind::Regular).then(|| self.layout(ino));
-        Ok((MetaReply::Made(attr, new, layout), 0))
+        let node = &self.nodes[&ino];
+        let layout = (node.attr.kind() == FileKind::Regular).then(|| self.layout(ino));
+        let place = layout.map(|layout| DataPlace { layout, inline: node.inline(new) });
+        Ok((MetaReply::Made(node.attr, new, place), 0))
     }
 
     fn make(
@@ -237,6 +329,11 @@ impl Model {
         let kind = FileKind::from_mode(how.mode).unwrap();
         if let Some(found) = dir.entries.get(name) {
             return match (how.exclusive, kind, self.nodes[found].attr.kind()) {
+                (false, FileKind::Regular, FileKind::Regular)
+                    if !how.inline && self.nodes[found].small.is_some() =>
+                {
+                    Err(Status::NotSupported)
+                }
                 (false, FileKind::Regular, FileKind::Regular) => self.made(*found, false),
                 (false, FileKind::Regular, FileKind::Directory) => Err(Status::IsDirectory),
                 _ => Err(Status::Exists),
@@ -263,7 +360,13 @@ impl Model {
             btime: now,
         };
         let (entries, xattrs) = Default::default();
-        let node = Node { attr, blocks: 0, entries, xattrs, target: target.to_vec(), parent };
+        let small = (kind == FileKind::Regular && how.inline).then(|| Small {
+            data: Vec::new(),
+            begun: false,
+            begun_with: None,
+        });
+        let target = target.to_vec();
+        let node = Node { attr, blocks: 0, entries, xattrs, target, parent, small };
         self.nodes.insert(ino, node);
         self.nodes.get_mut(&parent).unwrap().entries.insert(name.to_vec(), ino);
         self.changed_dir(parent, now);
@@ -385,9 +488,17 @@ impl Model {
                 None => {}
             }
         }
-        let attr = *attr;
+        let node = self.nodes.get_mut(&ino).unwrap();
+        if let (Some(size), Some(small)) = (set.size, &node.small) {
+            let mut data = small.data.clone();
+            data.truncate(usize::try_from(size).unwrap());
+            if data != small.data {
+                node.set_data(data);
+            }
+        }
+        let (attr, at_targets) = (node.attr, node.small.is_none());
         let mut work = 0;
-        if cuts {
+        if cuts && at_targets {
             work = self.next_work;
             self.works.insert(work, true);
             self.shrinks.insert(work, ino);

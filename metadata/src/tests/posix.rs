@@ -24,7 +24,8 @@ fn xattr(rig: &mut Rig, ino: Ino, name: &[u8]) -> Result<Vec<u8>, Status> {
 }
 
 fn tmpfile(rig: &mut Rig) -> Ino {
-    let how = MakeHow { mode: FILE, umask: 0o022, rdev: 0, exclusive: true, open: true };
+    let how =
+        MakeHow { mode: FILE, umask: 0o022, rdev: 0, exclusive: true, open: true, inline: false };
     let wanted = MetaRequest::Make { parent: ROOT, name: b"", how, target: b"" };
     let Ok(MetaReply::Made(attr, true, Some(_))) = rig.ask(&wanted) else { panic!() };
     assert_eq!((attr.nlink, attr.mode), (0, 0o100_644));
@@ -46,12 +47,12 @@ fn a_file_without_a_name_gets_one_or_goes_with_its_last_close() {
     assert_eq!(rig.attr(kept).unwrap().nlink, 1);
     assert_eq!(rig.attr(gone), Err(Status::Stale));
     // Once it had a name it does not come back.
-    rig.ask(&MetaRequest::Open { ino: kept }).unwrap();
+    rig.ask(&MetaRequest::Open { ino: kept, inline: true }).unwrap();
     rig.done(&MetaRequest::Unlink { parent: ROOT, name: b"f" }).unwrap();
     let again = rig.done(&MetaRequest::Link { ino: kept, parent: ROOT, name: b"g" });
     assert_eq!(again, Err(Status::NotFound));
     rig.assert_sound();
-    let how = MakeHow { mode: DIR, umask: 0, rdev: 0, exclusive: true, open: false };
+    let how = MakeHow { mode: DIR, umask: 0, rdev: 0, exclusive: true, open: false, inline: false };
     let wanted = MetaRequest::Make { parent: ROOT, name: b"", how, target: b"" };
     assert_eq!(rig.ask(&wanted), Err(Status::Invalid));
 }
@@ -136,7 +137,8 @@ fn a_default_acl_is_inherited_in_the_umasks_place() {
     let value = acl(&full);
     rig.done(&MetaRequest::SetXattr { ino: dir, name: default, value: &value, flags: 0 }).unwrap();
     let mut make_in = |parent, name, mode| {
-        let how = MakeHow { mode, umask: 0o077, rdev: 0, exclusive: true, open: false };
+        let how =
+            MakeHow { mode, umask: 0o077, rdev: 0, exclusive: true, open: false, inline: false };
         match rig.ask(&MetaRequest::Make { parent, name, how, target: b"" }) {
             Ok(MetaReply::Made(attr, true, _)) => attr,
             other => panic!("{other:?}"),
@@ -162,7 +164,7 @@ fn a_read_is_told_with_the_release_and_kept() {
     let release = MetaRequest::Release { ino: f, count: 1, atime: Some(later) };
     rig.done(&release).unwrap();
     assert_eq!(rig.attr(f), Ok(before), "a session that has not got it open says nothing of it");
-    rig.ask(&MetaRequest::Open { ino: f }).unwrap();
+    rig.ask(&MetaRequest::Open { ino: f, inline: true }).unwrap();
     rig.done(&release).unwrap();
     assert_eq!(
         rig.attr(f),

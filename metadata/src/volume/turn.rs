@@ -163,7 +163,7 @@ impl Volume {
         live: bool,
         out: &mut Vec<Action>,
     ) {
-        let Some(caller) = caller_of(command) else { return };
+        let Some((caller, request)) = request_of(command) else { return };
         if live && applied.opened != Ino(0) {
             self.opens.add(command.session, applied.opened);
         }
@@ -175,11 +175,15 @@ impl Volume {
             body: applied.body.clone(),
         };
         let ops = self.slots.complete(command.session, caller.slot, outcome, live);
+        if ops.is_empty() {
+            return;
+        }
+        let body = self.told(&request, applied.status, applied.body);
         match self.works.get_mut(&applied.work) {
-            Some(work) => work.waiters.extend(ops.into_iter().map(|op| (op, applied.body.clone()))),
+            Some(work) => work.waiters.extend(ops.into_iter().map(|op| (op, body.clone()))),
             None => {
                 for op in ops {
-                    push_reply(out, op, applied.status, applied.body.clone());
+                    push_reply(out, op, applied.status, body.clone());
                 }
             }
         }
@@ -226,7 +230,7 @@ impl Volume {
     fn refuse_unlogged(&mut self, status: Status, out: &mut Vec<Action>) {
         let unlogged = self.pending.split_off(self.unsure_count);
         for command in unlogged {
-            let Some(caller) = caller_of(&command) else {
+            let Some((caller, _)) = request_of(&command) else {
                 self.pending.push_back(command);
                 continue;
             };
@@ -238,8 +242,8 @@ impl Volume {
     }
 }
 
-/// Who waits for a command; `None` when it is one of the volume's own.
-fn caller_of(command: &Command) -> Option<Caller> {
+/// A command's request and who waits for it; `None` when it is one of the volume's own.
+fn request_of(command: &Command) -> Option<(Caller, MetaRequest<'_>)> {
     let kind = command.wire_kind()?;
-    MetaRequest::decode(kind, &command.body).ok().map(|(caller, _)| caller)
+    MetaRequest::decode(kind, &command.body).ok()
 }

@@ -28,7 +28,8 @@ pub struct LayoutPolicy {
 }
 
 /// What is meant where nothing is said of it.
-const INLINE_BYTES_DEFAULT: u16 = INLINE_BYTES_MAX as u16;
+const INLINE_BYTES_DEFAULT: u16 = 4096;
+const _: () = assert!(INLINE_BYTES_DEFAULT as usize == INLINE_BYTES_MAX);
 
 impl Default for LayoutPolicy {
     fn default() -> Self {

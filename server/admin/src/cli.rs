@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use weft_wire::{ClusterId, TargetId};
 
-use crate::units::parse_bytes;
+use crate::units::{parse_bytes, parse_inline};
 
 /// The version, and which wire it speaks.
 static VERSION_TEXT: LazyLock<String> = LazyLock::new(|| {
@@ -201,11 +201,14 @@ pub(crate) struct LayoutSetArgs {
     #[arg(value_name = "DIR")]
     pub(crate) path: PathBuf,
     /// Length of a chunk: a power of two, 64KiB to 4MiB
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, required_unless_present = "width")]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, required_unless_present_any = ["width", "inline"])]
     pub(crate) stripe_unit: Option<u64>,
     /// Targets to stripe over, 1 to 64; 0 for all there are
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=64))]
     pub(crate) width: Option<u8>,
+    /// Files of up to so much are kept with the names, up to 4KiB; 0 for none
+    #[arg(long, value_name = "SIZE", value_parser = parse_inline)]
+    pub(crate) inline: Option<u16>,
     /// Server to ask; else the mount's
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) server: Option<String>,

@@ -9,10 +9,11 @@ use weft_wire::blocks::{BLOCK_LEN, crc32c};
 use weft_wire::data::{ChunkInfo, ChunkListReply, DataRequest, GrowReply, ReadReply};
 use weft_wire::header::HEADER_BYTES;
 use weft_wire::layout::LayoutPolicy;
-use weft_wire::meta::{Attr, MetaReply, MetaRequest, StatFs, Time};
+use weft_wire::meta::{Attr, Inline, MetaReply, MetaRequest, StatFs, Time};
 use weft_wire::scrub::{ScrubInfo, TargetHealth, TargetHealthReply, TargetState};
 use weft_wire::session::{
-    ClusterMap, FEATURE_TRACE, Hello, NodeEntry, Place, TargetInfo, TargetListReply, Welcome,
+    ClusterMap, FEATURE_INLINE, FEATURE_TRACE, Hello, NodeEntry, Place, TargetInfo,
+    TargetListReply, Welcome,
 };
 use weft_wire::units::to_usize;
 use weft_wire::{
@@ -43,6 +44,8 @@ pub(crate) enum Manner {
     OneTargetDown,
     /// The blocks of a read do not match their checksums.
     BadBlocks,
+    /// Does not say that it knows of data in inodes.
+    Older,
     /// Says that it knows trace, and answers that with what is none.
     BadTrace,
     /// Answers `Busy` the first time each request comes.
@@ -133,7 +136,11 @@ fn answer(
             if manner == Manner::OneShardDown && shard == ShardId(1) {
                 return (Status::Unavailable, out, Vec::new());
             }
-            let features = if manner == Manner::BadTrace { FEATURE_TRACE } else { 0 };
+            let features = match manner {
+                Manner::BadTrace => FEATURE_TRACE | FEATURE_INLINE,
+                Manner::Older => 0,
+                _ => FEATURE_INLINE,
+            };
             Welcome { features, ..welcome(shard) }.encode(&mut out);
         }
         Kind::Trace if manner == Manner::BadTrace => out.extend_from_slice(&[0xff; 30]),
@@ -228,6 +235,10 @@ fn meta(kind: Kind, body: &[u8], changes: &Changes) -> Answer {
     let reply = match request {
         MetaRequest::GetAttr { ino } => MetaReply::Attr(attr(ino)),
         MetaRequest::GetLayout { ino: Ino::ROOT } => MetaReply::Policy(LayoutPolicy::default()),
+        MetaRequest::GetData { ino } => {
+            let data = (ino == Ino(7)).then(|| Inline { bytes_max: 4096, data: Some(vec![1; 4]) });
+            MetaReply::Data(attr(ino), data)
+        }
         MetaRequest::GetLayout { .. } => {
             MetaReply::Layout(Layout::new(20, vec![TargetId(1), TargetId(2)]).expect("valid"))
         }

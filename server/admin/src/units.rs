@@ -1,5 +1,8 @@
 //! Sizes as people write and read them: binary units.
 
+use weft_wire::limits::INLINE_BYTES_MAX;
+use weft_wire::units::to_u64;
+
 const UNITS: [(&str, u32); 6] =
     [("EiB", 60), ("PiB", 50), ("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
 
@@ -21,6 +24,19 @@ pub(crate) fn percent(part: u64, whole: u64) -> String {
     }
     let percent = (u128::from(part) * 100).div_ceil(u128::from(whole));
     format!("{percent}%")
+}
+
+/// How much of a file is kept with the names: a size that fits.
+///
+/// # Errors
+/// A text that says what is allowed.
+pub(crate) fn parse_inline(text: &str) -> Result<u16, String> {
+    let bytes = parse_bytes(text)?;
+    let fits = |bytes: &u16| usize::from(*bytes) <= INLINE_BYTES_MAX;
+    u16::try_from(bytes).ok().filter(fits).ok_or_else(|| {
+        let most = human_bytes(to_u64(INLINE_BYTES_MAX));
+        format!("{} is too much to be kept with the names; at most {most}", human_bytes(bytes))
+    })
 }
 
 /// Reads `4GiB`, `1.5 TiB`, `64k`, `4096`. Units are binary: K, KB and KiB are all 1024.
@@ -75,6 +91,18 @@ mod tests {
         ] {
             assert_eq!(human_bytes(bytes), text);
         }
+    }
+
+    #[test]
+    fn what_is_kept_with_the_names_is_a_block_at_most() {
+        for (text, bytes) in [("0", 0), ("100", 100), ("4KiB", 4096)] {
+            assert_eq!(parse_inline(text), Ok(bytes));
+        }
+        for text in ["4097", "64KiB", "1TiB"] {
+            let error = parse_inline(text).expect_err("refused");
+            assert!(error.contains("at most 4 KiB"), "{error}");
+        }
+        assert!(parse_inline("some").is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rig::{Flush, Node, read, write};
 use weft_wire::data::DataRequest;
 use weft_wire::lease::{Reclaim, Reclaimed};
-use weft_wire::meta::{MetaReply, MetaRequest, SetAttr};
+use weft_wire::meta::{DataWrite, MetaReply, MetaRequest, MoveStep, SetAttr, Time};
 use weft_wire::session::FENCE_ENDED;
 use weft_wire::trace::{TraceQuery, TraceReply};
 use weft_wire::{Ino, Kind, LeaseBits, SessionId, Status, TargetId};
@@ -309,4 +309,87 @@ fn a_trace_query_that_cannot_be_read_ends_its_connection_and_nothing_else() {
     assert_eq!(node.closed.len(), 1);
     node.hello();
     node.make(b"f");
+}
+
+/// Others see what was written into an inode, and where the data is, as they see what was written to targets.
+#[test]
+fn data_in_an_inode_is_written_and_moved_once_nobody_caches_it() {
+    let mut node = Node::new();
+    node.lease_time = Duration::from_secs(600);
+    node.restarted();
+    let (writer, reader) = (node.client, node.client + 1);
+    let f = node.make_small(b"f");
+    let write = |bytes| MetaRequest::WriteData(DataWrite::new(f, 0, bytes, Time::default()));
+    let moves = |step| MetaRequest::MoveData { ino: f, step };
+    node.client = reader;
+    node.hello();
+    node.make(b"so that its leases are kept");
+    for request in [write(b"one"), moves(MoveStep::Begin), write(b"two"), moves(MoveStep::Stay)] {
+        for wants in [LeaseBits::READ, LeaseBits::READ.with(LeaseBits::WRITE)] {
+            node.client = reader;
+            let mine = node.want_attributes(f, wants);
+            assert_eq!(node.answers[&mine].0, Status::Ok);
+            node.client = writer;
+            let asked = node.change(&request);
+            assert!(!node.answers.contains_key(&asked), "{:?} waits", request.kind());
+            assert_eq!(
+                node.recalls.iter().map(|(client, _)| *client).collect::<Vec<_>>(),
+                [reader]
+            );
+            node.give_back();
+            assert_eq!(node.answers[&asked].0, Status::Ok);
+        }
+    }
+    // Whoever reads the data has a writer give back what it has not written yet.
+    node.client = writer;
+    let mine = node.want_attributes(f, LeaseBits::READ.with(LeaseBits::WRITE));
+    assert_eq!(node.answers[&mine].0, Status::Ok);
+    node.client = reader;
+    for request in [MetaRequest::GetData { ino: f }, MetaRequest::Open { ino: f, inline: true }] {
+        let asked = node.ask_for(&request);
+        assert!(!node.answers.contains_key(&asked), "{:?} waits", request.kind());
+    }
+    node.client = writer;
+    let last = node.change(&write(b"end"));
+    assert_eq!(node.answers[&last].0, Status::Ok);
+    node.give_back();
+    node.client = reader;
+    let Ok(MetaReply::Data(attr, Some(inline))) = node.look(&MetaRequest::GetData { ino: f })
+    else {
+        panic!()
+    };
+    assert_eq!((attr.size, inline.data.as_deref()), (3, Some(&b"end"[..])));
+}
+
+/// Its targets have nothing of it: they need not be there.
+#[test]
+fn a_file_whose_data_is_in_the_inode_needs_no_target() {
+    let mut node = Node::new();
+    node.restarted();
+    let (small, striped) = (node.make_small(b"small"), node.make(b"striped"));
+    node.start(&[0, 1]);
+    node.hello();
+    let write = DataWrite::new(small, 0, b"data", Time::default());
+    let resize = |ino| {
+        let set = SetAttr { size: Some(2), ..SetAttr::default() };
+        MetaRequest::SetAttr { ino, set }
+    };
+    for (request, status) in [
+        (MetaRequest::WriteData(write), Status::Ok),
+        (resize(small), Status::Ok),
+        (resize(striped), Status::Io),
+        (MetaRequest::WriteData(DataWrite { ino: striped, ..write }), Status::Invalid),
+    ] {
+        let asked = node.change(&request);
+        assert_eq!(node.answers[&asked].0, status, "{request:?}");
+    }
+    let Ok(MetaReply::Data(_, Some(inline))) = node.look(&MetaRequest::GetData { ino: small })
+    else {
+        panic!()
+    };
+    assert_eq!(inline.data.as_deref(), Some(&b"da"[..]));
+    let asked = node.change(&MetaRequest::Unlink { parent: Ino::ROOT, name: b"small" });
+    assert_eq!(node.answers[&asked].0, Status::Ok);
+    node.wait(Duration::from_secs(1));
+    assert_eq!(node.look(&MetaRequest::GetAttr { ino: small }).map(drop), Err(Status::Stale));
 }

@@ -7,7 +7,7 @@ use crate::limits::INLINE_BYTES_MAX;
 
 use super::Time;
 
-/// What an answer tells of a file whose data is in its inode. Nothing of such a file is at its targets.
+/// What an answer tells of a file whose data is in its inode. What its targets may have of it does not count.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Inline {
     /// Bytes that fit, at most [`INLINE_BYTES_MAX`]. Before a write that ends behind them the data moves to the targets.
@@ -61,7 +61,7 @@ pub struct DataWrite<'a> {
     pub ino: Ino,
     /// Where they begin in the file.
     pub offset: u32,
-    /// The bytes; none is a change of nothing.
+    /// The bytes; none is a change of nothing: what stands here instead of a write that is not wanted any more.
     pub bytes: &'a [u8],
     /// Their CRC32C, by whoever wrote them.
     pub checksum: u32,
@@ -97,9 +97,11 @@ impl<'a> DataWrite<'a> {
 pub enum MoveStep {
     /// No further: what stands here instead of a step that is not wanted any more.
     Stay,
-    /// The targets may have some of it from now on. The inode still counts, unless it has no data: then this is the end.
+    /// The targets may have some of it from now on. The inode still counts. At once the end for a file that never had
+    /// data; of one whose data was cut since an earlier `Begin` the first block must be written all the same.
     Begin,
-    /// The targets have it, durable, as the file's first block: from now on they count.
+    /// The targets have it, durable, as the file's first block: from now on they count. `Invalid` when the data changed
+    /// since `Begin`, or there was none.
     End,
 }
 

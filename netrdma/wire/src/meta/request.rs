@@ -206,10 +206,8 @@ impl<'a> MetaRequest<'a> {
                 out.u64(ino.0);
             }
             MetaRequest::Open { ino, inline } => {
-                out.u64(ino.0);
-                if *inline {
-                    out.u8(1); // Only a server that said it understands this is asked so.
-                }
+                // Only a server that said it understands the byte is sent it.
+                out.u64(ino.0).raw(if *inline { &[1] } else { &[] });
             }
             MetaRequest::SetAttr { ino, set } => set.encode(out.u64(ino.0)),
             MetaRequest::Make { parent, name, how, target } => {

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use crate::samples;
+use weft_wire::codec::{Reader, WireErrorKind};
 use weft_wire::header::{HEADER_BYTES, Header};
-use weft_wire::{Kind, LeaseBits, Status};
+use weft_wire::layout::LayoutPolicy;
+use weft_wire::meta::{Caller, DataWrite, MetaReply, MetaRequest, Time};
+use weft_wire::{Ino, Kind, LeaseBits, Status};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -108,4 +111,44 @@ fn the_table_of_bodies_names_every_kind() {
         let row = format!("| {:#06x} {kind:?} |", kind.code());
         assert!(doc.contains(&row), "{row}");
     }
+}
+
+/// What builds without data in inodes send and store means what it meant, and what is out of bounds is refused.
+#[test]
+fn what_was_added_for_data_in_inodes_may_be_missing_and_has_bounds() {
+    let policy = |bytes: &[u8]| LayoutPolicy::decode(&mut Reader::new(bytes, "policy"));
+    assert_eq!(policy(&[16, 2]).map(|policy| policy.inline_bytes), Ok(4096));
+    assert_eq!(policy(&[16, 2, 0, 0]).map(|policy| policy.inline_bytes), Ok(0));
+    assert_eq!(policy(&[16, 2, 0]).map_err(|e| e.kind), Err(WireErrorKind::Short));
+    assert_eq!(policy(&[16, 2, 1, 16]).map_err(|e| e.kind), Err(WireErrorKind::Value));
+    let all = samples::all();
+    let body = |name: &str| {
+        all.iter().find(|sample| sample.0 == name).map(|sample| sample.3.clone()).expect("a sample")
+    };
+    let damaged = |name: &str, kind, from_end: usize| {
+        let mut body = body(name);
+        let at = body.len() - from_end;
+        body[at] ^= 1;
+        MetaReply::decode(kind, &body).map_err(|e| e.kind)
+    };
+    let value = WireErrorKind::Value;
+    for from_end in [1, 4, 12] {
+        assert_eq!(damaged("GetData_reply", Kind::GetData, from_end), Err(value), "{from_end}");
+        assert_eq!(damaged("Open_reply_inline", Kind::Open, from_end), Err(value), "{from_end}");
+    }
+    let mut step = body("MoveData_end");
+    *step.last_mut().expect("the step") = 3;
+    assert_eq!(MetaRequest::decode(Kind::MoveData, &step).map_err(|e| e.kind), Err(value));
+    // The volume, not the parser, says what becomes of a write that was damaged on its way.
+    let (caller, mut out) = (Caller { uid: 0, gid: 0, slot: 1, sequence: 1 }, Vec::new());
+    let write = DataWrite::new(Ino(9), 0, &[7; 4096], Time::default());
+    MetaRequest::WriteData(write).encode(&caller, &mut out);
+    *out.last_mut().expect("data") ^= 1;
+    let Ok((_, MetaRequest::WriteData(read))) = MetaRequest::decode(Kind::WriteData, &out) else {
+        panic!("it can be read")
+    };
+    assert!(write.is_whole() && !read.is_whole());
+    out.clear();
+    MetaRequest::WriteData(DataWrite { bytes: &[7; 4097], ..write }).encode(&caller, &mut out);
+    assert!(MetaRequest::decode(Kind::WriteData, &out).is_err(), "more than ever fits");
 }

@@ -42,8 +42,9 @@ fn layout() -> Layout {
 
 fn requests() -> Vec<MetaRequest<'static>> {
     let (ino, parent, name) = (Ino(9), Ino::ROOT, &b"n\xffme"[..]);
-    let policy = LayoutPolicy { chunk_log2: 16, width: 2 };
-    let how = MakeHow { mode: 0o120_777, umask: 0, rdev: 5, exclusive: true, open: false };
+    let policy = LayoutPolicy { chunk_log2: 16, width: 2, ..LayoutPolicy::default() };
+    let how =
+        MakeHow { mode: 0o120_777, umask: 0, rdev: 5, exclusive: true, open: false, inline: false };
     let set = SetAttr {
         mode: Some(0o4755),
         uid: Some(1),
@@ -62,7 +63,7 @@ fn requests() -> Vec<MetaRequest<'static>> {
         MetaRequest::Rmdir { parent, name },
         MetaRequest::Rename { parent, name, new_parent: ino, new_name: b"b", flags: 1 },
         MetaRequest::Link { ino, parent, name },
-        MetaRequest::Open { ino },
+        MetaRequest::Open { ino, inline: false },
         MetaRequest::Release { ino, count: 3, atime: Some(Time { seconds: 3, nanos: 4 }) },
         MetaRequest::ReadDir { ino, cookie: 1 << 62, bytes_max: 65_536, plus: true },
         MetaRequest::GetXattr { ino, name: b"user.a" },
@@ -94,7 +95,7 @@ fn replies() -> Vec<(Kind, MetaReply)> {
     vec![
         (Kind::Lookup, MetaReply::Entry(attr())),
         (Kind::GetAttr, MetaReply::Attr(attr())),
-        (Kind::Make, MetaReply::Made(attr(), true, Some(layout()))),
+        (Kind::Make, MetaReply::Made(attr(), true, Some(DataPlace::striped(layout())))),
         (Kind::Open, MetaReply::Opened(attr(), None)),
         (Kind::ReadLink, MetaReply::Bytes(b"to/where".to_vec())),
         (Kind::ReadDir, MetaReply::Dir(packed, true)),
@@ -396,24 +397,82 @@ fn parents_sample(all: &mut Vec<Sample>) {
     }
 }
 
+/// Data in inodes: what was added to messages that were there, and the new ones.
+fn inline_samples(all: &mut Vec<Sample>) {
+    let (ino, parent) = (Ino(9), Ino::ROOT);
+    let how = |open| MakeHow {
+        mode: 0o100_644,
+        umask: 0o022,
+        rdev: 0,
+        exclusive: false,
+        open,
+        inline: true,
+    };
+    let make = |open| MetaRequest::Make { parent, name: b"n", how: how(open), target: b"" };
+    let policy = |inline_bytes| LayoutPolicy { chunk_log2: 16, width: 2, inline_bytes };
+    let write = DataWrite::new(ino, 5, b"data", Time { seconds: 3, nanos: 4 });
+    let moves = |step| MetaRequest::MoveData { ino, step };
+    for (name, request) in [
+        ("Make_inline", make(false)),
+        ("Make_inline_open", make(true)),
+        ("Open_inline", MetaRequest::Open { ino, inline: true }),
+        ("SetLayout_inline", MetaRequest::SetLayout { ino, policy: policy(0) }),
+        ("GetData", MetaRequest::GetData { ino }),
+        ("WriteData", MetaRequest::WriteData(write)),
+        ("MoveData_stay", moves(MoveStep::Stay)),
+        ("MoveData_begin", moves(MoveStep::Begin)),
+        ("MoveData_end", moves(MoveStep::End)),
+    ] {
+        push_request(all, name.into(), &request);
+    }
+    let inline = |data: Option<&[u8]>| Inline { bytes_max: 4096, data: data.map(<[u8]>::to_vec) };
+    let place = |data| Some(DataPlace { layout: layout(), inline: Some(inline(data)) });
+    for (name, kind, reply) in [
+        ("Make_reply_inline", Kind::Make, MetaReply::Made(attr(), false, place(None))),
+        ("Open_reply_striped", Kind::Open, MetaReply::Opened(attr(), place(None).map(striped))),
+        ("Open_reply_inline", Kind::Open, MetaReply::Opened(attr(), place(Some(b"data")))),
+        ("GetData_reply", Kind::GetData, MetaReply::Data(attr(), Some(inline(Some(b"data"))))),
+        ("GetData_reply_empty", Kind::GetData, MetaReply::Data(attr(), Some(inline(Some(b""))))),
+        ("WriteData_reply", Kind::WriteData, MetaReply::Attr(attr())),
+        ("MoveData_reply", Kind::MoveData, MetaReply::Data(attr(), None)),
+        ("GetLayout_policy", Kind::GetLayout, MetaReply::Policy(policy(4096))),
+        ("GetLayout_policy_inline", Kind::GetLayout, MetaReply::Policy(policy(100))),
+    ] {
+        push_reply(all, name.into(), kind, &reply);
+    }
+}
+
+fn striped(place: DataPlace) -> DataPlace {
+    DataPlace::striped(place.layout)
+}
+
+fn push_request(all: &mut Vec<Sample>, name: String, request: &MetaRequest<'_>) {
+    let slot = if request.is_mutation() { 3 } else { NO_SLOT };
+    let caller = Caller { uid: 1000, gid: 100, slot, sequence: 42 };
+    let mut body = Vec::new();
+    request.encode(&caller, &mut body);
+    assert_eq!(MetaRequest::decode(request.kind(), &body), Ok((caller, request.clone())));
+    all.push((name, request.kind(), false, body, 0));
+}
+
+fn push_reply(all: &mut Vec<Sample>, name: String, kind: Kind, reply: &MetaReply) {
+    let mut body = Vec::new();
+    reply.encode(&mut body);
+    assert_eq!(MetaReply::decode(kind, &body).as_ref(), Ok(reply));
+    all.push((name, kind, true, body, 0));
+}
+
 pub(crate) fn all() -> Vec<Sample> {
     let mut all: Vec<Sample> = Vec::new();
     session_samples(&mut all);
     lease_samples(&mut all);
     for request in requests() {
-        let slot = if request.is_mutation() { 3 } else { NO_SLOT };
-        let caller = Caller { uid: 1000, gid: 100, slot, sequence: 42 };
-        let mut body = Vec::new();
-        request.encode(&caller, &mut body);
-        assert_eq!(MetaRequest::decode(request.kind(), &body), Ok((caller, request.clone())));
-        all.push((format!("{:?}", request.kind()), request.kind(), false, body, 0));
+        push_request(&mut all, format!("{:?}", request.kind()), &request);
     }
     for (kind, reply) in replies() {
-        let mut body = Vec::new();
-        reply.encode(&mut body);
-        assert_eq!(MetaReply::decode(kind, &body), Ok(reply));
-        all.push((format!("{kind:?}_reply"), kind, true, body, 0));
+        push_reply(&mut all, format!("{kind:?}_reply"), kind, &reply);
     }
+    inline_samples(&mut all);
     parents_sample(&mut all);
     data_samples(&mut all);
     scrub_samples(&mut all);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use weft_metadata::{Problem, ProblemKind};
 
 use super::target::refuse_running;
 use crate::cli::ConfigArgs;
@@ -53,7 +54,7 @@ pub(super) fn run(args: &ConfigArgs, timeout: Duration) -> Result<Report, AdminE
         ));
     }
     for problem in seen.problems.iter().take(PROBLEMS_SHOWN_MAX) {
-        text.push_str(&format!("{:?}: inode {}, {}\n", problem.kind, problem.ino, problem.other));
+        text.push_str(&line_of(problem));
     }
     if seen.problems.len() > PROBLEMS_SHOWN_MAX {
         let more = seen.problems.len() - PROBLEMS_SHOWN_MAX;
@@ -66,7 +67,8 @@ pub(super) fn run(args: &ConfigArgs, timeout: Duration) -> Result<Report, AdminE
             "NOT SOUND\n  next: keep a copy of state_dir as it is, then restore it from a backup\n"
         }
     });
-    let problem = |p: &weft_metadata::Problem| json!({ "kind": format!("{:?}", p.kind), "ino": p.ino.0, "other": p.other });
+    let problem =
+        |p: &Problem| json!({ "kind": format!("{:?}", p.kind), "ino": p.ino.0, "other": p.other });
     let problems: Vec<Value> = seen.problems.iter().map(problem).collect();
     let json = json!({
         "sound": sound, "inodes": seen.inode_count, "names": seen.entry_count,
@@ -75,4 +77,41 @@ pub(super) fn run(args: &ConfigArgs, timeout: Duration) -> Result<Report, AdminE
     });
     let outcome = if sound { Outcome::Done } else { Outcome::Failed };
     Ok(Report { outcome, text, json })
+}
+
+fn line_of(problem: &Problem) -> String {
+    let Problem { kind, ino, other } = problem;
+    let meaning = match kind {
+        ProblemKind::TableDamaged => "a page of this table cannot be read",
+        ProblemKind::RecordDamaged => "a record cannot be read",
+        ProblemKind::NameWithoutInode => "so many names lead to an inode that is not there",
+        ProblemKind::TypeDiffers => "a name in this directory is of another type than its inode",
+        ProblemKind::NameMisplaced => {
+            "a name of it in this directory cannot be found by looking it up"
+        }
+        ProblemKind::NamesWithoutDirectory => "so many names are in what is no directory",
+        ProblemKind::LinkCount => "its link count should be this",
+        ProblemKind::EntryCount => "its size should be this: so many names are in it",
+        ProblemKind::Parent => "its parent should be this directory",
+        ProblemKind::Unreachable => "no way leads from the root to it",
+        ProblemKind::Lost => "it has no name and is not to be removed either",
+        ProblemKind::FalseOrphan => "it is to be removed, but has so many names or is not there",
+        ProblemKind::XattrCount => "it has so many extended attributes, and counts others",
+        ProblemKind::InodeData => "so many bytes are with the names that are not as its inode says",
+        ProblemKind::NumberAhead => "its number was not given out yet",
+    };
+    format!("{kind:?}: inode {ino}, {other} ({meaning})\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_wire::Ino;
+
+    #[test]
+    fn a_problem_says_what_it_means() {
+        let problem = Problem { kind: ProblemKind::InodeData, ino: Ino(9), other: 5000 };
+        let line = line_of(&problem);
+        assert!(line.starts_with("InodeData: inode 9, 5000 (so many bytes are with"), "{line}");
+    }
 }

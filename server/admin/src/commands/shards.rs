@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use weft_wire::meta::{MetaReply, MetaRequest};
-use weft_wire::session::{ClusterMap, Place};
+use weft_wire::meta::{Inline, MetaReply, MetaRequest};
+use weft_wire::session::{ClusterMap, FEATURE_INLINE, Place};
 use weft_wire::{Ino, ShardId, TargetId, VolumeId};
 
 use crate::client::{ClientError, Connection, Session};
@@ -101,6 +101,29 @@ impl Shards {
     ) -> Result<MetaReply, AdminError> {
         let place = self.place_of_volume(ino.volume())?;
         Ok(self.at(place)?.meta(request)?)
+    }
+
+    /// Whether the server that has `ino` knows of data in inodes. One that does not would hang up when asked for it.
+    ///
+    /// # Errors
+    /// Those of [`Shards::meta`].
+    pub(crate) fn knows_inline(&mut self, ino: Ino) -> Result<bool, AdminError> {
+        let place = self.place_of_volume(ino.volume())?;
+        Ok(self.at(place)?.welcome().features & FEATURE_INLINE != 0)
+    }
+
+    /// The data of a file that is in its inode.
+    ///
+    /// # Errors
+    /// Those of [`Shards::meta`].
+    pub(crate) fn inline_of(&mut self, ino: Ino) -> Result<Option<Inline>, AdminError> {
+        if !self.knows_inline(ino)? {
+            return Ok(None);
+        }
+        match self.meta(ino, &MetaRequest::GetData { ino })? {
+            MetaReply::Data(_, inline) => Ok(inline),
+            _ => Err(self.misfit("data")),
+        }
     }
 
     /// Where a volume is.

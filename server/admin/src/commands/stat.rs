@@ -10,7 +10,7 @@ use weft_wire::data::ChunkInfo;
 use weft_wire::meta::{MetaReply, MetaRequest};
 use weft_wire::{Ino, Layout, TargetId};
 
-use super::layout::{layout_json, layout_text, policy_json, policy_text};
+use super::layout::{inline_json, inline_text, layout_json, layout_text, policy_json, policy_text};
 use super::shards::Shards;
 use crate::cli::StatArgs;
 use crate::error::AdminError;
@@ -67,8 +67,17 @@ fn look(server: &Server, file: &File, timeout: Duration) -> Result<Report, Admin
                 file.bytes,
                 layout_text(&layout)
             );
-            let found = Found::gather(&mut shards, file.ino, &layout);
-            found.report(file, &layout, &head, json)
+            match shards.inline_of(ino)? {
+                // Its targets have nothing of it, and need not be up for it.
+                Some(inline) => {
+                    json["inline"] = inline_json(&inline);
+                    Report::done(format!("{head}{}", inline_text(&inline)), json)
+                }
+                None => {
+                    let found = Found::gather(&mut shards, file.ino, &layout);
+                    found.report(file, &layout, &head, json)
+                }
+            }
         }
         _ => return Err(shards.misfit("layout")),
     };
@@ -309,6 +318,15 @@ mod tests {
             (c["index"].as_u64().expect("n"), c["state"].as_str().expect("t").to_owned())
         };
         chunks.iter().map(state).collect()
+    }
+
+    #[test]
+    fn a_file_whose_data_is_with_the_names_has_no_chunks() {
+        let report = look_at(Manner::Good, Ino(7), 4);
+        let place = "its 4 bytes are with the names until it is longer than 4 KiB\n";
+        assert!(report.text.ends_with(place) && !report.text.contains("CHUNK"), "{}", report.text);
+        assert_eq!(report.json["inline"]["bytes_max"], 4096);
+        assert!(report.json.get("chunks").is_none());
     }
 
     #[test]

@@ -276,6 +276,11 @@ impl Node {
         }
     }
 
+    /// Sends what only looks; gives its request.
+    pub(crate) fn ask_for(&mut self, request: &MetaRequest<'_>) -> u64 {
+        self.send(request.kind(), body_of(request), None)
+    }
+
     /// Asks for attributes, and for leases with them; gives the request.
     pub(crate) fn want_attributes(&mut self, ino: Ino, wants: LeaseBits) -> u64 {
         self.send_wanting(wants, Kind::GetAttr, body_of(&MetaRequest::GetAttr { ino }), None)
@@ -322,14 +327,28 @@ impl Node {
         self.wait(time);
     }
 
-    /// Makes a file.
+    /// Makes a file whose data is at its targets.
     pub(crate) fn make(&mut self, name: &[u8]) -> Ino {
-        let how = MakeHow { mode: 0o100_644, umask: 0, rdev: 0, exclusive: true, open: false };
+        self.make_how(name, false)
+    }
+
+    /// Makes one whose data is in the inode.
+    pub(crate) fn make_small(&mut self, name: &[u8]) -> Ino {
+        self.make_how(name, true)
+    }
+
+    fn make_how(&mut self, name: &[u8], inline: bool) -> Ino {
+        let how =
+            MakeHow { mode: 0o100_644, umask: 0, rdev: 0, exclusive: true, open: false, inline };
         let request = MetaRequest::Make { parent: Ino::ROOT, name, how, target: b"" };
         let id = self.change(&request);
         let (status, body, _) = self.answers.remove(&id).unwrap();
         assert_eq!(status, Status::Ok);
-        let Ok(MetaReply::Made(attr, ..)) = MetaReply::decode(Kind::Make, &body) else { panic!() };
+        let Ok(MetaReply::Made(attr, true, Some(place))) = MetaReply::decode(Kind::Make, &body)
+        else {
+            panic!()
+        };
+        assert_eq!(place.inline.is_some(), inline);
         attr.ino
     }
 
