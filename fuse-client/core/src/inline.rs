@@ -322,6 +322,16 @@ impl ClientCore {
         self.meta_call(ino, writer, &request, Purpose::Move { ino, number });
     }
 
+    /// The file grew, and the rest of what is written will not fit: the way to the targets is opened while the program goes
+    /// on.
+    pub(crate) fn move_out_if_too_long(&mut self, ino: Ino) {
+        let Some(file) = self.files.get(&ino) else { return };
+        let fits = |inline: &InlineFile| file.local_end <= u64::from(inline.bytes_max);
+        if !file.inline.as_ref().is_none_or(fits) {
+            self.move_out(ino);
+        }
+    }
+
     fn moving(&mut self, ino: Ino) -> Option<&mut Moving> {
         self.files.get_mut(&ino)?.inline.as_mut()?.moving.as_mut()
     }
@@ -334,6 +344,10 @@ impl ClientCore {
         moving.tag = None;
         let step = moving.step;
         self.touched.insert(ino);
+        if step == Step::End && answer.status == Status::Invalid {
+            // Something else came between: what asked for the move asks anew.
+            return self.drop_move(ino);
+        }
         if answer.status != Status::Ok {
             return self.move_ends(ino, Err(answer.status));
         }
@@ -355,13 +369,14 @@ impl ClientCore {
         let file = self.files.get_mut(&ino).expect("it is moving");
         file.changed_by_us(&attr);
         file.learn(&attr, now);
-        match inline.and_then(|inline| inline.data) {
-            Some(data) => {
+        match inline.map(|inline| inline.data) {
+            Some(Some(data)) => {
                 if let Some(moving) = self.moving(ino) {
                     moving.data = data;
                 }
                 self.send_move(ino, Step::Write);
             }
+            Some(None) => self.move_ends(ino, Err(Status::Damaged)),
             None => self.move_ends(ino, Ok(())),
         }
         self.learn_with(attr, lease);

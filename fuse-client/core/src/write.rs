@@ -12,12 +12,12 @@ use weft_wire::{ChunkId, Ino, Kind, LeaseBits, LeaseMode, Status};
 
 use crate::core::ClientCore;
 use crate::file::{Pages, Run};
-use crate::inline::{InlineFile, Way};
+use crate::inline::Way;
 use crate::keep::records::write_state;
 use crate::limits::{
     RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_WAIT, WRITE_BYTES_MAX, WROTE_DELAY, ZERO_COPY_BYTES_MIN,
 };
-use crate::op::{FsReply, Handle, OpId};
+use crate::op::{Caller, FsReply, Handle, OpId};
 use crate::state::{Call, Op, OpKind, Purpose, errno};
 use crate::writes::{Payload, Unsynced, Write};
 
@@ -84,27 +84,9 @@ impl ClientCore {
         let Some(ino) = self.handles.get(&handle).map(|state| state.ino) else {
             return self.finish(id, Err(errno::EBADF));
         };
-        let (mode, leases) = (self.writing_mode(ino), self.server_leases(ino.volume()));
-        let file = self.files.get_mut(&ino).expect("a handle keeps its file");
-        if file.is_held() {
-            file.waiting.push(id);
-            return;
-        }
-        // Data in the inode is written by one alone.
-        let alone = append || file.inline.is_some();
-        let enough = mode == LeaseMode::Write || (mode == LeaseMode::Through && !alone);
-        match file.answered {
-            _ if enough => {}
-            // A server that grants nothing is older than leases: its files' ends are what we know.
-            Some(Ok(())) if !alone || !leases => {}
-            Some(Err(code)) => return self.finish(id, Err(code)),
-            _ => {
-                file.waiting.push(id);
-                file.writer = caller;
-                return self.ask_to_write(ino, alone);
-            }
-        }
+        let Some(mode) = self.mode_to_write(id, ino, caller, append) else { return };
         let through = mode != LeaseMode::Write;
+        let file = self.files.get_mut(&ino).expect("a handle keeps its file");
         file.owned |= !through;
         let Some(OpKind::WriteWaiting { data, .. }) = self.ops.get_mut(&id).map(|op| &mut op.kind)
         else {
@@ -134,13 +116,9 @@ impl ClientCore {
         let wall = self.wall();
         let file = self.files.get_mut(&ino).expect("as above");
         file.local_mtime = file.local_mtime.max(Some(wall));
-        let too_long = |inline: &InlineFile| file.local_end > u64::from(inline.bytes_max);
-        if file.inline.as_ref().is_some_and(too_long) {
-            // The way to the targets is opened while the program goes on.
-            self.move_out(ino);
-        }
-        let file = self.files.get_mut(&ino).expect("as above");
         self.touched.insert(ino);
+        self.move_out_if_too_long(ino);
+        let file = self.files.get_mut(&ino).expect("as above");
         if direct {
             let bytes = to_u32(bytes);
             self.set_kind(id, OpKind::WriteDirect { bytes, left: 0, errno: 0, through });
@@ -157,6 +135,37 @@ impl ClientCore {
             self.gather(ino, offset, slot, range);
         }
         self.finish(id, Ok(FsReply::Written(to_u32(bytes))));
+    }
+
+    /// The lease that a write goes on with, where it may now; else the write waits, or is answered.
+    fn mode_to_write(
+        &mut self,
+        id: OpId,
+        ino: Ino,
+        caller: Caller,
+        append: bool,
+    ) -> Option<LeaseMode> {
+        let (mode, leases) = (self.writing_mode(ino), self.server_leases(ino.volume()));
+        let file = self.files.get_mut(&ino).expect("a handle keeps its file");
+        if file.is_held() {
+            file.waiting.push(id);
+            return None;
+        }
+        // Data in the inode is written by one alone.
+        let alone = append || file.inline.is_some();
+        let enough = mode == LeaseMode::Write || (mode == LeaseMode::Through && !alone);
+        match file.answered {
+            _ if enough => return Some(mode),
+            // A server that grants nothing is older than leases: its files' ends are what we know.
+            Some(Ok(())) if !alone || !leases => return Some(mode),
+            Some(Err(code)) => self.finish(id, Err(code)),
+            _ => {
+                file.waiting.push(id);
+                file.writer = caller;
+                self.ask_to_write(ino, alone);
+            }
+        }
+        None
     }
 
     /// What may be done with the file by writing it.
