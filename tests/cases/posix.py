@@ -402,6 +402,47 @@ def setuid_cleared(ctx):
     fs.close()
 
 
+@case(timeout_s=60, peer=True)
+def setgid_and_groups(ctx):
+    """chmod, setfacl, creating and chown judge setgid by all groups of the caller, as any file system of Linux does."""
+    fs = ctx.fs()
+    fs.path.chmod(0o755)
+    user, own, second, foreign = 65534, 65534, 4711, 4712
+
+    def as_member(*words):
+        who = ["setpriv", "--reuid", user, "--regid", own, "--groups", "%d,%d" % (second, 4713)]
+        check(run([*who, *words], timeout_s=30, ok=None).code == 0, *words)
+
+    def mode(path):
+        return os.stat(path).st_mode & 0o7777
+
+    for group, kept in ((own, 0o2000), (second, 0o2000), (foreign, 0)):
+        f = fs.path / ("f%d" % group)
+        f.write_bytes(b"x")
+        os.chown(f, user, group)
+        f.chmod(0o755)
+        as_member("chmod", "2750", f)
+        check(mode(f) == kept | 0o750, "chmod by a member of", group, "leaves %o" % mode(f))
+        f.chmod(0o2750)
+        as_member("setfacl", "-m", "u:1:rwx", f)
+        check(mode(f) == kept | 0o770, "setfacl by a member of", group, "leaves %o" % mode(f))
+        d = fs.path / ("d%d" % group)
+        d.mkdir()
+        os.chown(d, user, group)
+        d.chmod(0o2777)
+        make = "import os; os.umask(0); os.close(os.open(%r, os.O_CREAT | os.O_WRONLY, 0o2770)); os.mkdir(%r, 0o770)"
+        as_member("/usr/bin/env", "python3", "-c", make % (str(d / "f"), str(d / "d")))
+        made = [(mode(path), os.stat(path).st_gid) for path in (d / "f", d / "d")]
+        check(made == [(kept | 0o770, group), (0o2770, group)], "made in a directory of", group, made)
+        as_member("setfacl", "-d", "-m", "u:1:rwx", d)
+        check(mode(d) == 0o2777, "a default ACL leaves %o" % mode(d))
+    f = fs.path / ("f%d" % own)
+    f.chmod(0o6775)
+    as_member("chown", ":%d" % second, f)
+    check((mode(f), os.stat(f).st_gid) == (0o775, second), "chown to another own group leaves %o" % mode(f))
+    fs.close()
+
+
 @case(timeout_s=60)
 def inotify_fires(ctx):
     """inotify: a watcher hears of changes made through the same mount."""

@@ -124,7 +124,8 @@ pub enum FsOp {
     StatFs,
     /// → `Bytes`, or `Length` when `bytes_max` is 0, or ERANGE when it does not fit.
     GetXattr { ino: Ino, name: Vec<u8>, bytes_max: u32 },
-    /// → `Done`. `flags` as for setxattr(2).
+    /// → `Done`. `flags` as for setxattr(2); of an ACL also [`weft_wire::meta::XATTR_KEEP_SETGID`] or
+    /// [`weft_wire::meta::XATTR_CLEAR_SETGID`].
     SetXattr { ino: Ino, name: Vec<u8>, value: Vec<u8>, flags: u32 },
     /// Names, each followed by a NUL. As `GetXattr`.
     ListXattr { ino: Ino, bytes_max: u32 },

@@ -13,6 +13,8 @@ pub const FEATURE_PARENTS: u64 = 2;
 pub const FEATURE_SYNC_ALL: u64 = 4;
 /// The server answers `Trace`. One that does not say so would hang up on it: an unknown kind is no frame to it.
 pub const FEATURE_TRACE: u64 = 8;
+/// `SetXattr` may say what an ACL does to the setgid bit ([`crate::meta::XATTR_KEEP_SETGID`]).
+pub const FEATURE_ACL_SETGID: u64 = 16;
 
 /// The first frame of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,7 +22,7 @@ pub struct Hello {
     /// Oldest and newest version the client speaks.
     pub versions: (u16, u16),
     /// Optional abilities, a bit each ([`FEATURE_LEASES`], [`FEATURE_PARENTS`], [`FEATURE_SYNC_ALL`],
-    /// [`FEATURE_TRACE`]); unknown ones are ignored.
+    /// [`FEATURE_TRACE`], [`FEATURE_ACL_SETGID`]); unknown ones are ignored.
     pub features: u64,
     /// The cluster meant; all zero for any.
     pub cluster: ClusterId,

@@ -11,7 +11,9 @@ use weft_client_core::{
 };
 use weft_wire::Ino;
 use weft_wire::locks::{LockConflict, LockKind, LockOwner, LockRange, LockSpace, LockTest};
-use weft_wire::meta::{Attr, FileKind, MetaReply, SetAttr, Time, TimeSet};
+use weft_wire::meta::{
+    Attr, FileKind, MetaReply, SetAttr, Time, TimeSet, XATTR_CLEAR_SETGID, XATTR_KEEP_SETGID,
+};
 use weft_wire::units::{to_u32, to_usize};
 
 use crate::abi::flags::fopen;
@@ -155,8 +157,9 @@ pub(super) fn operation(request: &Request<'_>) -> Result<(Translated, Option<Sha
         Operation::Fsync { fh, datasync } => {
             FsOp::Fsync { handle: handle(*fh), datasync: *datasync }
         }
-        Operation::Setxattr { name, value, flags } => {
-            FsOp::SetXattr { ino, name: name.to_vec(), value: value.to_vec(), flags: *flags }
+        Operation::Setxattr { name, value, flags, kill_setgid } => {
+            let flags = flags | set_gid_flag(name, *kill_setgid);
+            FsOp::SetXattr { ino, name: name.to_vec(), value: value.to_vec(), flags }
         }
         Operation::Getxattr { name, len_bytes } => {
             FsOp::GetXattr { ino, name: name.to_vec(), bytes_max: *len_bytes }
@@ -203,6 +206,15 @@ pub(super) fn operation(request: &Request<'_>) -> Result<(Translated, Option<Sha
 fn make(parent: Ino, name: &[u8], (mode, umask): (u32, u32), rdev: u32, target: &[u8]) -> FsOp {
     let (name, umask) = (name.to_vec(), umask & 0o777);
     FsOp::Make { parent, name, mode, umask, rdev, target: target.to_vec() }
+}
+
+/// Of an ACL: what the kernel found about the caller's groups.
+fn set_gid_flag(name: &[u8], kill: Option<bool>) -> u32 {
+    match kill.filter(|_| name.starts_with(b"system.posix_acl_")) {
+        Some(true) => XATTR_CLEAR_SETGID,
+        Some(false) => XATTR_KEEP_SETGID,
+        None => 0,
+    }
 }
 
 /// What F_RDLCK, F_WRLCK and F_UNLCK are, generic ABI.
