@@ -9,6 +9,7 @@ import pwd
 import re
 import stat
 import struct
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -383,11 +384,13 @@ def interface(ctx):
 
 @case(timeout_s=60)
 def setuid_cleared(ctx):
-    """A write, a truncate and a chown by others take setuid and setgid away, a write takes capabilities away."""
+    """Write, truncate, O_TRUNC, fallocate and chown by others take setuid and setgid away, a write capabilities."""
     fs = ctx.fs()
     fs.path.chmod(0o777)
     f = fs.path / "s"
-    for change in ("open(%r, 'a').write('y')" % str(f), "import os; os.truncate(%r, 0)" % str(f)):
+    changes = ("open(%r, 'a').write('y')", "import os; os.truncate(%r, 0)", "open(%r, 'w')")
+    allocate = "import os; os.posix_fallocate(os.open(%r, os.O_WRONLY), 0, 9000)"
+    for change in [change % str(f) for change in (*changes, allocate)]:
         f.write_bytes(b"x")
         f.chmod(0o6777)
         check(as_user(fs, 65534, "/usr/bin/env", "python3", "-c", change) == 0, change)
@@ -399,6 +402,56 @@ def setuid_cleared(ctx):
     with open(f, "a") as out:
         out.write("z")
     check("security.capability" not in os.listxattr(f), "a write leaves", os.listxattr(f))
+    fs.close()
+
+
+CAPABILITIES = bytes.fromhex("0100000200200000000000000000000000000000")
+# Opens as argv[2] says, waits for a line, writes one block, says so, and again.
+LATE_WRITER = """
+import mmap, os, sys
+block = mmap.mmap(-1, 4096)
+block[:] = b"d" * 4096
+fd = os.open(sys.argv[1], os.O_WRONLY | int(sys.argv[2]))
+print("open", flush=True)
+for line in sys.stdin:
+    os.write(fd, block)
+    print("written", flush=True)
+"""
+
+
+@case(timeout_s=90, peer=True)
+def setuid_cleared_late(ctx):
+    """A file that gets setuid, setgid and capabilities when it is open loses them with the next write, whatever way."""
+    fs = ctx.fs()
+    fs.path.chmod(0o755)
+    # What one mount does the other one's open file must follow.
+    elsewhere = fs.path if fs.is_peer else fs.mount("other").path
+    for name, flags in (("buffered", 0), ("append", os.O_APPEND), ("direct", os.O_DIRECT)):
+        for user, may_keep in ((65534, False), (0, True), (0, False)):
+            if (user, may_keep, name) == (0, False, "buffered"):
+                continue  # FUSE does not tell it from root that may
+            f = fs.path / ("%s-%d-%s" % (name, user, may_keep))
+            f.write_bytes(b"x" * 4096)
+            os.chown(f, user, user)
+            words = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups"]
+            words += [] if may_keep else ["--bounding-set", "-fsetid"]
+            words = [str(word) for word in [*words, "/usr/bin/env", "python3", "-c", LATE_WRITER, f, flags]]
+            child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            check(child.stdout.readline() == "open\n", f, "is not opened")
+            for path in (f, elsewhere / f.name, f):
+                path.chmod(0o6775)
+                os.setxattr(path, "security.capability", CAPABILITIES)
+                child.stdin.write("\n")
+                child.stdin.flush()
+                check(child.stdout.readline() == "written\n", f, "is not written")
+                # Root with CAP_FSETID keeps setuid; capabilities nobody keeps.
+                want = 0o6775 if may_keep else 0o775
+                modes = ["%o" % (os.stat(seen).st_mode & 0o7777) for seen in (f, elsewhere / f.name)]
+                check(modes == ["%o" % want] * 2, "%s by %d leaves %s" % (name, user, modes))
+                left = os.listxattr(f) + os.listxattr(elsewhere / f.name)
+                check("security.capability" not in left, name, "leaves", left)
+            child.stdin.close()
+            check(child.wait(30) == 0, f, "ended with", child.returncode)
     fs.close()
 
 

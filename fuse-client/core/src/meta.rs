@@ -67,8 +67,8 @@ impl ClientCore {
             FsOp::Read { handle, offset, bytes, into } => {
                 self.begin_read(id, ReadAsked { handle, offset, bytes }, into)
             }
-            FsOp::Write { handle, offset, data, direct, append } => {
-                let how = WriteHow { direct, append };
+            FsOp::Write { handle, offset, data, direct, append, strips } => {
+                let how = WriteHow { direct, append, strips };
                 self.begin_write(id, handle, offset, data, how)
             }
             FsOp::Flush { handle } => self.begin_settle(id, handle, false),

@@ -31,7 +31,7 @@ pub(super) struct Inode {
     pub(super) names: BTreeMap<Vec<u8>, Ino>,
     pub(super) opens: u32,
     link: Vec<u8>,
-    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 type Chunks = BTreeMap<(Ino, ChunkIndex), Vec<u8>>;
@@ -58,6 +58,8 @@ pub(super) struct Fake {
     pub(super) boot: u64,
     /// What is granted to whoever asks.
     pub(super) grants: bool,
+    /// Others write every file, too.
+    pub(super) shared: bool,
     /// What a reclaim is told is not its own any more.
     pub(super) refused: Vec<Ino>,
     /// What was reclaimed.
@@ -156,6 +158,7 @@ impl Fake {
             fence: 0,
             boot: 0,
             grants: true,
+            shared: false,
             refused: vec![],
             reclaimed: Vec::new(),
             write_ends: Vec::new(),
@@ -308,6 +311,7 @@ impl Fake {
     fn granted(&self, wanted: LeaseBits) -> LeaseBits {
         match wanted.has(LeaseBits::WRITE) {
             _ if !self.grants => LeaseBits::NONE,
+            _ if self.shared => LeaseBits::THROUGH,
             true => wanted.without(LeaseBits::READ),
             false => wanted,
         }
@@ -577,6 +581,12 @@ impl Fake {
             MetaRequest::GetXattr { ino, name } => {
                 let value = self.inode(*ino)?.xattrs.get(*name).cloned();
                 MetaReply::Bytes(value.ok_or(Status::NoData)?)
+            }
+            MetaRequest::RemoveXattr { ino, name } => {
+                let inode = self.inode(*ino)?;
+                inode.xattrs.remove(*name).ok_or(Status::NoData)?;
+                inode.attr.version += 1;
+                MetaReply::Done
             }
             MetaRequest::SetXattr { ino, name, value, .. } => {
                 let inode = self.inode(*ino)?;

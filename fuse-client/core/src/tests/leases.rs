@@ -182,7 +182,8 @@ fn a_server_that_grants_nothing_can_be_written_and_appended_to() {
     let FsOp::Write { handle, data, .. } = write(&world.pool, handle, 0, b"two", false) else {
         unreachable!()
     };
-    let append = FsOp::Write { handle, offset: 0, data, direct: false, append: true };
+    let strips = crate::op::Strips { capabilities: true, set_ids: true };
+    let append = FsOp::Write { handle, offset: 0, data, direct: false, append: true, strips };
     assert!(matches!(world.run(append), Ok(FsReply::Written(3))));
     assert_eq!(world.fake.content(ino), b"onetwo");
 }
