@@ -551,9 +551,21 @@ def _each_part(count, act):
     join_workers([fork_worker(part, worker) for worker in range(16)], 1_500, "workers on a huge directory")
 
 
+def _list_until(d, last):
+    """Lists again and again until the file `last` is there: no name comes twice, and none that was there is missing."""
+    before, over = set(), False
+    while not over:
+        over = last.exists()
+        names = [entry.name for entry in os.scandir(d)]
+        now = set(names)
+        check(len(now) == len(names), len(names) - len(now), "names came twice")
+        check(before <= now, len(before - now), "names are missing that were listed before, as", sorted(before - now)[:3])
+        before = now
+
+
 @case(timeout_s=3_600)
 def huge_directory(ctx):
-    """A directory of very many names: made, found and listed whole through another mount, removed while it is listed.
+    """A directory of very many names: made and removed while it is listed, found and whole through another mount.
 
     WEFT_NAMES=1000000 for the long run.
     """
@@ -565,6 +577,12 @@ def huge_directory(ctx):
     begin = time.monotonic()
     _each_part(count, lambda number: os.close(os.open(d / ("name-%d" % number), os.O_CREAT | os.O_EXCL | os.O_WRONLY)))
     ctx.figure("huge_directory.create", count / (time.monotonic() - begin), "names/s")
+    made = ctx.work / "made"
+    lister = fork_worker(_list_until, seen_by_other, made)
+    _each_part(count // 8, lambda number: (d / ("more-%d" % number)).touch())
+    made.touch()
+    join_workers([lister], 600, "lister")
+    _each_part(count // 8, lambda number: (d / ("more-%d" % number)).unlink())
     begin = time.monotonic()
     names = {entry.name for entry in os.scandir(seen_by_other)}
     ctx.figure("huge_directory.list", count / (time.monotonic() - begin), "names/s")
