@@ -13,7 +13,7 @@ use weft_wire::meta::{
 };
 use weft_wire::session::FEATURE_ACL_SETGID;
 use weft_wire::units::to_u32;
-use weft_wire::{Kind, LeaseBits, LeaseMode, VolumeId};
+use weft_wire::{Kind, LeaseBits, LeaseMode, Status, VolumeId};
 
 use crate::core::{ClientCore, at};
 use crate::leases::{CAPABILITIES, Changes, wanted};
@@ -430,6 +430,8 @@ impl ClientCore {
                 learned.map(|(entries, ttl)| FsReply::Dir { entries, last, ttl })
             }
             Ok(_) => Err(errno::EIO),
+            // It was removed: the end of the listing, as the C library reads this.
+            Err(code) if code == Status::Stale.errno() => Err(errno::ENOENT),
             Err(code) => Err(code),
         };
         self.finish(id, result);
