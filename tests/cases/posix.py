@@ -9,6 +9,7 @@ import pwd
 import re
 import stat
 import struct
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -383,11 +384,13 @@ def interface(ctx):
 
 @case(timeout_s=60)
 def setuid_cleared(ctx):
-    """A write, a truncate and a chown by others take setuid and setgid away, a write takes capabilities away."""
+    """Write, truncate, O_TRUNC, fallocate and chown by others take setuid and setgid away, a write capabilities."""
     fs = ctx.fs()
     fs.path.chmod(0o777)
     f = fs.path / "s"
-    for change in ("open(%r, 'a').write('y')" % str(f), "import os; os.truncate(%r, 0)" % str(f)):
+    changes = ("open(%r, 'a').write('y')", "import os; os.truncate(%r, 0)", "open(%r, 'w')")
+    allocate = "import os; os.posix_fallocate(os.open(%r, os.O_WRONLY), 0, 9000)"
+    for change in [change % str(f) for change in (*changes, allocate)]:
         f.write_bytes(b"x")
         f.chmod(0o6777)
         check(as_user(fs, 65534, "/usr/bin/env", "python3", "-c", change) == 0, change)
@@ -399,6 +402,97 @@ def setuid_cleared(ctx):
     with open(f, "a") as out:
         out.write("z")
     check("security.capability" not in os.listxattr(f), "a write leaves", os.listxattr(f))
+    fs.close()
+
+
+CAPABILITIES = bytes.fromhex("0100000200200000000000000000000000000000")
+# Opens as argv[2] says, waits for a line, writes one block, says so, and again.
+LATE_WRITER = """
+import mmap, os, sys
+block = mmap.mmap(-1, 4096)
+block[:] = b"d" * 4096
+fd = os.open(sys.argv[1], os.O_WRONLY | int(sys.argv[2]))
+print("open", flush=True)
+for line in sys.stdin:
+    os.write(fd, block)
+    print("written", flush=True)
+"""
+
+
+@case(timeout_s=90, peer=True)
+def setuid_cleared_late(ctx):
+    """A file that gets setuid, setgid and capabilities when it is open loses them with the next write, whatever way."""
+    fs = ctx.fs()
+    fs.path.chmod(0o755)
+    # What one mount does the other one's open file must follow.
+    elsewhere = fs.path if fs.is_peer else fs.mount("other").path
+    for name, flags in (("buffered", 0), ("append", os.O_APPEND), ("direct", os.O_DIRECT)):
+        for user, may_keep in ((65534, False), (0, True), (0, False)):
+            if (user, may_keep, name) == (0, False, "buffered"):
+                continue  # FUSE does not tell it from root that may
+            f = fs.path / ("%s-%d-%s" % (name, user, may_keep))
+            f.write_bytes(b"x" * 4096)
+            os.chown(f, user, user)
+            words = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups"]
+            words += [] if may_keep else ["--bounding-set", "-fsetid"]
+            words = [str(word) for word in [*words, "/usr/bin/env", "python3", "-c", LATE_WRITER, f, flags]]
+            child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            check(child.stdout.readline() == "open\n", f, "is not opened")
+            for path in (f, elsewhere / f.name, f):
+                path.chmod(0o6775)
+                os.setxattr(path, "security.capability", CAPABILITIES)
+                child.stdin.write("\n")
+                child.stdin.flush()
+                check(child.stdout.readline() == "written\n", f, "is not written")
+                # Root with CAP_FSETID keeps setuid; capabilities nobody keeps.
+                want = 0o6775 if may_keep else 0o775
+                modes = ["%o" % (os.stat(seen).st_mode & 0o7777) for seen in (f, elsewhere / f.name)]
+                check(modes == ["%o" % want] * 2, "%s by %d leaves %s" % (name, user, modes))
+                left = os.listxattr(f) + os.listxattr(elsewhere / f.name)
+                check("security.capability" not in left, name, "leaves", left)
+            child.stdin.close()
+            check(child.wait(30) == 0, f, "ended with", child.returncode)
+    fs.close()
+
+
+@case(timeout_s=60, peer=True)
+def setgid_and_groups(ctx):
+    """chmod, setfacl, creating and chown judge setgid by all groups of the caller, as any file system of Linux does."""
+    fs = ctx.fs()
+    fs.path.chmod(0o755)
+    user, own, second, foreign = 65534, 65534, 4711, 4712
+
+    def as_member(*words):
+        who = ["setpriv", "--reuid", user, "--regid", own, "--groups", "%d,%d" % (second, 4713)]
+        check(run([*who, *words], timeout_s=30, ok=None).code == 0, *words)
+
+    def mode(path):
+        return os.stat(path).st_mode & 0o7777
+
+    for group, kept in ((own, 0o2000), (second, 0o2000), (foreign, 0)):
+        f = fs.path / ("f%d" % group)
+        f.write_bytes(b"x")
+        os.chown(f, user, group)
+        f.chmod(0o755)
+        as_member("chmod", "2750", f)
+        check(mode(f) == kept | 0o750, "chmod by a member of", group, "leaves %o" % mode(f))
+        f.chmod(0o2750)
+        as_member("setfacl", "-m", "u:1:rwx", f)
+        check(mode(f) == kept | 0o770, "setfacl by a member of", group, "leaves %o" % mode(f))
+        d = fs.path / ("d%d" % group)
+        d.mkdir()
+        os.chown(d, user, group)
+        d.chmod(0o2777)
+        make = "import os; os.umask(0); os.close(os.open(%r, os.O_CREAT | os.O_WRONLY, 0o2770)); os.mkdir(%r, 0o770)"
+        as_member("/usr/bin/env", "python3", "-c", make % (str(d / "f"), str(d / "d")))
+        made = [(mode(path), os.stat(path).st_gid) for path in (d / "f", d / "d")]
+        check(made == [(kept | 0o770, group), (0o2770, group)], "made in a directory of", group, made)
+        as_member("setfacl", "-d", "-m", "u:1:rwx", d)
+        check(mode(d) == 0o2777, "a default ACL leaves %o" % mode(d))
+    f = fs.path / ("f%d" % own)
+    f.chmod(0o6775)
+    as_member("chown", ":%d" % second, f)
+    check((mode(f), os.stat(f).st_gid) == (0o775, second), "chown to another own group leaves %o" % mode(f))
     fs.close()
 
 
@@ -457,9 +551,21 @@ def _each_part(count, act):
     join_workers([fork_worker(part, worker) for worker in range(16)], 1_500, "workers on a huge directory")
 
 
+def _list_until(d, last):
+    """Lists again and again until the file `last` is there: no name comes twice, and none that was there is missing."""
+    before, over = set(), False
+    while not over:
+        over = last.exists()
+        names = [entry.name for entry in os.scandir(d)]
+        now = set(names)
+        check(len(now) == len(names), len(names) - len(now), "names came twice")
+        check(before <= now, len(before - now), "names are missing that were listed before, as", sorted(before - now)[:3])
+        before = now
+
+
 @case(timeout_s=3_600)
 def huge_directory(ctx):
-    """A directory of very many names: made, found and listed whole through another mount, removed while it is listed.
+    """A directory of very many names: made and removed while it is listed, found and whole through another mount.
 
     WEFT_NAMES=1000000 for the long run.
     """
@@ -471,6 +577,12 @@ def huge_directory(ctx):
     begin = time.monotonic()
     _each_part(count, lambda number: os.close(os.open(d / ("name-%d" % number), os.O_CREAT | os.O_EXCL | os.O_WRONLY)))
     ctx.figure("huge_directory.create", count / (time.monotonic() - begin), "names/s")
+    made = ctx.work / "made"
+    lister = fork_worker(_list_until, seen_by_other, made)
+    _each_part(count // 8, lambda number: (d / ("more-%d" % number)).touch())
+    made.touch()
+    join_workers([lister], 600, "lister")
+    _each_part(count // 8, lambda number: (d / ("more-%d" % number)).unlink())
     begin = time.monotonic()
     names = {entry.name for entry in os.scandir(seen_by_other)}
     ctx.figure("huge_directory.list", count / (time.monotonic() - begin), "names/s")

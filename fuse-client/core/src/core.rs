@@ -519,9 +519,7 @@ impl ClientCore {
             Purpose::Reopen(volume) => self.reopen_answered(volume, tag, &answer),
             Purpose::Op(op) if call.kind == Kind::LockTest => self.lock_tested(op, &answer),
             Purpose::Op(op) => self.op_answered(op, call.kind, &answer),
-            Purpose::Capability { op, handle } => {
-                self.capability_answered(op, handle, answer.status);
-            }
+            Purpose::Strip { op, ino } => self.strip_answered(op, ino, call.kind, &answer),
             Purpose::Open(op) => self.open_answered(op, answer.meta(call.kind), answer.lease),
             Purpose::SetAttr { op, ino, held } => {
                 self.set_attr_answered(op, ino, held, answer.meta(call.kind), answer.lease);

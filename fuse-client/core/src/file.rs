@@ -134,6 +134,8 @@ pub(crate) struct File {
     pub(crate) changes_seen: u64,
     /// What was written and is not at the servers was written under a lease to write that was not given back.
     pub(crate) owned: bool,
+    /// Several write it, and it had no capabilities after the lease for that came.
+    pub(crate) without_capabilities: bool,
     /// A lease to write was asked for and the answer is not there.
     pub(crate) asking: bool,
     /// It came just now: whoever waits for it goes on, with the lease or without.
@@ -176,6 +178,7 @@ impl File {
             zeroing: 0,
             changes_seen: 0,
             owned: false,
+            without_capabilities: false,
             asking: false,
             answered: None,
             waiting: Vec::new(),

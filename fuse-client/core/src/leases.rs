@@ -117,6 +117,8 @@ pub(crate) enum Forgetting {
     Recall(u64),
     /// An operation that is answered then.
     Op(OpId),
+    /// A write that goes on as soon as attributes are forgotten.
+    Write(OpId),
     /// Volumes that are told then that we are back, each in its place in [`crate::volume::Volume::reopening`].
     Return(Vec<(VolumeId, u64)>),
     /// Nobody.
@@ -258,6 +260,9 @@ impl ClientCore {
         changes.inodes.iter().for_each(|ino| self.cache.drop_attr(*ino));
         if let Some(ino) = changes.xattrs {
             self.cache.set_no_capabilities(ino, false);
+            if let Some(file) = self.files.get_mut(&ino) {
+                file.without_capabilities = false;
+            }
         }
         if changes.any {
             self.cache.drop_attrs();
@@ -276,7 +281,7 @@ impl ClientCore {
     }
 
     /// Has the kernel forget inodes, and names if there are any.
-    fn kernel_forgets(&mut self, inodes: Vec<Ino>, names: bool, who: Forgetting) {
+    pub(crate) fn kernel_forgets(&mut self, inodes: Vec<Ino>, names: bool, who: Forgetting) {
         let id = self.next_forgetting;
         self.next_forgetting += 1;
         for ino in &inodes {
@@ -309,6 +314,10 @@ impl ClientCore {
             Forgetting::Return(volumes) => {
                 let volumes = volumes.clone();
                 volumes.into_iter().for_each(|(volume, tag)| self.send_return(volume, tag));
+            }
+            Forgetting::Write(op) => {
+                let op = *op;
+                self.set_ids_taken(op);
             }
             Forgetting::Op(op) if pages => {
                 let op = *op;
@@ -437,16 +446,16 @@ impl ClientCore {
         }
     }
 
-    /// Whether a write of one of these waits for its lease, or a read for what a volume says: the kernel keeps their
+    /// Whether a write of one of these waits for its lease or for the volume, or a read for what a volume says: the kernel keeps their
     /// pages locked, and they may wait for whoever waits for us.
     fn any_waits(&self, inodes: &[Ino]) -> bool {
         let waits = |op: &Op| match &op.kind {
-            OpKind::WriteWaiting { handle, .. } => Some(*handle),
-            OpKind::ReadWaiting { asked, .. } => Some(asked.handle),
+            OpKind::WriteWaiting { handle, .. } => Some(self.handles.get(handle)?.ino),
+            OpKind::ReadWaiting { asked, .. } => Some(self.handles.get(&asked.handle)?.ino),
+            OpKind::WriteTold { ino, .. } => Some(*ino),
             _ => None,
         };
-        let mut files = self.ops.values().filter_map(waits).filter_map(|at| self.handles.get(&at));
-        files.any(|handle| inodes.contains(&handle.ino))
+        self.ops.values().filter_map(waits).any(|ino| inodes.contains(&ino))
     }
 
     /// Asks for the lease that a write needs; `alone` for one at the end of the file.
@@ -474,6 +483,7 @@ impl ClientCore {
         let reply = answer.meta(kind).and_then(|reply| self.learn_answer(reply, answer.lease));
         let file = self.files.get_mut(&ino).expect("looked at above");
         file.asking = false;
+        file.without_capabilities = false;
         match reply {
             Ok(_) => file.answered = Some(Ok(())),
             Err(code) => file.answered = Some(Err(code)),

@@ -33,6 +33,7 @@ mod saving;
 mod settle;
 mod spans;
 mod state;
+mod strip;
 mod takeover;
 mod versions;
 mod volume;
@@ -48,5 +49,6 @@ pub use keep::records;
 pub use keep::{Keep, KeepMemory};
 pub use locks::LockAsked;
 pub use op::{
-    Caller, DataPiece, FsOp, FsReply, Handle, LinkId, OpId, OpenFlags, Opened, Output, Ttl, Whence,
+    Caller, DataPiece, FsOp, FsReply, Handle, LinkId, OpId, OpenFlags, Opened, Output, Strips, Ttl,
+    Whence,
 };

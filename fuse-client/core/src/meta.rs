@@ -9,12 +9,13 @@ use weft_wire::limits::{
 };
 use weft_wire::meta::{
     Attr, FileKind, MakeHow, MetaReply, MetaRequest, RENAME_EXCHANGE, RENAME_NOREPLACE,
-    RENAME_WHITEOUT, push_dir_entry,
+    RENAME_WHITEOUT, XATTR_CLEAR_SETGID, XATTR_KEEP_SETGID, push_dir_entry,
 };
+use weft_wire::session::FEATURE_ACL_SETGID;
 use weft_wire::units::to_u32;
-use weft_wire::{Kind, LeaseBits, LeaseMode, VolumeId};
+use weft_wire::{Kind, LeaseBits, LeaseMode, Status, VolumeId};
 
-use crate::core::ClientCore;
+use crate::core::{ClientCore, at};
 use crate::leases::{CAPABILITIES, Changes, wanted};
 use crate::limits::DIR_BYTES_MAX;
 use crate::op::{Caller, FsOp, FsReply, Handle, OpId, Opened, Ttl};
@@ -68,8 +69,8 @@ impl ClientCore {
             FsOp::Read { handle, offset, bytes, into } => {
                 self.begin_read(id, ReadAsked { handle, offset, bytes }, into)
             }
-            FsOp::Write { handle, offset, data, direct, append } => {
-                let how = WriteHow { direct, append };
+            FsOp::Write { handle, offset, data, direct, append, strips } => {
+                let how = WriteHow { direct, append, strips };
                 self.begin_write(id, handle, offset, data, how)
             }
             FsOp::Flush { handle } => self.begin_settle(id, handle, false),
@@ -208,6 +209,7 @@ impl ClientCore {
                 }
                 self.set_name(id, ino, &name);
                 let (name, value) = (&name[..], &value[..]);
+                let flags = self.known_flags(ino, flags);
                 self.ask(id, ino, &MetaRequest::SetXattr { ino, name, value, flags })
             }
             FsOp::RemoveXattr { ino, name } => {
@@ -216,6 +218,16 @@ impl ClientCore {
                 self.ask(id, ino, &MetaRequest::RemoveXattr { ino, name: &name })
             }
             _ => Err(errno::EOPNOTSUPP),
+        }
+    }
+
+    /// Those flags of a `SetXattr` that the server knows.
+    fn known_flags(&self, ino: Ino, flags: u32) -> u32 {
+        let volume = self.volumes.get(&ino.volume());
+        let welcome = volume.and_then(|volume| self.links[at(volume.link)].welcome());
+        match welcome.is_some_and(|welcome| welcome.features & FEATURE_ACL_SETGID != 0) {
+            true => flags,
+            false => flags & !(XATTR_KEEP_SETGID | XATTR_CLEAR_SETGID),
         }
     }
 
@@ -422,6 +434,8 @@ impl ClientCore {
                 learned.map(|(entries, ttl)| FsReply::Dir { entries, last, ttl })
             }
             Ok(_) => Err(errno::EIO),
+            // It was removed: the end of the listing, as the C library reads this.
+            Err(code) if code == Status::Stale.errno() => Err(errno::ENOENT),
             Err(code) => Err(code),
         };
         self.finish(id, result);

@@ -96,8 +96,16 @@ pub enum FsOp {
     /// → `Written`, always all of it. `direct`: acknowledged when the targets have it; otherwise possibly before,
     /// and an error comes with the next write, flush or fsync of each handle of the file. Durable after `Fsync`
     /// in both cases (O_SYNC: the mount, or the kernel, sends one). The offset is final: O_APPEND is resolved by the
-    /// kernel, but for `append`: then it is the file's end, wherever that is by now.
-    Write { handle: Handle, offset: u64, data: (BufSlot, Range<usize>), direct: bool, append: bool },
+    /// kernel, but for `append`: then it is the file's end, wherever that is by now. Before it is made, it takes `strips`
+    /// away.
+    Write {
+        handle: Handle,
+        offset: u64,
+        data: (BufSlot, Range<usize>),
+        direct: bool,
+        append: bool,
+        strips: Strips,
+    },
     /// A descriptor of the file was closed → `Done`, or what went wrong since the last report.
     Flush { handle: Handle },
     /// → `Done` when all that was written before is durable. `datasync` makes no difference.
@@ -124,7 +132,8 @@ pub enum FsOp {
     StatFs,
     /// → `Bytes`, or `Length` when `bytes_max` is 0, or ERANGE when it does not fit.
     GetXattr { ino: Ino, name: Vec<u8>, bytes_max: u32 },
-    /// → `Done`. `flags` as for setxattr(2).
+    /// → `Done`. `flags` as for setxattr(2); of an ACL also [`weft_wire::meta::XATTR_KEEP_SETGID`] or
+    /// [`weft_wire::meta::XATTR_CLEAR_SETGID`].
     SetXattr { ino: Ino, name: Vec<u8>, value: Vec<u8>, flags: u32 },
     /// Names, each followed by a NUL. As `GetXattr`.
     ListXattr { ino: Ino, bytes_max: u32 },
@@ -140,6 +149,15 @@ pub enum FsOp {
     Lock(LockAsked),
     /// → `Lock`: what is in the way.
     TestLock(LockTest),
+}
+
+/// What a write takes away of its file, where the kernel has not done it: see `strip.rs`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Strips {
+    /// Its capabilities.
+    pub capabilities: bool,
+    /// Setuid, and setgid where the group may execute it.
+    pub set_ids: bool,
 }
 
 /// A stretch of what a read found, in file order.
@@ -183,8 +201,7 @@ pub struct Opened {
     pub keep_cache: bool,
     /// As asked with [`OpenFlags::direct`].
     pub direct: bool,
-    /// As asked with [`OpenFlags::append`], but not where a write takes something away that the kernel takes away only
-    /// with its cache between: then appends of other mounts may come between two pages of one.
+    /// As asked with [`OpenFlags::append`].
     pub append: bool,
 }
 

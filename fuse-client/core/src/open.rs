@@ -1,12 +1,13 @@
 //! Opening, changing attributes (with the truncation an open may ask for), closing.
 
 use weft_wire::meta::{Attr, DataPlace, MetaReply, MetaRequest, SetAttr};
-use weft_wire::{Ino, LeaseBits, LeaseMode, Status};
+use weft_wire::{Ino, LeaseBits, LeaseMode};
 
 use crate::core::ClientCore;
 use crate::file::{File, Pages};
-use crate::op::{Caller, FsReply, Handle, OpId, OpenFlags, Opened, Ttl};
+use crate::op::{FsReply, Handle, OpId, OpenFlags, Opened, Ttl};
 use crate::state::{AfterSetAttr, OpKind, Purpose, errno};
+use crate::strip::stripped;
 
 impl ClientCore {
     /// The volume answered an `Open` or `Make`.
@@ -40,7 +41,10 @@ impl ClientCore {
         let file = self.files.get_mut(&attr.ino).expect("just counted");
         file.written_before |= !made;
         if flags.truncate && !made && (attr.size > 0 || file.size() > 0) {
-            let set = SetAttr { size: Some(0), ..SetAttr::default() };
+            // The kernel leaves that to us with the truncation, and does not say who may keep setuid.
+            let is_root = self.ops.get(&id).is_none_or(|op| op.caller.uid == 0);
+            let mode = stripped(attr.mode).filter(|_| !is_root);
+            let set = SetAttr { size: Some(0), mode, ..SetAttr::default() };
             let then = AfterSetAttr::Opened { flags, created, parent };
             return self.start_set_attr(id, attr.ino, set, then);
         }
@@ -60,6 +64,8 @@ impl ClientCore {
             file
         });
         file.server_opens += 1;
+        // A lease may have come with it.
+        file.without_capabilities = false;
         file.learn(attr, now);
         self.learn_inline(attr.ino, attr.version, inline);
         self.take_back_release(attr.ino);
@@ -80,34 +86,13 @@ impl ClientCore {
         file.open_count += 1;
         let attr = file.overlay(attr);
         let errors_seen = file.error_count - u64::from(std::mem::take(&mut file.error_unseen));
-        let made_now = created && !file.written_before;
         self.touched.insert(attr.ino);
         let handle = self.new_handle(attr.ino, false, errors_seen, id);
-        // Past the page cache the kernel does not take setuid, setgid and capabilities away.
-        let append = flags.append && attr.mode & 0o6000 == 0;
-        let opened = Opened { handle, keep_cache, direct: flags.direct, append };
+        let opened = Opened { handle, keep_cache, direct: flags.direct, append: flags.append };
         let reply = match created {
             true => FsReply::Created(attr, self.ttl_of_new(parent, attr.ino), opened),
             false => FsReply::Opened(opened),
         };
-        if !append || made_now {
-            return self.finish(id, Ok(reply));
-        }
-        self.set_kind(id, OpKind::Opening { reply: Some(reply) });
-        let request = MetaRequest::GetXattr { ino: attr.ino, name: b"security.capability" };
-        let purpose = Purpose::Capability { op: id, handle };
-        self.meta_call(attr.ino, Caller::default(), &request, purpose);
-    }
-
-    /// Whether the file that is being opened to append has capabilities.
-    pub(crate) fn capability_answered(&mut self, id: OpId, handle: Handle, status: Status) {
-        let Some(OpKind::Opening { reply }) = self.ops.get_mut(&id).map(|op| &mut op.kind) else {
-            return self.unmake(handle); // Nobody waits for it any more.
-        };
-        let mut reply = reply.take().expect("answered once");
-        if let FsReply::Created(_, _, opened) | FsReply::Opened(opened) = &mut reply {
-            opened.append = status != Status::Ok;
-        }
         self.finish(id, Ok(reply));
     }
 

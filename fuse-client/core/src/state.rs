@@ -9,7 +9,7 @@ use weft_wire::{ChunkPiece, Ino, Kind, LeaseBits, Status, TargetId, VolumeId};
 
 use crate::allocate::{Allocation, Search};
 use crate::leases::Changes;
-use crate::op::{Caller, DataPiece, FsReply, Handle, LinkId, OpId, OpenFlags};
+use crate::op::{Caller, DataPiece, FsReply, Handle, LinkId, OpId, OpenFlags, Strips};
 
 /// The few errno values the core itself gives (Linux, generic ABI).
 pub(crate) mod errno {
@@ -81,10 +81,10 @@ pub(crate) enum Purpose {
     },
     /// The volume counts an open if this succeeds.
     Open(OpId),
-    /// The last question before an open is answered.
-    Capability {
+    /// What a write takes away of its file first. It is done also when nobody waits for the write any more.
+    Strip {
         op: OpId,
-        handle: Handle,
+        ino: Ino,
     },
     /// `held`: the file is closed to reads and writes until the answer.
     SetAttr {
@@ -170,7 +170,6 @@ impl Purpose {
             Purpose::Op(op)
             | Purpose::Open(op)
             | Purpose::List { op, .. }
-            | Purpose::Capability { op, .. }
             | Purpose::SetAttr { op, .. }
             | Purpose::Seek { op }
             | Purpose::Read { op, .. } => Some(op),
@@ -231,29 +230,14 @@ pub(crate) struct ReadPiece {
 /// What an operation is at.
 #[derive(Debug)]
 pub(crate) enum OpKind {
-    /// One metadata request; its kind says what to make of the answer.
     /// Waits for a lock, or for one to be given up.
-    Lock {
-        ticket: u64,
-    },
-    Meta {
-        bytes_max: Option<u32>,
-        name: Option<(Ino, Vec<u8>)>,
-    },
-    /// `Open` or `Make` was answered; what is said of it depends on one more answer.
-    Opening {
-        reply: Option<FsReply>,
-    },
+    Lock { ticket: u64 },
+    /// One metadata request; its kind says what to make of the answer.
+    Meta { bytes_max: Option<u32>, name: Option<(Ino, Vec<u8>)> },
     /// The kernel asked for attributes, or changed an extended one, and is to forget pages before it is answered.
-    Forgetting {
-        reply: Option<FsReply>,
-    },
+    Forgetting { reply: Option<FsReply> },
     /// `Open` or `Make` is asked. `created` says which reply is due.
-    Open {
-        flags: OpenFlags,
-        created: bool,
-        name: Option<(Ino, Vec<u8>)>,
-    },
+    Open { flags: OpenFlags, created: bool, name: Option<(Ino, Vec<u8>)> },
     /// A buffered write that waits for room or for the file's length to be settled.
     WriteWaiting {
         handle: Handle,
@@ -261,43 +245,18 @@ pub(crate) enum OpKind {
         data: Option<(BufSlot, Range<usize>)>,
         direct: bool,
         append: bool,
+        strips: Strips,
     },
     /// A write whose pieces are out and that ends with them, or with `through` when the volume was told, too.
-    WriteDirect {
-        bytes: u32,
-        left: usize,
-        errno: i32,
-        through: bool,
-    },
+    WriteDirect { bytes: u32, left: usize, errno: i32, through: bool, set_ids: bool },
     /// Its pieces are at the targets; the volume is being told.
-    WriteTold {
-        ino: Ino,
-        bytes: u32,
-        tell: u64,
-    },
+    WriteTold { ino: Ino, bytes: u32, tell: u64, set_ids: bool },
     /// Waits for the writes before it.
-    ReadWaiting {
-        asked: ReadAsked,
-        into: Option<BufSlot>,
-        barrier: u64,
-        fresh: bool,
-    },
+    ReadWaiting { asked: ReadAsked, into: Option<BufSlot>, barrier: u64, fresh: bool },
     /// Its pieces are out.
-    Reading {
-        asked: ReadAsked,
-        ino: Ino,
-        pieces: Vec<ReadPiece>,
-        left: usize,
-        errno: i32,
-    },
+    Reading { asked: ReadAsked, ino: Ino, pieces: Vec<ReadPiece>, left: usize, errno: i32 },
     /// Flush and fsync: everything below `barrier` is to be acknowledged, told, and durable.
-    Settle {
-        handle: Handle,
-        barrier: u64,
-        durable: bool,
-        tell: Option<u64>,
-        ask: Option<u64>,
-    },
+    Settle { handle: Handle, barrier: u64, durable: bool, tell: Option<u64>, ask: Option<u64> },
     /// fallocate.
     Allocate(Allocation),
     /// lseek for data or a hole.

@@ -5,6 +5,7 @@ mod fake;
 mod leases;
 mod locks;
 mod random;
+mod strip;
 mod world;
 
 use std::time::Duration;
@@ -35,8 +36,8 @@ fn write(pool: &Pool, handle: Handle, offset: u64, bytes: &[u8], direct: bool) -
     // In the midst of a large slot, as the mount has them.
     let mut slot = pool.alloc((bytes.len() + 100).max(64 << 10)).expect("the test's pool is large");
     slot.as_mut_slice()[100..100 + bytes.len()].copy_from_slice(bytes);
-    let append = false;
-    FsOp::Write { handle, offset, data: (slot, 100..100 + bytes.len()), direct, append }
+    let (append, strips, data) = (false, Strips::NOTHING, (slot, 100..100 + bytes.len()));
+    FsOp::Write { handle, offset, data, direct, append, strips }
 }
 
 fn flat(pieces: &[DataPiece]) -> Vec<u8> {

@@ -17,7 +17,7 @@ use crate::keep::records::write_state;
 use crate::limits::{
     RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_WAIT, WRITE_BYTES_MAX, WROTE_DELAY, ZERO_COPY_BYTES_MIN,
 };
-use crate::op::{Caller, FsReply, Handle, OpId};
+use crate::op::{Caller, FsReply, Handle, OpId, Strips};
 use crate::state::{Call, Op, OpKind, Purpose, errno};
 use crate::writes::{Payload, Unsynced, Write};
 
@@ -28,6 +28,8 @@ pub(crate) struct WriteHow {
     pub(crate) direct: bool,
     /// At the end of the file, wherever that is.
     pub(crate) append: bool,
+    /// What it takes away first.
+    pub(crate) strips: Strips,
 }
 
 impl ClientCore {
@@ -37,7 +39,7 @@ impl ClientCore {
         handle: Handle,
         offset: u64,
         data: (BufSlot, Range<usize>),
-        WriteHow { direct, append }: WriteHow,
+        WriteHow { direct, append, strips }: WriteHow,
     ) -> Result<(), i32> {
         let state = self.handle(handle, false)?;
         let (slot, range) = &data;
@@ -59,7 +61,8 @@ impl ClientCore {
             return Ok(());
         }
         let data = Some(data);
-        self.set_kind(id, OpKind::WriteWaiting { handle, offset, data, direct, append });
+        let kind = OpKind::WriteWaiting { handle, offset, data, direct, append, strips };
+        self.set_kind(id, kind);
         if !direct && self.room_waiters.iter().any(|waiter| self.writes_to(*waiter, state.ino)) {
             self.room_waiters.push_back(id);
         } else {
@@ -78,14 +81,19 @@ impl ClientCore {
     /// Takes a write if it may be taken now; else it waits, for the file or for room.
     fn try_write(&mut self, id: OpId) {
         let Some(Op { caller, kind, .. }) = self.ops.get(&id) else { return };
-        let OpKind::WriteWaiting { handle, offset, direct, append, .. } = kind else { return };
+        let OpKind::WriteWaiting { handle, offset, direct, append, strips, .. } = kind else {
+            return;
+        };
         let (caller, handle, mut offset) = (*caller, *handle, *offset);
-        let (direct, append) = (*direct, *append);
+        let (direct, append, strips) = (*direct, *append, *strips);
         let Some(ino) = self.handles.get(&handle).map(|state| state.ino) else {
             return self.finish(id, Err(errno::EBADF));
         };
         let Some(mode) = self.mode_to_write(id, ino, caller, append) else { return };
         let through = mode != LeaseMode::Write;
+        if self.strips_first(id, ino, strips, mode) {
+            return;
+        }
         let file = self.files.get_mut(&ino).expect("a handle keeps its file");
         file.owned |= !through;
         let Some(OpKind::WriteWaiting { data, .. }) = self.ops.get_mut(&id).map(|op| &mut op.kind)
@@ -104,7 +112,7 @@ impl ClientCore {
         let fits = |used: usize, max: usize| used == 0 || used + bytes <= max;
         let fits = fits(self.dirty_bytes, self.config.dirty_bytes_max)
             && fits(file.dirty_bytes, self.config.dirty_file_bytes_max);
-        let direct = direct || through;
+        let (direct, set_ids) = (direct || through, strips.set_ids);
         if !direct && !fits {
             self.room_waiters.push_back(id);
             return;
@@ -118,15 +126,21 @@ impl ClientCore {
         file.local_mtime = file.local_mtime.max(Some(wall));
         self.touched.insert(ino);
         self.move_out_if_too_long(ino);
-        let file = self.files.get_mut(&ino).expect("as above");
         if direct {
             let bytes = to_u32(bytes);
-            self.set_kind(id, OpKind::WriteDirect { bytes, left: 0, errno: 0, through });
+            self.set_kind(id, OpKind::WriteDirect { bytes, left: 0, errno: 0, through, set_ids });
             self.push_run_out(ino);
             self.add_writes(ino, offset, self.keepable(slot, range), Some(id));
             return;
         }
-        file.dirty_bytes += bytes;
+        self.write_behind(ino, offset, slot, range);
+        self.finish(id, Ok(FsReply::Written(to_u32(bytes))));
+    }
+
+    /// Takes bytes that are sent when it suits.
+    fn write_behind(&mut self, ino: Ino, offset: u64, slot: BufSlot, range: Range<usize>) {
+        let bytes = range.len();
+        self.files.get_mut(&ino).expect("being written").dirty_bytes += bytes;
         self.dirty_bytes += bytes;
         if bytes >= ZERO_COPY_BYTES_MIN {
             self.push_run_out(ino);
@@ -134,7 +148,6 @@ impl ClientCore {
         } else {
             self.gather(ino, offset, slot, range);
         }
-        self.finish(id, Ok(FsReply::Written(to_u32(bytes))));
     }
 
     /// The lease that a write goes on with, where it may now; else the write waits, or is answered.
@@ -454,7 +467,9 @@ impl ClientCore {
 
     pub(crate) fn direct_answered(&mut self, id: OpId, ino: Ino, status: Status) {
         let Some(op) = self.ops.get_mut(&id) else { return };
-        let OpKind::WriteDirect { bytes, left, errno, through } = &mut op.kind else { return };
+        let OpKind::WriteDirect { bytes, left, errno, through, set_ids } = &mut op.kind else {
+            return;
+        };
         *left -= 1;
         if status != Status::Ok {
             *errno = status.errno();
@@ -462,11 +477,11 @@ impl ClientCore {
         if *left > 0 {
             return;
         }
-        let (bytes, code, through) = (*bytes, *errno, *through);
+        let (bytes, code, through, set_ids) = (*bytes, *errno, *through, *set_ids);
         match (code, self.files.get(&ino)) {
             (0, Some(file)) if through => {
                 let tell = file.telling.wanted;
-                self.set_kind(id, OpKind::WriteTold { ino, bytes, tell });
+                self.set_kind(id, OpKind::WriteTold { ino, bytes, tell, set_ids });
                 self.try_told(id);
             }
             (0, _) => self.finish(id, Ok(FsReply::Written(bytes))),
@@ -476,18 +491,18 @@ impl ClientCore {
 
     /// Others write the file, too: a write is over when the volume knows of it.
     pub(crate) fn try_told(&mut self, id: OpId) {
-        let Some(OpKind::WriteTold { ino, bytes, tell }) = self.ops.get(&id).map(|op| &op.kind)
+        let Some(OpKind::WriteTold { ino, bytes, tell, .. }) = self.ops.get(&id).map(|op| &op.kind)
         else {
             return;
         };
         let (ino, bytes, tell) = (*ino, *bytes, *tell);
-        match self.files.get_mut(&ino) {
-            Some(file) if file.telling.done < tell => {
-                file.telling.urgent = file.telling.urgent.max(tell);
-                file.waiting.push(id);
-                self.send_wrote(ino);
-            }
-            _ => self.finish(id, Ok(FsReply::Written(bytes))),
+        if let Some(file) = self.files.get_mut(&ino).filter(|file| file.telling.done < tell) {
+            file.telling.urgent = file.telling.urgent.max(tell);
+            file.waiting.push(id);
+            return self.send_wrote(ino);
+        }
+        if !self.strips_after(id, ino) {
+            self.finish(id, Ok(FsReply::Written(bytes)));
         }
     }
 }

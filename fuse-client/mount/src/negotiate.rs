@@ -92,6 +92,7 @@ const WANTED: u64 = flag::ASYNC_READ
     | flag::MAX_PAGES
     | flag::CACHE_SYMLINKS
     | flag::POSIX_ACL
+    | flag::SETXATTR_EXT
     | flag::DONT_MASK
     | flag::INIT_EXT
     | flag::HAS_EXPIRE_ONLY
@@ -181,7 +182,6 @@ mod tests {
             flag::FLOCK_LOCKS,
             flag::NO_OPEN_SUPPORT,
             flag::WRITEBACK_CACHE,
-            flag::SETXATTR_EXT,
             flag::SECURITY_CTX,
             flag::CREATE_SUPP_GROUP,
             flag::HANDLE_KILLPRIV_V2,

@@ -302,6 +302,8 @@ pub enum Operation<'a> {
         name: &'a [u8],
         value: &'a [u8],
         flags: u32,
+        /// Whether an ACL takes the setgid bit away; `None` when the kernel does not say.
+        kill_setgid: Option<bool>,
     },
     /// `len_bytes` 0 asks for the length only.
     Getxattr {

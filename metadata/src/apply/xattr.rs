@@ -1,7 +1,9 @@
 //! Extended attributes.
 
 use weft_wire::limits::{XATTR_LIST_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX};
-use weft_wire::meta::{Caller, FileKind, MetaReply, Time};
+use weft_wire::meta::{
+    Attr, Caller, FileKind, MetaReply, Time, XATTR_CLEAR_SETGID, XATTR_KEEP_SETGID,
+};
 use weft_wire::units::{to_u32, to_usize};
 use weft_wire::{Ino, Status};
 
@@ -46,11 +48,13 @@ impl Change<'_> {
         if value.len() > XATTR_VALUE_BYTES_MAX {
             return Err(Status::ArgumentTooBig);
         }
-        if flags & !(CREATE | REPLACE) != 0 {
+        let is_acl = name == acl::ACCESS || name == acl::DEFAULT;
+        let of_acl = if is_acl { XATTR_KEEP_SETGID | XATTR_CLEAR_SETGID } else { 0 };
+        if flags & !(CREATE | REPLACE | of_acl) != 0 {
             return Err(Status::Invalid);
         }
-        if name == acl::ACCESS || name == acl::DEFAULT {
-            return self.set_acl(caller, ino, name, value, now);
+        if is_acl {
+            return self.set_acl(caller, ino, (name, value), flags, now);
         }
         let exists = self.store.xattr(ino, name)?.is_some();
         self.touch(ino, now)?;
@@ -67,8 +71,8 @@ impl Change<'_> {
         &mut self,
         caller: &Caller,
         ino: Ino,
-        name: &[u8],
-        value: &[u8],
+        (name, value): (&[u8], &[u8]),
+        flags: u32,
         now: Time,
     ) -> Result<Done, Status> {
         let new = Acl::decode(value)?;
@@ -79,8 +83,7 @@ impl Change<'_> {
             }
             Some(mut acl) if name == acl::ACCESS => {
                 attr.mode = acl.mode(attr.mode);
-                // As chmod does it. Other groups of the caller are not known here.
-                if caller.uid != 0 && caller.gid != attr.gid {
+                if !keeps_set_gid(caller, attr, flags) {
                     attr.mode &= !SET_GID;
                 }
                 Some(acl).filter(|acl| !acl.is_mode())
@@ -149,5 +152,15 @@ impl Change<'_> {
         }
         self.drop_xattr(ino, name)?;
         Ok(MetaReply::Done.into())
+    }
+}
+
+/// As with chmod: the setgid bit stays for who is in the file's group, or may do anything. All groups of the caller are
+/// known where the call was made; a client that says nothing is older than that.
+fn keeps_set_gid(caller: &Caller, attr: &Attr, flags: u32) -> bool {
+    match (flags & XATTR_KEEP_SETGID != 0, flags & XATTR_CLEAR_SETGID != 0) {
+        (_, true) => false,
+        (true, false) => true,
+        (false, false) => caller.uid == 0 || caller.gid == attr.gid,
     }
 }

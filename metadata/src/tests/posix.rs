@@ -1,7 +1,10 @@
 //! O_TMPFILE, whiteouts, ACLs.
 
 use super::*;
-use weft_wire::meta::{Attr, MakeHow, RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT};
+use weft_wire::meta::{
+    Attr, Caller, MakeHow, RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, XATTR_CLEAR_SETGID,
+    XATTR_KEEP_SETGID,
+};
 
 const ROOT: Ino = Ino::ROOT;
 const NOBODY: u32 = u32::MAX;
@@ -125,6 +128,41 @@ fn acls_and_modes_follow_each_other() {
     let default = &b"system.posix_acl_default"[..];
     let value = acl(&full);
     assert_eq!(rig.done(&set(default, &value)), Err(Status::Access), "not of a file");
+    rig.assert_sound();
+}
+
+#[test]
+fn an_acl_leaves_the_setgid_bit_to_who_knows_the_callers_groups() {
+    let mut rig = Rig::new();
+    let f = rig.make(ROOT, b"f", FILE).unwrap();
+    let owned = SetAttr { uid: Some(7), gid: Some(8), ..SetAttr::default() };
+    rig.done(&MetaRequest::SetAttr { ino: f, set: owned }).unwrap();
+    let value = acl(&[(1, 7, NOBODY), (4, 5, NOBODY), (32, 5, NOBODY)]);
+    let (access, default) = (&b"system.posix_acl_access"[..], &b"system.posix_acl_default"[..]);
+    let (keep, clear) = (XATTR_KEEP_SETGID, XATTR_CLEAR_SETGID);
+    let cases = [((7, 9), keep, true), ((7, 8), clear, false), ((0, 0), clear, false)];
+    let judged_here = [((7, 9), 0, false), ((7, 8), 0, true), ((0, 0), 0, true)];
+    for ((uid, gid), flags, stays) in cases.into_iter().chain(judged_here) {
+        let chmod = SetAttr { mode: Some(0o2755), ..SetAttr::default() };
+        rig.done(&MetaRequest::SetAttr { ino: f, set: chmod }).unwrap();
+        let set = MetaRequest::SetXattr { ino: f, name: access, value: &value, flags };
+        rig.sequence += 1;
+        let caller = Caller { uid, gid, slot: 0, sequence: rig.sequence };
+        let op = rig.submit_as(ALICE, caller, &set);
+        rig.settle();
+        assert!(rig.answer(op, &set).is_ok());
+        let mode = if stays { 0o102_755 } else { 0o100_755 };
+        assert_eq!(rig.attr(f).unwrap().mode, mode, "{uid} {gid} {flags}");
+    }
+    let name = b"user.a";
+    let other = MetaRequest::SetXattr { ino: f, name, value: b"", flags: keep };
+    assert_eq!(rig.done(&other), Err(Status::Invalid), "of ACLs alone");
+    let dir = rig.make(ROOT, b"d", DIR).unwrap();
+    let chmod = SetAttr { mode: Some(0o2755), ..SetAttr::default() };
+    rig.done(&MetaRequest::SetAttr { ino: dir, set: chmod }).unwrap();
+    let set = MetaRequest::SetXattr { ino: dir, name: default, value: &value, flags: clear };
+    rig.done(&set).unwrap();
+    assert_eq!(rig.attr(dir).unwrap().mode & 0o7777, 0o2755, "a default ACL changes no mode");
     rig.assert_sound();
 }
 

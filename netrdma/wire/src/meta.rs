@@ -15,4 +15,5 @@ pub use parents::{push_parents, take_parents};
 pub use reply::{DataPlace, DirEntry, FoundName, MetaReply, StatFs, push_dir_entry};
 pub use request::{
     Caller, MakeHow, MetaRequest, NO_SLOT, RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT,
+    XATTR_CLEAR_SETGID, XATTR_KEEP_SETGID,
 };

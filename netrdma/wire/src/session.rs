@@ -16,6 +16,8 @@ pub const FEATURE_TRACE: u64 = 8;
 /// Data of small files may be in the inode ([`crate::meta::Inline`]). What a client without it makes is not, and it cannot
 /// open one that is.
 pub const FEATURE_INLINE: u64 = 16;
+/// `SetXattr` may say what an ACL does to the setgid bit ([`crate::meta::XATTR_KEEP_SETGID`]).
+pub const FEATURE_ACL_SETGID: u64 = 32;
 
 /// The first frame of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,7 +25,7 @@ pub struct Hello {
     /// Oldest and newest version the client speaks.
     pub versions: (u16, u16),
     /// Optional abilities, a bit each ([`FEATURE_LEASES`], [`FEATURE_PARENTS`], [`FEATURE_SYNC_ALL`],
-    /// [`FEATURE_TRACE`], [`FEATURE_INLINE`]); unknown ones are ignored.
+    /// [`FEATURE_TRACE`], [`FEATURE_INLINE`], [`FEATURE_ACL_SETGID`]); unknown ones are ignored.
     pub features: u64,
     /// The cluster meant; all zero for any.
     pub cluster: ClusterId,

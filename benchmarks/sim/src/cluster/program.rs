@@ -1,7 +1,7 @@
 //! One program of a client: it does one random thing after another in names of its own, and knows what each must
 //! come to.
 
-use weft_client_core::{FsOp, Handle, OpId, OpenFlags};
+use weft_client_core::{FsOp, Handle, OpId, OpenFlags, Strips};
 use weft_iobuf::Pool;
 use weft_wire::Ino;
 use weft_wire::meta::{FileKind, SetAttr};
@@ -557,7 +557,9 @@ impl Program {
         let mut slot = pool.alloc(count)?;
         slot.as_mut_slice()[..count].copy_from_slice(&bytes);
         let direct = self.random.chance(20);
-        let ask = FsOp::Write { handle, offset, data: (slot, 0..count), direct, append: false };
+        let strips = Strips { capabilities: direct, set_ids: direct };
+        let data = (slot, 0..count);
+        let ask = FsOp::Write { handle, offset, data, direct, append: false, strips };
         Some((ask, Doing::Write { node, offset: to_usize(offset), bytes }))
     }
 

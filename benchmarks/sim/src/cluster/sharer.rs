@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use weft_client_core::{Caller, FsOp, FsReply, Handle, OpId, OpenFlags};
+use weft_client_core::{Caller, FsOp, FsReply, Handle, OpId, OpenFlags, Strips};
 use weft_iobuf::Pool;
 use weft_wire::Ino;
 use weft_wire::meta::{Attr, FileKind, SetAttr};
@@ -221,10 +221,10 @@ impl Sharer {
         let write = file.begin(self.client, kind, cells, when);
         slot.as_mut_slice()[..bytes].copy_from_slice(&file.bytes_of(write));
         let direct = self.random.chance(20);
-        (
-            FsOp::Write { handle, offset, data: (slot, 0..bytes), direct, append },
-            Doing::Write(write),
-        )
+        // As of a mount: what goes past the kernel's cache.
+        let strips = Strips { capabilities: direct || append, set_ids: direct || append };
+        let data = (slot, 0..bytes);
+        (FsOp::Write { handle, offset, data, direct, append, strips }, Doing::Write(write))
     }
 
     fn read(&mut self, handle: Handle, file: &SharedFile) -> (FsOp, Doing) {

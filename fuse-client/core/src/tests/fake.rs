@@ -31,7 +31,7 @@ pub(super) struct Inode {
     pub(super) names: BTreeMap<Vec<u8>, Ino>,
     pub(super) opens: u32,
     link: Vec<u8>,
-    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The data, where it is in the inode.
     pub(super) inline: Option<Vec<u8>>,
 }
@@ -63,6 +63,8 @@ pub(super) struct Fake {
     pub(super) boot: u64,
     /// What is granted to whoever asks.
     pub(super) grants: bool,
+    /// Others write every file, too.
+    pub(super) shared: bool,
     /// What a reclaim is told is not its own any more.
     pub(super) refused: Vec<Ino>,
     /// What was reclaimed.
@@ -162,6 +164,7 @@ impl Fake {
             fence: 0,
             boot: 0,
             grants: true,
+            shared: false,
             refused: vec![],
             reclaimed: Vec::new(),
             write_ends: Vec::new(),
@@ -321,6 +324,7 @@ impl Fake {
     fn granted(&self, wanted: LeaseBits) -> LeaseBits {
         match wanted.has(LeaseBits::WRITE) {
             _ if !self.grants => LeaseBits::NONE,
+            _ if self.shared => LeaseBits::THROUGH,
             true => wanted.without(LeaseBits::READ),
             false => wanted,
         }
@@ -630,6 +634,12 @@ impl Fake {
             MetaRequest::GetXattr { ino, name } => {
                 let value = self.inode(*ino)?.xattrs.get(*name).cloned();
                 MetaReply::Bytes(value.ok_or(Status::NoData)?)
+            }
+            MetaRequest::RemoveXattr { ino, name } => {
+                let inode = self.inode(*ino)?;
+                inode.xattrs.remove(*name).ok_or(Status::NoData)?;
+                inode.attr.version += 1;
+                MetaReply::Done
             }
             MetaRequest::SetXattr { ino, name, value, .. } => {
                 let inode = self.inode(*ino)?;

@@ -115,6 +115,18 @@ impl World {
 }
 
 #[test]
+fn the_listing_of_a_directory_that_another_mount_removed_is_over() {
+    let mut world = World::ready(config(), 37);
+    let made = world.make_directory(b"d");
+    let Ok(FsReply::Entry(attr, _)) = world.wait(made) else { panic!() };
+    let Ok(FsReply::Opened(dir)) = world.run(FsOp::OpenDir { ino: attr.ino }) else { panic!() };
+    world.recall(vec![(attr.ino, LeaseMode::None)]);
+    world.fake.inodes.remove(&attr.ino);
+    let op = FsOp::ReadDir { handle: dir.handle, cookie: 1, bytes_max: 4096, plus: false };
+    assert_eq!(world.run(op).err(), Some(ENOENT), "getdents says that of a removed directory");
+}
+
+#[test]
 fn what_is_not_in_a_directory_made_here_is_known_until_others_change_it() {
     let mut world = World::ready(config(), 36);
     let made = world.make_directory(b"d");
@@ -182,7 +194,8 @@ fn a_server_that_grants_nothing_can_be_written_and_appended_to() {
     let FsOp::Write { handle, data, .. } = write(&world.pool, handle, 0, b"two", false) else {
         unreachable!()
     };
-    let append = FsOp::Write { handle, offset: 0, data, direct: false, append: true };
+    let strips = crate::op::Strips { capabilities: true, set_ids: true };
+    let append = FsOp::Write { handle, offset: 0, data, direct: false, append: true, strips };
     assert!(matches!(world.run(append), Ok(FsReply::Written(3))));
     assert_eq!(world.fake.content(ino), b"onetwo");
 }

@@ -83,6 +83,7 @@ pub const RELEASE_FLOCK_UNLOCK: u32 = 1 << 1;
 pub const WRITE_CACHE: u32 = 1 << 0;
 pub const WRITE_LOCKOWNER: u32 = 1 << 1;
 pub const WRITE_KILL_SUIDGID: u32 = 1 << 2;
+pub const SETXATTR_ACL_KILL_SGID: u32 = 1 << 0;
 pub const READ_LOCKOWNER: u32 = 1 << 1;
 pub const FSYNC_FDATASYNC: u32 = 1 << 0;
 pub const ATTR_SUBMOUNT: u32 = 1 << 0;

@@ -53,9 +53,10 @@ kernel_struct!(WriteIn, 40, {
     fh: u64, offset: u64, size: u32, write_flags: u32, lock_owner: u64, flags: u32, padding: u32,
 });
 kernel_struct!(FsyncIn, 16, { fh: u64, fsync_flags: u32, padding: u32 });
+kernel_struct!(SetxattrIn, 8, { size: u32, flags: u32 });
 kernel_struct!(
-    /// The short form: `SETXATTR_EXT`, which would add 8 bytes, is never negotiated.
-    SetxattrIn, 8, { size: u32, flags: u32 });
+    /// Follows `SetxattrIn` where `SETXATTR_EXT` was agreed on.
+    SetxattrInExt, 8, { setxattr_flags: u32, padding: u32 });
 kernel_struct!(GetxattrIn, 8, { size: u32, padding: u32 });
 kernel_struct!(FileLock, 24, { start: u64, end: u64, kind: u32, pid: u32 });
 kernel_struct!(LkIn, 48, { fh: u64, owner: u64, lk: FileLock, lk_flags: u32, padding: u32 });

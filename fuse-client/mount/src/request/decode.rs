@@ -12,7 +12,7 @@ use crate::abi::input::{
     AccessIn, BatchForgetIn, BmapIn, CopyFileRangeIn, CreateIn, FallocateIn, FlushIn, ForgetIn,
     ForgetOne, FsyncIn, GetattrIn, GetxattrIn, InHeader, InitIn, InitInExt, InterruptIn, IoctlIn,
     LinkIn, LkIn, LseekIn, MkdirIn, MknodIn, OpenIn, PollIn, ReadIn, ReleaseIn, Rename2In,
-    RenameIn, SetattrIn, SetxattrIn, StatxIn, SyncfsIn, WriteIn,
+    RenameIn, SetattrIn, SetxattrIn, SetxattrInExt, StatxIn, SyncfsIn, WriteIn,
 };
 use crate::abi::opcode;
 
@@ -215,12 +215,7 @@ fn name_operation(code: u32, mut args: Args<'_>) -> Result<Operation<'_>, Kind> 
 
 fn xattr_operation(code: u32, mut args: Args<'_>) -> Result<Operation<'_>, Kind> {
     Ok(match code {
-        opcode::SETXATTR => {
-            let SetxattrIn { size, flags } = args.head()?;
-            let (name, rest) = xattr_name(args)?;
-            let value = rest.get(..to_usize(size)).ok_or(Kind::Short)?;
-            Operation::Setxattr { name, value, flags }
-        }
+        opcode::SETXATTR => setxattr(args)?,
         opcode::GETXATTR => {
             let GetxattrIn { size, .. } = args.head()?;
             Operation::Getxattr { name: xattr_name(args)?.0, len_bytes: size }
@@ -475,6 +470,28 @@ fn rename(args: Args<'_>, newdir: u64, flags: u32) -> Result<Operation<'_>, Kind
 
 fn one_name(args: Args<'_>) -> Result<&[u8], Kind> {
     name(args.rest()).map(|(name, _)| name)
+}
+
+/// With `SETXATTR_EXT` the head has 8 bytes more. Who takes a mount over does not know what was agreed on; but no request
+/// with the long head has the length of one with the short head, as its bytes 8 to 15 hold no name. Over the ring nobody
+/// takes over, and every kernel with it has the long head.
+fn setxattr(mut args: Args<'_>) -> Result<Operation<'_>, Kind> {
+    let SetxattrIn { size, flags } = args.head()?;
+    let size = to_usize(size);
+    if let Args::Whole(bytes) = args
+        && let Ok((name, value)) = xattr_name(Args::Whole(bytes))
+        && value.len() == size
+    {
+        return Ok(Operation::Setxattr { name, value, flags, kill_setgid: None });
+    }
+    let SetxattrInExt { setxattr_flags, padding } = args.head()?;
+    if setxattr_flags & !flags::SETXATTR_ACL_KILL_SGID != 0 || padding != 0 {
+        return Err(Kind::Value);
+    }
+    let kill_setgid = Some(setxattr_flags & flags::SETXATTR_ACL_KILL_SGID != 0);
+    let (name, rest) = xattr_name(args)?;
+    let value = rest.get(..size).ok_or(Kind::Short)?;
+    Ok(Operation::Setxattr { name, value, flags, kill_setgid })
 }
 
 fn xattr_name(args: Args<'_>) -> Result<(&[u8], &[u8]), Kind> {

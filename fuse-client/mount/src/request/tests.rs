@@ -66,6 +66,10 @@ fn corpus() -> Vec<Vec<u8>> {
         raw(opcode::RELEASE, &[&zero[..24]]),
         raw(opcode::FSYNC, &[&zero[..16]]),
         raw(opcode::SETXATTR, &[setx.as_bytes(), b"user.a\0val"]),
+        raw(
+            opcode::SETXATTR,
+            &[setx.as_bytes(), SetxattrInExt::default().as_bytes(), b"user.a\0val"],
+        ),
         raw(opcode::GETXATTR, &[&h8, b"user.a\0"]),
         raw(opcode::LISTXATTR, &[&h8]),
         raw(opcode::REMOVEXATTR, &[b"user.a\0"]),
@@ -146,6 +150,26 @@ fn write_data_is_a_range_of_the_whole_buffer() {
     );
     let long = raw(opcode::WRITE, &[write.as_bytes(), b"hello!"]);
     assert_eq!(kind(&long), Kind::Length);
+}
+
+#[test]
+fn a_setxattr_is_read_with_both_heads() {
+    let (head, name, value) = (SetxattrIn { size: 3, flags: 2 }, &b"user.a"[..], &b"v\0w"[..]);
+    let set = |kill_setgid| Operation::Setxattr { name, value, flags: 2, kill_setgid };
+    let tail = &b"user.a\0v\0w"[..];
+    assert_eq!(decode(opcode::SETXATTR, &[head.as_bytes(), tail]), set(None));
+    for kill in [false, true] {
+        let ext = SetxattrInExt { setxattr_flags: u32::from(kill), padding: 0 };
+        let bytes = [head.as_bytes(), ext.as_bytes()];
+        assert_eq!(decode(opcode::SETXATTR, &[bytes[0], bytes[1], tail]), set(Some(kill)));
+        let header = header(&raw(opcode::SETXATTR, &[])).unwrap();
+        let op_in = &[&bytes.concat()[..], &[0xff; 112]].concat();
+        let args = Args::Split { op_in, payload: b"user.a\0v\0w and room" };
+        assert_eq!(Request::decode_args(&header, args).unwrap().op, set(Some(kill)));
+    }
+    let unknown = SetxattrInExt { setxattr_flags: 2, padding: 0 };
+    let bytes = raw(opcode::SETXATTR, &[head.as_bytes(), unknown.as_bytes(), tail]);
+    assert_eq!(kind(&bytes), Kind::Value);
 }
 
 #[test]

@@ -7,11 +7,13 @@ use std::ops::Range;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use weft_client_core::{
-    Caller, DataPiece, FsOp, FsReply, Handle, LockAsked, OpenFlags, Opened, Ttl, Whence,
+    Caller, DataPiece, FsOp, FsReply, Handle, LockAsked, OpenFlags, Opened, Strips, Ttl, Whence,
 };
 use weft_wire::Ino;
 use weft_wire::locks::{LockConflict, LockKind, LockOwner, LockRange, LockSpace, LockTest};
-use weft_wire::meta::{Attr, FileKind, MetaReply, SetAttr, Time, TimeSet};
+use weft_wire::meta::{
+    Attr, FileKind, MetaReply, SetAttr, Time, TimeSet, XATTR_CLEAR_SETGID, XATTR_KEEP_SETGID,
+};
 use weft_wire::units::{to_u32, to_usize};
 
 use crate::abi::flags::fopen;
@@ -57,7 +59,17 @@ pub(super) enum Shape {
 #[derive(Debug)]
 pub(super) enum Translated {
     Op(FsOp),
-    Write { handle: Handle, offset: u64, data: Range<usize>, direct: bool, append: bool },
+    Write { write: FsWrite, data: Range<usize> },
+}
+
+/// A write but for its data.
+#[derive(Debug)]
+pub(super) struct FsWrite {
+    handle: Handle,
+    offset: u64,
+    direct: bool,
+    append: bool,
+    strips: Strips,
 }
 
 impl Translated {
@@ -65,10 +77,11 @@ impl Translated {
     pub(super) fn with_data_of(self, incoming: Incoming) -> FsOp {
         match self {
             Translated::Op(op) => op,
-            Translated::Write { handle, offset, data, direct, append } => {
+            Translated::Write { write, data } => {
+                let FsWrite { handle, offset, direct, append, strips } = write;
                 let (slot, start) = incoming.into_slot().expect("a write's data is in a slot");
                 let data = (slot, start + data.start..start + data.end);
-                FsOp::Write { handle, offset, data, direct, append }
+                FsOp::Write { handle, offset, data, direct, append, strips }
             }
         }
     }
@@ -147,16 +160,21 @@ pub(super) fn operation(request: &Request<'_>) -> Result<(Translated, Option<Sha
             let direct = flags.contains(OFlags::DIRECT);
             // Pages written back lie where they are.
             let append = flags.contains(OFlags::APPEND) && !write.from_cache;
-            let (offset, data) = (write.offset, write.data.clone());
-            return Ok((Translated::Write { handle, offset, data, direct, append }, shape));
+            // Past its cache the kernel says whether the program may keep setuid; through it, it has taken that away
+            // where it knew of it. What another mount gave the file it does not know, nor tell who may keep it.
+            let set_ids = !write.from_cache && (write.kill_suidgid || request.uid != 0);
+            let strips = Strips { capabilities: !write.from_cache, set_ids };
+            let whole = FsWrite { handle, offset: write.offset, direct, append, strips };
+            return Ok((Translated::Write { write: whole, data: write.data.clone() }, shape));
         }
         Operation::Statfs => FsOp::StatFs,
         Operation::Release(release) => FsOp::Release { handle: handle(release.fh) },
         Operation::Fsync { fh, datasync } => {
             FsOp::Fsync { handle: handle(*fh), datasync: *datasync }
         }
-        Operation::Setxattr { name, value, flags } => {
-            FsOp::SetXattr { ino, name: name.to_vec(), value: value.to_vec(), flags: *flags }
+        Operation::Setxattr { name, value, flags, kill_setgid } => {
+            let flags = flags | set_gid_flag(name, *kill_setgid);
+            FsOp::SetXattr { ino, name: name.to_vec(), value: value.to_vec(), flags }
         }
         Operation::Getxattr { name, len_bytes } => {
             FsOp::GetXattr { ino, name: name.to_vec(), bytes_max: *len_bytes }
@@ -203,6 +221,15 @@ pub(super) fn operation(request: &Request<'_>) -> Result<(Translated, Option<Sha
 fn make(parent: Ino, name: &[u8], (mode, umask): (u32, u32), rdev: u32, target: &[u8]) -> FsOp {
     let (name, umask) = (name.to_vec(), umask & 0o777);
     FsOp::Make { parent, name, mode, umask, rdev, target: target.to_vec() }
+}
+
+/// Of an ACL: what the kernel found about the caller's groups.
+fn set_gid_flag(name: &[u8], kill: Option<bool>) -> u32 {
+    match kill.filter(|_| name.starts_with(b"system.posix_acl_")) {
+        Some(true) => XATTR_CLEAR_SETGID,
+        Some(false) => XATTR_KEEP_SETGID,
+        None => 0,
+    }
 }
 
 /// What F_RDLCK, F_WRLCK and F_UNLCK are, generic ABI.

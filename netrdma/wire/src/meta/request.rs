@@ -20,6 +20,11 @@ pub const RENAME_NOREPLACE: u32 = 1;
 pub const RENAME_EXCHANGE: u32 = 2;
 /// `Rename::flags`: leave a whiteout (character device 0, 0) at the old name.
 pub const RENAME_WHITEOUT: u32 = 4;
+/// `SetXattr::flags` of an ACL: the setgid bit stays. Only to a server with [`crate::session::FEATURE_ACL_SETGID`].
+pub const XATTR_KEEP_SETGID: u32 = 4;
+/// `SetXattr::flags` of an ACL: the setgid bit goes. As above; without both it stays where the caller's one known group is
+/// the file's, or the caller is root.
+pub const XATTR_CLEAR_SETGID: u32 = 8;
 
 /// Who asks, and in which slot: at the front of every metadata request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,7 +107,8 @@ pub enum MetaRequest<'a> {
     ReadDir { ino: Ino, cookie: u64, bytes_max: u32, plus: bool },
     /// → `Bytes`.
     GetXattr { ino: Ino, name: &'a [u8] },
-    /// `flags` as in setxattr(2): 1 create only, 2 replace only. → `Done`.
+    /// `flags` as in setxattr(2): 1 create only, 2 replace only; [`XATTR_KEEP_SETGID`], [`XATTR_CLEAR_SETGID`].
+    /// → `Done`.
     SetXattr { ino: Ino, name: &'a [u8], value: &'a [u8], flags: u32 },
     /// → `Bytes`: each name followed by a NUL.
     ListXattr { ino: Ino },

@@ -6,8 +6,8 @@ use std::time::Duration;
 use weft_net::Frame;
 use weft_wire::header::{VERSION, VERSION_MIN};
 use weft_wire::session::{
-    FEATURE_INLINE, FEATURE_LEASES, FEATURE_PARENTS, FEATURE_SYNC_ALL, FEATURE_TRACE, Hello,
-    Welcome,
+    FEATURE_ACL_SETGID, FEATURE_INLINE, FEATURE_LEASES, FEATURE_PARENTS, FEATURE_SYNC_ALL,
+    FEATURE_TRACE, Hello, Welcome,
 };
 use weft_wire::units::{to_u32, to_u64};
 use weft_wire::{ClusterId, Header, Kind, SessionId, Status};
@@ -16,8 +16,12 @@ use super::Shard;
 use crate::action::{Action, ConnId, Now};
 
 /// What this server can do beyond the version.
-const FEATURES: u64 =
-    FEATURE_LEASES | FEATURE_PARENTS | FEATURE_SYNC_ALL | FEATURE_TRACE | FEATURE_INLINE;
+const FEATURES: u64 = FEATURE_LEASES
+    | FEATURE_PARENTS
+    | FEATURE_SYNC_ALL
+    | FEATURE_TRACE
+    | FEATURE_INLINE
+    | FEATURE_ACL_SETGID;
 
 #[derive(Debug, Default)]
 pub(super) struct Conn {
