@@ -24,7 +24,7 @@ use weft_iobuf::SharedSlot;
 use weft_wire::header::{Header, VERSION, VERSION_MIN, push_frame};
 use weft_wire::lease::Recall;
 use weft_wire::session::{
-    FEATURE_LEASES, FEATURE_PARENTS, FEATURE_SYNC_ALL, FENCE_ENDED, Hello, Welcome,
+    FEATURE_FENCES, FEATURE_LEASES, FEATURE_PARENTS, FEATURE_SYNC_ALL, FENCE_ENDED, Hello, Welcome,
 };
 use weft_wire::units::{to_u32, to_u64, to_usize};
 use weft_wire::{ClusterId, Kind, LeaseBits, Status};
@@ -206,7 +206,11 @@ impl Link {
         let hello = Hello {
             versions: (VERSION_MIN, VERSION),
             features: FEATURE_SYNC_ALL
-                | if self.config.leases { FEATURE_LEASES | FEATURE_PARENTS } else { 0 },
+                | if self.config.leases {
+                    FEATURE_LEASES | FEATURE_PARENTS | FEATURE_FENCES
+                } else {
+                    0
+                },
             cluster: self.config.cluster,
             session: self.config.session,
             shard: self.config.shard,

@@ -6,7 +6,8 @@ use std::time::Duration;
 use weft_net::Frame;
 use weft_wire::header::{VERSION, VERSION_MIN};
 use weft_wire::session::{
-    FEATURE_LEASES, FEATURE_PARENTS, FEATURE_SYNC_ALL, FEATURE_TRACE, Hello, Welcome,
+    FEATURE_FENCES, FEATURE_LEASES, FEATURE_PARENTS, FEATURE_SYNC_ALL, FEATURE_TRACE, Hello,
+    Welcome,
 };
 use weft_wire::units::{to_u32, to_u64};
 use weft_wire::{ClusterId, Header, Kind, SessionId, Status};
@@ -15,7 +16,8 @@ use super::Shard;
 use crate::action::{Action, ConnId, Now};
 
 /// What this server can do beyond the version.
-const FEATURES: u64 = FEATURE_LEASES | FEATURE_PARENTS | FEATURE_SYNC_ALL | FEATURE_TRACE;
+const FEATURES: u64 =
+    FEATURE_LEASES | FEATURE_PARENTS | FEATURE_SYNC_ALL | FEATURE_TRACE | FEATURE_FENCES;
 
 #[derive(Debug, Default)]
 pub(super) struct Conn {
@@ -132,7 +134,6 @@ impl Shard {
     }
 
     fn welcome(&mut self, conn: ConnId, request: &Header, hello: &Hello) {
-        let (lease_ms, fence) = self.leases.welcome(hello.session);
         let welcome = Welcome {
             version: VERSION,
             features: hello.features & FEATURES,
@@ -146,8 +147,8 @@ impl Shard {
                 Some(_) => weft_wire::limits::SLOTS_MAX,
                 None => 0,
             },
-            lease_ms,
-            fence,
+            lease_ms: self.leases.time_ms(),
+            fence: self.fences.welcome(hello),
         };
         let mut body = Vec::new();
         welcome.encode(&mut body);
@@ -185,9 +186,8 @@ impl Shard {
             tracing::info!(%session, "session expired");
             self.sessions.remove(&session);
             // One that changed nothing lost no outcome: its client may send everything again.
-            let changed = self.volume.as_ref().map(|volume| volume.knows(session));
-            self.end_session(session, true);
-            if let Some(changed) = changed {
+            let changed = self.end_session(session, true);
+            if self.volume.is_some() {
                 self.fence_ended(session, changed);
             }
         }
