@@ -93,7 +93,7 @@ fn run(
                 }
                 Action::Work(work) => volume.work_done(work.id, 0),
                 Action::Reply { status, .. } => assert_eq!(status.errno(), 0, "{status}"),
-                Action::Stopped => {}
+                Action::Fenced { .. } | Action::Expired { .. } | Action::Stopped => {}
             }
         }
     }

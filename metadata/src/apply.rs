@@ -8,12 +8,14 @@ mod names;
 mod xattr;
 
 use weft_wire::meta::{Caller, MetaReply, MetaRequest, Time};
-use weft_wire::{Ino, Kind, SessionId, Status, VolumeId};
+use weft_wire::{Ino, Kind, Status, VolumeId};
 
 use crate::change::{Change, Staged};
-use crate::ended::End;
+use crate::ended::{Changes, Fence};
 use crate::error::MetaError;
-use crate::log::{Command, DROP_ORPHANS, SESSION_END, SESSION_EXPIRED, WERE_READ, WORKS_DONE};
+use crate::log::{
+    Command, DROP_ORPHANS, FENCE, SESSION_END, SESSION_EXPIRED, WERE_READ, WORKS_DONE,
+};
 use crate::planted::{self, Bug};
 use crate::record::{State, Work, number_key};
 use crate::slots::{Slots, slot_key};
@@ -49,8 +51,8 @@ pub(crate) struct Applied {
     pub(crate) orphaned: Vec<Ino>,
     pub(crate) named: Vec<Ino>,
     pub(crate) dropped: Vec<Ino>,
-    /// What becomes of the ends that are counted of sessions.
-    pub(crate) ended: Vec<(SessionId, Option<End>)>,
+    /// What becomes of the ends and fences that are counted of sessions.
+    pub(crate) ended: Changes,
     /// Works the command says are done.
     pub(crate) works_done: Vec<u64>,
 }
@@ -130,15 +132,14 @@ fn stage(
                 change.remove(Name::Slots, slot_key(command.session, slot).to_vec());
             }
             let goodbye = command.body != SESSION_EXPIRED;
-            let ended = slots.ended.changes(command.session, command.sequence, goodbye);
-            for (session, end) in &ended {
-                let key = session.0.to_vec();
-                match end {
-                    Some(end) => change.put(Name::Ended, key, end.encode()),
-                    None => change.remove(Name::Ended, key),
-                }
-            }
-            change.ended = ended;
+            let (session, lives) = (command.session, |session| slots.lives(session));
+            change.set_ended(slots.ended.changes(session, command.sequence, goodbye, lives));
+            MetaReply::Done.into()
+        }
+        FENCE => {
+            let what = Fence::decode(&command.body).ok_or(Status::Protocol)?;
+            let (session, lives) = (command.session, |session| slots.lives(session));
+            change.set_ended(slots.ended.fence(session, command.sequence, what, lives));
             MetaReply::Done.into()
         }
         WORKS_DONE => {
@@ -215,6 +216,17 @@ pub(crate) fn numbers_body(numbers: impl Iterator<Item = u64>) -> Vec<u8> {
 }
 
 impl Change<'_> {
+    fn set_ended(&mut self, ended: Changes) {
+        for (session, end) in &ended {
+            let key = session.0.to_vec();
+            match end {
+                Some(end) => self.put(Name::Ended, key, end.encode()),
+                None => self.remove(Name::Ended, key),
+            }
+        }
+        self.ended = ended;
+    }
+
     fn client(
         &mut self,
         caller: &Caller,

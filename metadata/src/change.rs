@@ -7,9 +7,9 @@ use weft_wire::layout::LayoutPolicy;
 use weft_wire::limits::STRIPE_WIDTH_MAX;
 use weft_wire::meta::{FileKind, Time};
 use weft_wire::units::{to_u64, to_usize};
-use weft_wire::{Ino, Layout, SessionId, Status, VolumeId};
+use weft_wire::{Ino, Layout, Status, VolumeId};
 
-use crate::ended::End;
+use crate::ended::Changes;
 use crate::limits::{COLLISIONS_MAX, DEPTH_MAX};
 use crate::name;
 use crate::record::{DataAt, Entry, Inode, State, Tail, Work, entry_key, number_key};
@@ -35,7 +35,7 @@ pub(crate) struct Change<'a> {
     named: Vec<Ino>,
     dropped: Vec<Ino>,
     /// See [`Staged::ended`].
-    pub(crate) ended: Vec<(SessionId, Option<End>)>,
+    pub(crate) ended: Changes,
 }
 
 /// What a command changes, ready to be written.
@@ -52,8 +52,8 @@ pub(crate) struct Staged {
     pub(crate) named: Vec<Ino>,
     /// Inodes that are gone.
     pub(crate) dropped: Vec<Ino>,
-    /// What becomes of the ends that are counted of sessions.
-    pub(crate) ended: Vec<(SessionId, Option<End>)>,
+    /// What becomes of the ends and fences that are counted of sessions.
+    pub(crate) ended: Changes,
 }
 
 /// How a directory changes with one command, besides its times.

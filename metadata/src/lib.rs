@@ -40,6 +40,7 @@ mod volume;
 mod tests;
 
 pub use check::{Problem, ProblemKind, Report, check};
+pub use ended::Fence;
 pub use error::{Kind, MetaError};
 pub use log::{LogDevice, log_bytes};
 pub use name::COOKIE_MIN;

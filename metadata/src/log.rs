@@ -29,6 +29,8 @@ pub(crate) const WORKS_DONE: u16 = 0xff02;
 pub(crate) const DROP_ORPHANS: u16 = 0xff03;
 /// Files were read: inode, seconds and nanoseconds of each.
 pub(crate) const WERE_READ: u16 = 0xff04;
+/// Others go on without a session; the body says which way: [`crate::Fence`].
+pub(crate) const FENCE: u16 = 0xff05;
 
 /// The log as it is read when a volume is opened: a file of [`log_bytes`], all zero at first.
 pub trait LogDevice {

@@ -159,6 +159,12 @@ impl Slots {
         self.done.range((session, 0)..=(session, u16::MAX)).map(|((_, slot), _)| *slot)
     }
 
+    /// Whether the session has an outcome: it changed something and has not ended. What is on its way is not counted, so
+    /// that the same log gives the same answer.
+    pub(crate) fn lives(&self, session: SessionId) -> bool {
+        self.of(session).next().is_some()
+    }
+
     /// Whether the session has anything here.
     pub(crate) fn knows(&self, session: SessionId) -> bool {
         let all = (session, 0)..=(session, u16::MAX);

@@ -20,8 +20,8 @@ use weft_wire::{ClusterId, Ino, SessionId, Status, TargetId};
 
 use crate::limits::SEGMENT_BYTES_MIN;
 use crate::{
-    Action, FormatParams, Incoming, LogDevice, MetaError, OpenReport, Volume, VolumeParams, Work,
-    check, log_bytes,
+    Action, Fence, FormatParams, Incoming, LogDevice, MetaError, OpenReport, Volume, VolumeParams,
+    Work, check, log_bytes,
 };
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
@@ -86,6 +86,8 @@ struct Rig {
     append: Option<Append>,
     replies: BTreeMap<u64, (Status, Vec<u8>)>,
     works: Vec<Work>,
+    /// Sessions that others may go on without, and what they are told.
+    fenced: Vec<(SessionId, u32)>,
     next_op: u64,
     sequence: u64,
     now: Time,
@@ -129,6 +131,7 @@ impl Rig {
             append: None,
             replies: BTreeMap::new(),
             works: Vec::new(),
+            fenced: Vec::new(),
             next_op: 1,
             sequence: 0,
             now: Time { seconds: 100, nanos: 0 },
@@ -185,6 +188,9 @@ impl Rig {
                     assert!(self.replies.insert(op, (status, body)).is_none(), "one reply each");
                 }
                 Action::Work(work) => self.works.push(work),
+                Action::Fenced { session, number, .. } | Action::Expired { session, number } => {
+                    self.fenced.push((session, number));
+                }
                 Action::Stopped => self.stopped = true,
             }
         }

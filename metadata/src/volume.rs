@@ -20,9 +20,12 @@ use weft_wire::{Ino, Layout, SessionId, Status, VolumeId};
 pub use open::{FormatParams, OpenReport, VolumeParams};
 
 use crate::apply::numbers_body;
+use crate::ended::Fence;
 use crate::error::{Kind, MetaError};
 use crate::limits::{COMMAND_BYTES, INTERNAL_LIST_MAX, MemoryShares, OPEN_BYTES, REMOVAL_BYTES};
-use crate::log::{Command, DROP_ORPHANS, SESSION_END, SESSION_EXPIRED, WERE_READ, WORKS_DONE};
+use crate::log::{
+    Command, DROP_ORPHANS, FENCE, SESSION_END, SESSION_EXPIRED, WERE_READ, WORKS_DONE,
+};
 use crate::opens::Opens;
 use crate::planted::{self, Bug};
 use crate::record::{Identity, Outcome, State, Work, key_number};
@@ -68,6 +71,22 @@ pub enum Action {
         status: Status,
         /// The encoded `MetaReply`; empty unless `Ok`.
         body: Vec<u8>,
+    },
+    /// What [`Volume::fence`] says of a session is durable.
+    Fenced {
+        /// Who.
+        session: SessionId,
+        /// How.
+        what: Fence,
+        /// What its client is told of fences from here on (`Welcome::fence`).
+        number: u32,
+    },
+    /// The same of a session that expired.
+    Expired {
+        /// Who.
+        session: SessionId,
+        /// What its client is told of fences from here on (`Welcome::fence`).
+        number: u32,
     },
     /// Have the targets do this, then call [`Volume::work_done`].
     Work(Work),
@@ -242,9 +261,10 @@ impl Volume {
         self.slots.sessions()
     }
 
-    /// Sessions that expired and lost outcomes of changes by that, and how often: the last thousand, over restarts too.
-    pub fn ended(&self) -> impl Iterator<Item = (SessionId, u32)> + '_ {
-        self.slots.ended.counts()
+    /// Sessions that expired and lost outcomes of changes by that, or that others went on without, and what their clients
+    /// are told by a server that is started now (`Welcome::fence`): all that live, and the last thousand of the others.
+    pub fn fences(&self) -> impl Iterator<Item = (SessionId, u32)> + '_ {
+        self.slots.ended.numbers()
     }
 
     /// Works the targets have not been said to be done with, in order. After an open: those from before; the shrinks
@@ -480,14 +500,23 @@ impl Volume {
     }
 
     /// The session is over: what it has open is given back, its slots are forgotten. One that `expired` is remembered in
-    /// [`Volume::ended`]: its client may come back and send changes again.
-    pub fn session_ended(&mut self, session: SessionId, expired: bool) {
+    /// [`Volume::fences`]: its client may come back and send changes again. False: it has no slots, and nothing is logged.
+    pub fn session_ended(&mut self, session: SessionId, expired: bool) -> bool {
         let logs = !matches!(self.health, Health::Broken(_)) && !self.stopping;
         if logs && self.slots.knows(session) {
             let body = if expired { SESSION_EXPIRED.to_vec() } else { Vec::new() };
-            return self.push_command(session, Time::default(), SESSION_END, body);
+            self.push_command(session, Time::default(), SESSION_END, body);
+            return true;
         }
         self.end_opens(session);
+        false
+    }
+
+    /// Others go on without a session, or it is back: [`Action::Fenced`] when that is durable.
+    pub fn fence(&mut self, session: SessionId, what: Fence) {
+        if !matches!(self.health, Health::Broken(_)) && !self.stopping {
+            self.push_command(session, Time::default(), FENCE, what.body());
+        }
     }
 
     fn end_opens(&mut self, session: SessionId) {

@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import struct
+import subprocess
+import sys
 import threading
 import time
 
@@ -261,6 +263,65 @@ def coherence_vanished(ctx):
     _timed("a change after kill -9", lambda: os.chmod(b / "f", 0o600))
     run(["umount", "-l", a], ok=(0, 1, 32))
     del cluster.mounts["m0"]
+    cluster.close()
+
+
+# A program of its own: one that starts a server must not have files open that wait for it.
+LATE = """
+import os, sys
+late = os.open(sys.argv[1], os.O_WRONLY)
+os.pwrite(late, b"1st", 0)
+print("written", flush=True)
+sys.stdin.readline()
+try:
+    os.fsync(late)
+    print(0, flush=True)
+except OSError as error:
+    print(error.errno, flush=True)
+"""
+
+
+def _write_in_place(path, data):
+    goal = os.open(path, os.O_WRONLY)
+    os.pwrite(goal, data, 0)
+    os.fsync(goal)
+    os.close(goal)
+
+
+@case(timeout_s=240)
+def coherence_fenced_restart(ctx):
+    """A mount that is fenced off while it is stopped goes on when the server was killed and started again: its late write is refused."""
+    cluster, (a, b) = _cluster(ctx, 2)
+    stopped = cluster.mounts["m0"]
+    _write(a / "f", b"old.")
+    _write(a / "own", b"old")
+    for turn in range(3):
+        held = b"new%d" % turn
+        pipe = subprocess.PIPE
+        late = subprocess.Popen([sys.executable, "-c", LATE, a / "f"], stdin=pipe, stdout=pipe, text=True)
+        check(late.stdout.readline() == "written\n", "written late", turn)
+        core = stopped.core_pid()
+        os.kill(core, signal.SIGSTOP)
+        try:
+            # In place and made durable: one change of the file, as the stopped mount may have made one.
+            took = _timed("a write after SIGSTOP", lambda: _write_in_place(b / "f", held))
+            check(took > 0.1, "it held leases", turn)
+            cluster.kill()
+            cluster.start()
+        finally:
+            os.kill(core, signal.SIGCONT)
+        eventually("the stopped mount is told", lambda: stopped.log.read_text(errors="replace").count("fenced") > turn, 30)
+        told = late.communicate("\n", timeout=60)[0]
+        check(told == "%d\n" % errno.EIO, "refused with", told, turn)
+        check(_read(b / "f") == held and _read(a / "f") == held, "nothing of it arrived", turn)
+        _write(a / "own", held)
+        check(_read(b / "own") == held, "everything else goes on", turn)
+    # One that it heard of is no fence of the next server.
+    cluster.kill()
+    cluster.start()
+    _write(a / "own", b"last")
+    check(_read(b / "own") == b"last", "written")
+    check(stopped.log.read_text(errors="replace").count("fenced") == 3, "fenced off again by a restart")
     cluster.close()
 
 

@@ -132,7 +132,7 @@ fn shared_files(plan: &Plan, seed: u64, clients: &mut [Client]) -> Vec<SharedFil
     let shared = (0..files).map(|number| SharedFile::new(number, appended(number, &mut random)));
     let shared = shared.collect();
     for (number, client) in clients.iter_mut().enumerate().filter(|_| files > 0) {
-        client.sharer = Some(Sharer::new(number, files, random.fork()));
+        client.sharer = Some(Sharer::new(number, plan, random.fork()));
     }
     shared
 }
@@ -141,6 +141,7 @@ impl World {
     fn new(seed: u64, telling: Telling) -> World {
         let mut random = Random::new(seed);
         let plan = Plan::draw(&mut random).losing_flushes(seed).parting(seed).sharing(seed);
+        let plan = plan.forgetting(seed);
         let node = Node::new(&plan, &mut random);
         let now = Duration::from_secs(1);
         let mut clients: Vec<Client> =

@@ -167,7 +167,7 @@ impl ClientCore {
         }
         let before = self.epochs.insert(link, welcome.epoch);
         let restarted = before.is_some_and(|before| before != welcome.epoch);
-        self.look_at_fence(welcome.fence, restarted);
+        self.look_at_fence(link, welcome, restarted);
         if !again {
             self.keep_welcome(link);
             return self.links[at(link)].resume(self.now);

@@ -14,7 +14,7 @@ use std::time::Duration;
 use weft_wire::lease::{Recall, Reclaim, Reclaimed};
 use weft_wire::limits::RECALL_COUNT_MAX;
 use weft_wire::meta::{Attr, DataWrite, MetaRequest, MoveStep};
-use weft_wire::session::FENCE_ENDED;
+use weft_wire::session::{FEATURE_FENCES, FENCE_ENDED, Welcome};
 use weft_wire::{Ino, Kind, LeaseBits, LeaseMode, Status, VolumeId};
 
 use crate::core::{ClientCore, at};
@@ -520,14 +520,18 @@ impl ClientCore {
         all.into_iter().collect()
     }
 
-    /// What a welcome says of fencing.
-    pub(crate) fn look_at_fence(&mut self, fence: u32, restarted: bool) {
-        if restarted {
-            // What a server remembers is only how often the session was over, and that we know.
+    /// What a welcome says of fencing. A volume knows best: where it says less than we heard, it has forgotten us.
+    pub(crate) fn look_at_fence(&mut self, link: LinkId, welcome: &Welcome, restarted: bool) {
+        let fence = welcome.fence;
+        let outlives = welcome.features & FEATURE_FENCES != 0;
+        if restarted && !outlives {
+            // What such a server remembers is only how often the session was over, and that we know.
             self.fence -= self.fence % FENCE_ENDED;
         }
         if fence <= self.fence {
-            self.fence = fence;
+            if !outlives || self.volumes.values().any(|volume| volume.link == link) {
+                self.fence = fence;
+            }
         } else {
             self.fence = fence;
             self.fence_count += 1;

@@ -206,6 +206,9 @@ impl ClientCore {
             self.push_run_out(ino);
             return self.send_wrote(ino);
         }
+        if file.telling.in_flight.is_some() {
+            return; // Of writes that were given up. Its answer is not one of the file that may be opened next.
+        }
         let mut file = self.files.remove(&ino).expect("seen above");
         if self.cannot_linger(&file) {
             file.sync_wanted = file.writes.next_id();

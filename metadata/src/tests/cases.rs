@@ -6,6 +6,7 @@ use weft_wire::ChunkIndex;
 use weft_wire::layout::LayoutPolicy;
 use weft_wire::limits::{FILE_BYTES_MAX, XATTR_LIST_BYTES_MAX};
 use weft_wire::meta::{DataPlace, RENAME_EXCHANGE, RENAME_NOREPLACE, TimeSet};
+use weft_wire::session::FENCE_ENDED;
 
 const ROOT: Ino = Ino::ROOT;
 
@@ -436,22 +437,22 @@ fn a_repeated_change_is_made_once() {
 #[test]
 fn sessions_that_expired_are_known_over_crashes_and_the_oldest_go() {
     let mut rig = Rig::new();
-    let ended = |rig: &mut Rig| rig.volume().ended().collect::<Vec<_>>();
+    let ended = |rig: &mut Rig| rig.volume().fences().collect::<Vec<_>>();
     rig.make(ROOT, b"f", FILE).unwrap();
     rig.volume().session_ended(ALICE, true);
     rig.settle();
-    assert_eq!(ended(&mut rig), [(ALICE, 1)]);
+    assert_eq!(ended(&mut rig), [(ALICE, FENCE_ENDED)]);
     rig.crash(|_, _| ()).unwrap();
-    assert_eq!(ended(&mut rig), [(ALICE, 1)], "from the log");
+    assert_eq!(ended(&mut rig), [(ALICE, FENCE_ENDED)], "from the log");
     rig.volume().checkpoint().unwrap();
     rig.crash(|_, _| ()).unwrap();
-    assert_eq!(ended(&mut rig), [(ALICE, 1)], "from the table");
+    assert_eq!(ended(&mut rig), [(ALICE, FENCE_ENDED)], "from the table");
     // One that changed nothing lost nothing.
     rig.volume().session_ended(SessionId([7; 16]), true);
     rig.make(ROOT, b"g", FILE).unwrap();
     rig.volume().session_ended(ALICE, true);
     rig.settle();
-    assert_eq!(ended(&mut rig), [(ALICE, 2)]);
+    assert_eq!(ended(&mut rig), [(ALICE, 2 * FENCE_ENDED)]);
     for number in 0..ENDED_MAX {
         let session = SessionId(u128::try_from(number + 1).unwrap().to_be_bytes());
         let caller = Caller { uid: 0, gid: 0, slot: 0, sequence: 1 };
@@ -462,7 +463,7 @@ fn sessions_that_expired_are_known_over_crashes_and_the_oldest_go() {
     }
     let now = ended(&mut rig);
     assert_eq!(now.len(), ENDED_MAX);
-    assert!(now.iter().all(|(session, count)| *session != ALICE && *count == 1));
+    assert!(now.iter().all(|(session, count)| *session != ALICE && *count == FENCE_ENDED));
     rig.crash(|_, _| ()).unwrap();
     assert_eq!(ended(&mut rig), now);
     let caller = Caller { uid: 0, gid: 0, slot: 0, sequence: 2 };
@@ -471,7 +472,76 @@ fn sessions_that_expired_are_known_over_crashes_and_the_oldest_go() {
     assert!(rig.answer(back, &make(ROOT, b"h", FILE)).is_ok());
     rig.volume().session_ended(now[0].0, false);
     rig.settle();
-    assert_eq!(rig.volume().ended().count(), ENDED_MAX - 1, "it said goodbye");
+    assert_eq!(rig.volume().fences().count(), ENDED_MAX - 1, "it said goodbye");
+    rig.assert_sound();
+}
+
+/// What others go on without is on the log before they are let: a server that is started anew says it, too.
+#[test]
+fn fences_are_known_over_crashes_until_the_session_ends() {
+    let mut rig = Rig::new();
+    let fences = |rig: &mut Rig| rig.volume().fences().collect::<Vec<_>>();
+    rig.make(ROOT, b"f", FILE).unwrap();
+    rig.volume().fence(ALICE, Fence::Off);
+    rig.flush();
+    assert_eq!(
+        (fences(&mut rig), rig.fenced.clone()),
+        (vec![], vec![]),
+        "not before it is on the log"
+    );
+    rig.crash(|_, _| ()).unwrap();
+    assert_eq!(fences(&mut rig), [], "it never was");
+    rig.volume().fence(ALICE, Fence::Off);
+    rig.settle();
+    assert_eq!(rig.fenced, [(ALICE, 1)]);
+    rig.crash(|_, _| ()).unwrap();
+    assert_eq!(fences(&mut rig), [(ALICE, 1)], "from the log");
+    rig.volume().checkpoint().unwrap();
+    rig.crash(|_, _| ()).unwrap();
+    assert_eq!(fences(&mut rig), [(ALICE, 1)], "from the table");
+    rig.volume().fence(ALICE, Fence::Late);
+    rig.settle();
+    assert_eq!(
+        rig.fenced.pop(),
+        Some((ALICE, 1)),
+        "while the server is there it hears of that in another way"
+    );
+    rig.crash(|_, _| ()).unwrap();
+    assert_eq!(fences(&mut rig), [(ALICE, 2)]);
+    rig.volume().fence(ALICE, Fence::Late);
+    rig.volume().fence(ALICE, Fence::Back);
+    rig.settle();
+    rig.crash(|_, _| ()).unwrap();
+    assert_eq!(fences(&mut rig), [(ALICE, 2)], "it may have heard of that one");
+    rig.volume().session_ended(ALICE, true);
+    rig.settle();
+    assert_eq!(rig.fenced.pop(), Some((ALICE, FENCE_ENDED + 2)));
+    assert_eq!(fences(&mut rig), [(ALICE, FENCE_ENDED + 2)]);
+    rig.assert_sound();
+}
+
+/// Who lives is told numbers that grow only; of the others the oldest are forgotten.
+#[test]
+fn a_session_that_lives_keeps_its_fences_and_a_goodbye_ends_them() {
+    let mut rig = Rig::new();
+    rig.make(ROOT, b"f", FILE).unwrap();
+    rig.volume().fence(ALICE, Fence::Off);
+    rig.settle();
+    for number in 0..2 * ENDED_MAX {
+        let session = SessionId(u128::try_from(number + 1).unwrap().to_be_bytes());
+        rig.volume().fence(session, Fence::Off);
+        if number % 100 == 0 {
+            rig.settle();
+        }
+    }
+    rig.settle();
+    rig.crash(|_, _| ()).unwrap();
+    let known: Vec<_> = rig.volume().fences().collect();
+    assert_eq!(known.len(), ENDED_MAX + 1);
+    assert!(known.contains(&(ALICE, 1)));
+    rig.volume().session_ended(ALICE, false);
+    rig.settle();
+    assert_eq!(rig.volume().fences().count(), ENDED_MAX, "nobody comes back after a goodbye");
     rig.assert_sound();
 }
 

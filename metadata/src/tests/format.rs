@@ -145,9 +145,12 @@ fn entries_works_and_slots_have_these_bytes() {
     let golden = "010007000000000002000000000000000300000000000000040000000000000005";
     assert_eq!(hex(&bytes), golden);
     assert_eq!(Outcome::decode(&bytes), Some(outcome));
-    let end = End { count: 1, sequence: 2 };
+    let end = End { count: 1, sequence: 2, ..End::default() };
     assert_eq!(hex(&end.encode()), "01000000010000000200000000000000");
     assert_eq!(End::decode(&end.encode()), Some(end));
+    let fenced = End { fences: 0x0304, late: true, ..end };
+    assert_eq!(hex(&fenced.encode()), "01000483010000000200000000000000");
+    assert_eq!(End::decode(&fenced.encode()), Some(fenced));
     assert_eq!(hex(&xattr_key(Ino(0x0102), b"user.a")), "0000000000000102757365722e61");
     assert_eq!(hex(&crate::record::entry_key(Ino(1), 0x0203)), "00000000000000010000000000000203");
 }
@@ -235,7 +238,7 @@ fn the_document_has_the_offsets_of_the_code() {
     held!("Entry", RawEntry, ino: 8, format: 2, reserved: 2, kind: 4);
     held!("Work", RawWork, format: 2, flags: 2, cut_bytes: 4, ino: 8, remove_from: 8, cut_index: 8);
     held!("Slot", RawSlot, format: 2, status: 2, reserved: 4, sequence: 8, work: 8, opened: 8);
-    held!("End", RawEnd, format: 2, reserved: 2, count: 4, sequence: 8);
+    held!("End", RawEnd, format: 2, fences: 2, count: 4, sequence: 8);
     held!("Volume", RawIdentity, magic: 8, format: 2, volume: 2, segment_bytes: 4, cluster: 16,
         hash_seed: 16, log_nonce: 8, reserved: 8);
     held!("State", RawState, format: 2, target_count: 2, reserved: 4, applied: 8, generation: 8,

@@ -8,7 +8,7 @@ use weft_wire::meta::{
 };
 use weft_wire::{Ino, Layout, SessionId, Status, TargetId};
 
-use crate::log::{Command, DROP_ORPHANS, SESSION_END, WORKS_DONE};
+use crate::log::{Command, DROP_ORPHANS, FENCE, SESSION_END, WORKS_DONE};
 
 #[derive(Clone, Debug)]
 pub(super) struct Node {
@@ -119,6 +119,7 @@ impl Model {
                 }
             }),
             DROP_ORPHANS => numbers(&command.body).iter().for_each(|ino| self.drop_orphan(*ino)),
+            FENCE => {}
             _ => self.client(command),
         }
     }

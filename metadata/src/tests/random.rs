@@ -372,9 +372,10 @@ impl World {
         }
     }
 
-    /// Only a session that waits for nothing ends: what comes of the rest is its own affair.
+    /// Only a session that waits for nothing ends: what comes of the rest is its own affair. Others are fenced off.
     fn end_session(&mut self) {
         let who = session(self.rng.below(3));
+        self.rig.volume().fence(who, *self.rng.pick(&[Fence::Off, Fence::Late, Fence::Back]));
         if self.sent.iter().all(|sent| sent.session != who) {
             let expired = self.rng.below(2) == 0;
             self.rig.volume().session_ended(who, expired);

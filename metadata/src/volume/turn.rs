@@ -13,10 +13,12 @@ use weft_wire::{Ino, Status};
 
 use super::{Action, Flight, Health, Volume, WorkState, command_bytes, open, push_reply};
 use crate::apply::{Applied, apply};
+use crate::ended::Fence;
 use crate::error::{Kind, MetaError};
 use crate::limits::{BATCH_COUNT_MAX, BATCH_COUNT_MIN, COMMAND_DIRTY_BYTES, LOG_BLOCK_BYTES};
 use crate::log::{
-    BATCH_HEADER_BYTES, Command, SESSION_END, WERE_READ, area_start, encode_batch, padded,
+    BATCH_HEADER_BYTES, Command, FENCE, SESSION_END, SESSION_EXPIRED, WERE_READ, area_start,
+    encode_batch, padded,
 };
 use crate::planted::{self, Bug};
 use crate::record::Outcome;
@@ -140,10 +142,13 @@ impl Volume {
         if live {
             out.extend(applied.works.iter().cloned().map(Action::Work));
         }
+        self.slots.ended.change(&applied.ended);
         if command.kind == SESSION_END && status == Status::Ok {
-            self.slots.ended.change(&applied.ended);
             self.slots.forget(command.session);
             self.end_opens(command.session);
+        }
+        if live {
+            out.extend(self.fenced(command));
         }
         if command.kind == WERE_READ {
             self.read_times_logged.clear();
@@ -154,6 +159,22 @@ impl Volume {
         }
         orphaned.into_iter().for_each(|ino| self.drop_if_unused(ino));
         Ok(status)
+    }
+
+    /// Whom the caller waits for. Where a damaged record was met it goes on all the same.
+    fn fenced(&self, command: &Command) -> Option<Action> {
+        let session = command.session;
+        let number = self.slots.ended.number_now(session);
+        match command.kind {
+            FENCE => {
+                let what = Fence::decode(&command.body)?;
+                Some(Action::Fenced { session, what, number })
+            }
+            SESSION_END if command.body == SESSION_EXPIRED => {
+                Some(Action::Expired { session, number })
+            }
+            _ => None,
+        }
     }
 
     fn finish_client(

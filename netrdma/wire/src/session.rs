@@ -18,6 +18,8 @@ pub const FEATURE_TRACE: u64 = 8;
 pub const FEATURE_INLINE: u64 = 16;
 /// `SetXattr` may say what an ACL does to the setgid bit ([`crate::meta::XATTR_KEEP_SETGID`]).
 pub const FEATURE_ACL_SETGID: u64 = 32;
+/// What a welcome says of fences ([`Welcome::fence`]) outlives the server's process.
+pub const FEATURE_FENCES: u64 = 64;
 
 /// The first frame of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,7 +27,7 @@ pub struct Hello {
     /// Oldest and newest version the client speaks.
     pub versions: (u16, u16),
     /// Optional abilities, a bit each ([`FEATURE_LEASES`], [`FEATURE_PARENTS`], [`FEATURE_SYNC_ALL`],
-    /// [`FEATURE_TRACE`], [`FEATURE_INLINE`], [`FEATURE_ACL_SETGID`]); unknown ones are ignored.
+    /// [`FEATURE_TRACE`], [`FEATURE_INLINE`], [`FEATURE_ACL_SETGID`], [`FEATURE_FENCES`]); unknown ones are ignored.
     pub features: u64,
     /// The cluster meant; all zero for any.
     pub cluster: ClusterId,
@@ -86,8 +88,9 @@ pub struct Welcome {
     pub slot_count: u16,
     /// How long leases last after the last sign of life, in milliseconds. Only with [`FEATURE_LEASES`], like the next.
     pub lease_ms: u32,
-    /// Grows each time the session was fenced off since the server's start: it lost its leases, and what it had not
-    /// written by then must not be written any more. By [`FENCE_ENDED`] when it had ended, too.
+    /// Grows each time the session was fenced off: it lost its leases, and what it had not written by then must not be
+    /// written any more. By [`FENCE_ENDED`] when it had ended, too. Without [`FEATURE_FENCES`] the lower 16 bits count from
+    /// the server's start.
     pub fence: u32,
 }
 

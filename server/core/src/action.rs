@@ -130,6 +130,11 @@ pub enum Message {
         /// The session.
         session: SessionId,
     },
+    /// From the volume's shard, before anything is served: how often sessions were fenced off.
+    KnownFences {
+        /// Who, and how often.
+        fences: Vec<(SessionId, u32)>,
+    },
     /// From the volume's shard, before anything is served: nobody reads or writes this file.
     Hold {
         /// The file.

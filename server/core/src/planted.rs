@@ -5,4 +5,6 @@ weft_wire::bugs_to_plant! {
     WriteBesideReaders,
     /// What a session has to write is its own, whoever took the file while it was away.
     ReclaimAnything,
+    /// What the volume has of fences is not heeded after a start.
+    LetLateIn,
 }

@@ -3,6 +3,7 @@
 mod conns;
 mod counts;
 mod data;
+mod fences;
 mod leases;
 mod locks;
 mod meta;
@@ -28,6 +29,7 @@ use crate::memory::MemoryPlan;
 use crate::metrics::ShardMetrics;
 use crate::trace::{Marks, Recorder};
 use conns::Conn;
+use fences::FenceState;
 use leases::LeaseState;
 use works::Works;
 
@@ -160,6 +162,7 @@ pub struct Shard {
     /// Who wants to be told how locks that waited have ended.
     lock_listeners: BTreeMap<SessionId, (ConnId, Header)>,
     leases: LeaseState,
+    fences: FenceState,
     works: Works,
     /// Volume's shard: (total, free) bytes of every target heard of.
     space: BTreeMap<TargetId, (u64, u64)>,
@@ -219,6 +222,7 @@ impl Shard {
             locks: LockTable::new(params.memory.locks_max(), BTreeSet::new()),
             lock_listeners: BTreeMap::new(),
             leases: LeaseState::new(params.lease_time, params.memory.leases_bytes),
+            fences: FenceState::default(),
             works: Works::default(),
             space: BTreeMap::new(),
             space_told: Duration::ZERO,
@@ -244,6 +248,7 @@ impl Shard {
         self.locks = LockTable::new(self.memory.locks_max(), awaited);
         self.sessions.extend(sessions.into_iter().map(|session| (session, Err(now.mono))));
         self.grace_end = Some(now.mono + self.grace);
+        self.take_fences();
         self.await_returns();
         self.tell_space();
         self.count();
@@ -342,6 +347,7 @@ impl Shard {
             }
             Message::Fence { from, session, number } => self.fence_here(from, session, number),
             Message::Fenced { from, session } => self.fenced(from, session),
+            Message::KnownFences { fences } => self.know_fences(&fences),
             Message::Hold { ino } => {
                 self.held.insert(ino);
             }

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use rig::{Flush, Node, read, write};
 use weft_wire::data::DataRequest;
-use weft_wire::lease::{Reclaim, Reclaimed};
 use weft_wire::meta::{DataWrite, MetaReply, MetaRequest, MoveStep, SetAttr, Time};
-use weft_wire::session::FENCE_ENDED;
+use weft_wire::session::{FEATURE_LEASES, FENCE_ENDED};
 use weft_wire::trace::{TraceQuery, TraceReply};
 use weft_wire::{Ino, Kind, LeaseBits, SessionId, Status, TargetId};
 
@@ -168,15 +167,6 @@ fn who_comes_back_after_its_session_expired_is_told_over_restarts_too() {
 /// file, or it is not as it was.
 #[test]
 fn who_comes_back_too_late_after_a_restart_has_nothing_that_others_took() {
-    let refused = |node: &mut Node, ino: Ino, versions: (u64, u64)| {
-        let reclaim = Reclaim { inodes: vec![(ino, versions.0, versions.1)], more: false };
-        let mut body = Vec::new();
-        reclaim.encode(&mut body);
-        let id = node.send(Kind::Reclaim, body, None);
-        let (status, body, _) = node.answers.remove(&id).expect("it waits for nobody");
-        assert_eq!(status, Status::Ok);
-        !Reclaimed::decode(&body).unwrap().refused.is_empty()
-    };
     let mut node = Node::new();
     node.lease_time = Duration::from_secs(1);
     node.start(&[]);
@@ -213,11 +203,122 @@ fn who_comes_back_too_late_after_a_restart_has_nothing_that_others_took() {
         }
         node.client = late;
         node.hello();
-        assert_eq!(refused(&mut node, f, versions), in_the_way, "reads {reads} changes {changes}");
+        assert_eq!(node.reclaim(f, versions), in_the_way, "reads {reads} changes {changes}");
         if !in_the_way {
-            assert!(!refused(&mut node, f, versions), "the answer may have been lost");
+            assert!(!node.reclaim(f, versions), "the answer may have been lost");
         }
     }
+}
+
+/// A node, and a file that client 4 has to write and client 5 wants; both are known.
+fn contended() -> (Node, Ino, (u64, u64)) {
+    let mut node = Node::new();
+    node.lease_time = Duration::from_secs(1);
+    node.start(&[]);
+    for client in [5, 4] {
+        node.client = client;
+        node.hello();
+        node.make(&[client]);
+    }
+    let f = node.make(b"f");
+    let id = node.want_attributes(f, LeaseBits::WRITE);
+    assert_eq!(node.answers[&id].0, Status::Ok);
+    let Ok(MetaReply::Attr(attr)) = node.look(&MetaRequest::GetAttr { ino: f }) else { panic!() };
+    (node, f, (attr.version, attr.version + 9))
+}
+
+/// The server may be started again before its client hears of it.
+#[test]
+fn nobody_goes_on_without_a_session_before_that_is_durable() {
+    let (mut node, f, _) = contended();
+    node.cut_off(Duration::ZERO);
+    (node.client, node.log_hangs) = (5, true);
+    let id = node.want_attributes(f, LeaseBits::WRITE);
+    node.wait(Duration::from_secs(2));
+    node.wait(Duration::from_secs(2));
+    assert!(!node.answers.contains_key(&id), "it is not logged yet");
+    node.log_goes_on();
+    assert_eq!(node.answers[&id].0, Status::Ok);
+    node.client = 4;
+    assert_eq!(node.hello().fence, 1);
+    for turn in 0..3 {
+        node.start(&[]);
+        node.client = 4;
+        assert_eq!(node.hello().fence, 1, "start {turn}");
+    }
+    // One that does not know of that counts from the start, and would give up what it has written since.
+    node.features = FEATURE_LEASES;
+    assert_eq!(node.hello().fence, 0);
+}
+
+/// A crash before that takes nothing from it, and nobody has gone on.
+#[test]
+fn a_fence_that_was_not_logged_did_not_happen() {
+    let (mut node, f, versions) = contended();
+    node.cut_off(Duration::ZERO);
+    (node.client, node.log_hangs) = (5, true);
+    node.want_attributes(f, LeaseBits::WRITE);
+    node.wait(Duration::from_secs(2));
+    node.start(&[]);
+    node.client = 4;
+    assert_eq!((node.hello().fence, node.reclaim(f, versions)), (0, false));
+}
+
+/// What others changed is not its own, and a second start does not know what that was.
+#[test]
+fn who_is_late_and_does_not_hear_of_it_before_the_next_start_is_fenced_off() {
+    // Whether it comes back, its file was changed meanwhile, and it goes on before the next start.
+    for (comes, changed, goes_on, fenced) in [
+        (false, false, false, true),
+        (true, false, false, false),
+        (true, true, false, true),
+        (true, true, true, false),
+    ] {
+        let told = format!("comes {comes} changed {changed} goes on {goes_on}");
+        let (mut node, f, versions) = contended();
+        node.start(&[]);
+        node.log_hangs = true;
+        node.client = 5;
+        node.hello();
+        node.wait(Duration::from_secs(2));
+        let id = node.want_attributes(Ino::ROOT, LeaseBits::READ);
+        assert!(!node.answers.contains_key(&id), "it is not logged yet: {told}");
+        node.log_goes_on();
+        assert_eq!(node.answers[&id].0, Status::Ok, "{told}");
+        if changed {
+            let (name, value) = (b"user.x", b"1");
+            node.change(&MetaRequest::SetXattr { ino: f, name, value, flags: 0 });
+        }
+        node.client = 4;
+        if comes {
+            assert_eq!((node.hello().fence, node.reclaim(f, versions)), (0, changed), "{told}");
+        }
+        if goes_on {
+            assert!(node.look(&MetaRequest::GetAttr { ino: f }).is_ok());
+            node.wait(Duration::ZERO);
+        }
+        for _ in 0..2 {
+            node.start(&[]);
+            assert_eq!(node.hello().fence, u32::from(fenced), "{told}");
+        }
+        // Late once more, it is told another number.
+        (0..2).for_each(|_| node.wait(Duration::from_secs(2)));
+        node.start(&[]);
+        assert_eq!(node.hello().fence, u32::from(fenced) + 1, "{told}");
+    }
+}
+
+/// It was known once, or it would have no lease; and it is not any more.
+#[test]
+fn a_session_that_is_forgotten_has_nothing_to_write() {
+    let (mut node, f, versions) = contended();
+    node.start(&[]);
+    node.client = 6;
+    node.hello();
+    assert!(node.reclaim(f, versions));
+    node.client = 4;
+    node.hello();
+    assert!(!node.reclaim(f, versions));
 }
 
 /// What waits for leases has its part of the memory, and what others wait for can still come in.

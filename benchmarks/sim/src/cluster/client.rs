@@ -47,10 +47,8 @@ pub(super) struct Client {
     pub(super) was_away: bool,
     /// Its leases ran out once.
     pub(super) was_without_leases: bool,
-    /// How often the server that runs has fenced it off.
+    /// How often the server has fenced it off.
     pub(super) fence_number: u32,
-    /// It did, and how often the client had heard of such before.
-    pub(super) fenced: Option<u64>,
     /// It may not know of it until then.
     pub(super) blind_until: Duration,
     /// The timer that is set.
@@ -83,7 +81,6 @@ impl Client {
             was_away: false,
             was_without_leases: false,
             fence_number: 0,
-            fenced: None,
             blind_until: Duration::ZERO,
             timer: None,
             waiting: None,

@@ -60,7 +60,7 @@ impl World {
     }
 
     /// The server ends a few steps from now: between any two things it does.
-    fn end_soon(&mut self, end: End) {
+    pub(super) fn end_soon(&mut self, end: End) {
         if self.node.process.is_some() && self.end_after.is_none() {
             self.end_after = Some((self.random.below_u32(40), end));
         }
@@ -70,7 +70,7 @@ impl World {
     pub(super) fn counts_down(&mut self) -> bool {
         if self.is_stopped() {
             self.telling.step(self.now, || "the server has stopped".to_owned());
-            self.server_forgets();
+            self.look_at_leases();
             self.node.process = None;
             self.server_is_gone();
             return true;
@@ -88,7 +88,7 @@ impl World {
     pub(super) fn crash(&mut self, end: End) {
         self.telling.step(self.now, || format!("the server ends: {end:?}"));
         self.tally.crashes += 1;
-        self.server_forgets();
+        self.look_at_leases();
         if end == End::Kill && self.node.targets.iter().any(Disk::is_flushing) {
             self.shared.iter_mut().for_each(SharedFile::flush_unheard);
         }
@@ -223,7 +223,6 @@ impl World {
         self.node.start(&self.plan, stores, volume, now);
         let epoch = self.node.epoch;
         self.telling.step(self.now, || format!("the server is started, epoch {epoch}"));
-        self.clients.iter_mut().for_each(|client| client.fence_number = u32::MAX);
         self.look_at_leases();
         for shard in 0..usize::from(self.plan.shards) {
             self.soon(300, Event::Turn(epoch, shard));

@@ -37,6 +37,8 @@ pub(super) struct Plan {
     pub(super) flush_errors: u32,
     /// Files that all clients write; in most seeds none.
     pub(super) shared_files: usize,
+    /// Who is fenced off comes back soon, to a server that was started meanwhile.
+    pub(super) restarts_unheard: bool,
     /// The targets are so small that they are full now and then.
     pub(super) full: bool,
 }
@@ -70,6 +72,7 @@ impl Plan {
             disk_errors: random.pick(&[0, 0, 0, 0, 20, 100]),
             flush_errors: 0,
             shared_files: 0,
+            restarts_unheard: false,
             full,
         }
     }
@@ -88,6 +91,18 @@ impl Plan {
     /// In one seed of eight clients are cut off.
     pub(super) fn parting(self, seed: u64) -> Plan {
         if seed % 8 == 3 { Plan { partitions: 20, ..self } } else { self }
+    }
+
+    /// In one of two seeds with shared files, the even ones, clients are cut off as well, and the server is often killed
+    /// before who was fenced off has heard of it.
+    pub(super) fn forgetting(self, seed: u64) -> Plan {
+        if self.shared_files == 0 || !seed.is_multiple_of(2) {
+            return self;
+        }
+        // Long enough apart that others go on in between.
+        let fault_interval = self.fault_interval.max(Duration::from_millis(400));
+        let kills = self.kills.min(10);
+        Plan { restarts_unheard: true, partitions: 30, kills, fault_interval, ..self }
     }
 
     /// Flushes fail too: there are far fewer of them than writes. In some seeds nothing else does, and the server is

@@ -15,10 +15,6 @@
 //! [`appends`]. That a name, once answered, leads to the same inode is held at each start.
 //!
 //! What is not judged:
-//! - A file that a client wrote which the server went on without, when the server is started again before the client has
-//!   heard of it: what it wrote may come late, over what others wrote. Only the file's version tells then, and it does
-//!   not always (`server/core/doc/leases.md`, what is not covered; seeds 1323 and 1533 showed it). From there on such a
-//!   file is only asked to answer.
 //! - That what two reads find one after the other goes forward, as long as the writes they find are under way or unsure.
 //! - fsync of what others wrote: it counts for the own writes only.
 //! - Whether a block in which power was lost, or the device failed, reads as EIO or not: until the end either will do.
@@ -133,8 +129,6 @@ pub(super) struct SharedFile {
     damaged: BTreeSet<u64>,
     /// The server was killed in a flush, so that it may say that something was lost.
     flush_unheard: bool,
-    /// See the module: anything may be in it from now on.
-    unjudged: bool,
 }
 
 impl SharedFile {
@@ -147,7 +141,6 @@ impl SharedFile {
             writes: Vec::new(),
             damaged: BTreeSet::new(),
             flush_unheard: false,
-            unjudged: false,
         }
     }
 
@@ -252,11 +245,6 @@ impl SharedFile {
         }
     }
 
-    /// The server ends that went on without a client, which does not know.
-    pub(super) fn goes_on_unheard(&mut self, client: usize) {
-        self.unjudged |= self.writes.iter().any(|write| write.client == client && !write.durable);
-    }
-
     /// A client was fenced off.
     pub(super) fn fenced(&mut self, client: usize) {
         let own = |write: &&mut Write| write.client == client && !write.at_servers;
@@ -291,7 +279,7 @@ impl SharedFile {
 
     /// Whether an error may be told because of what was lost, or may have been.
     pub(super) fn may_tell(&self) -> bool {
-        self.flush_unheard || self.unjudged || self.may_fail()
+        self.flush_unheard || self.may_fail()
     }
 
     /// Whether its writes may fail because of what a power loss took.
@@ -321,9 +309,6 @@ impl SharedFile {
         found: &[u8],
         (began, unheard): (Moment, bool),
     ) -> Result<(), String> {
-        if self.unjudged {
-            return Ok(());
-        }
         let words = words(asked.start, found)?;
         if self.appended {
             return self.check_appends(&words, began, unheard);
@@ -382,9 +367,6 @@ impl SharedFile {
         found: std::ops::RangeInclusive<u64>,
         (began, unheard): (Moment, bool),
     ) -> Result<(), String> {
-        if self.unjudged {
-            return Ok(());
-        }
         let cuts = || self.writes.iter().filter(|write| write.kind == Kind::Cut);
         let stood = |write: &&Write| self.stood(write, began, unheard);
         let least = self.writes.iter().filter(stood).map(|write| {

@@ -1,6 +1,6 @@
 //! What a restart of the server finds claimed, and a server that grants nothing.
 
-use weft_wire::session::{FEATURE_LEASES, FENCE_ENDED};
+use weft_wire::session::{FEATURE_FENCES, FEATURE_LEASES, FENCE_ENDED};
 use weft_wire::{ChunkIndex, Ino, Kind, LeaseMode, Status, TargetId};
 
 use super::fake::Fake;
@@ -340,4 +340,35 @@ fn what_was_written_before_a_fence_and_is_lost_after_it_is_an_error() {
     world.rest(ms(100));
     let synced = world.done(FsOp::Fsync { handle, datasync: false });
     assert_eq!(synced.unwrap_err(), Status::Io.errno());
+}
+
+/// Its number outlives the server: what it heard of is no news, and what it did not hear of is.
+#[test]
+fn a_mount_hears_once_of_a_fence_whatever_server_tells_it() {
+    let mut world = World::ready(config(), 38);
+    world.fake.features |= FEATURE_FENCES;
+    world.fake.fence = 1;
+    world.disconnect_shard(0);
+    world.rest(ms(100));
+    assert_eq!(world.core.fence_count(), 1);
+    let (ino, handle) = with_unsent(&mut world);
+    world.crash(0);
+    take_writes_again(&mut world, handle);
+    assert_eq!((world.core.fence_count(), world.fake.content(ino)), (1, b"data".to_vec()));
+    // Fenced off, and the server started again before it hears.
+    let (_, handle) = with_unsent(&mut world);
+    world.fake.fence = 2;
+    world.crash(0);
+    world.rest(ms(100));
+    assert_eq!(world.core.fence_count(), 2);
+    let synced = world.done(FsOp::Fsync { handle, datasync: false });
+    assert_eq!(synced.unwrap_err(), Status::Io.errno());
+    // A shard without a volume may not have heard yet.
+    world.fake.fence = 1;
+    world.disconnect_shard(1);
+    world.rest(ms(100));
+    world.fake.fence = 2;
+    world.disconnect_shard(1);
+    world.rest(ms(100));
+    assert_eq!(world.core.fence_count(), 2, "not fenced off anew");
 }

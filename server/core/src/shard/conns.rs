@@ -6,8 +6,8 @@ use std::time::Duration;
 use weft_net::Frame;
 use weft_wire::header::{VERSION, VERSION_MIN};
 use weft_wire::session::{
-    FEATURE_ACL_SETGID, FEATURE_INLINE, FEATURE_LEASES, FEATURE_PARENTS, FEATURE_SYNC_ALL,
-    FEATURE_TRACE, Hello, Welcome,
+    FEATURE_ACL_SETGID, FEATURE_FENCES, FEATURE_INLINE, FEATURE_LEASES, FEATURE_PARENTS,
+    FEATURE_SYNC_ALL, FEATURE_TRACE, Hello, Welcome,
 };
 use weft_wire::units::{to_u32, to_u64};
 use weft_wire::{ClusterId, Header, Kind, SessionId, Status};
@@ -21,7 +21,8 @@ const FEATURES: u64 = FEATURE_LEASES
     | FEATURE_SYNC_ALL
     | FEATURE_TRACE
     | FEATURE_INLINE
-    | FEATURE_ACL_SETGID;
+    | FEATURE_ACL_SETGID
+    | FEATURE_FENCES;
 
 #[derive(Debug, Default)]
 pub(super) struct Conn {
@@ -138,7 +139,6 @@ impl Shard {
     }
 
     fn welcome(&mut self, conn: ConnId, request: &Header, hello: &Hello) {
-        let (lease_ms, fence) = self.leases.welcome(hello.session);
         let welcome = Welcome {
             version: VERSION,
             features: hello.features & FEATURES,
@@ -152,8 +152,8 @@ impl Shard {
                 Some(_) => weft_wire::limits::SLOTS_MAX,
                 None => 0,
             },
-            lease_ms,
-            fence,
+            lease_ms: self.leases.time_ms(),
+            fence: self.fences.welcome(hello),
         };
         let mut body = Vec::new();
         welcome.encode(&mut body);
@@ -191,9 +191,8 @@ impl Shard {
             tracing::info!(%session, "session expired");
             self.sessions.remove(&session);
             // One that changed nothing lost no outcome: its client may send everything again.
-            let changed = self.volume.as_ref().map(|volume| volume.knows(session));
-            self.end_session(session, true);
-            if let Some(changed) = changed {
+            let changed = self.end_session(session, true);
+            if self.volume.is_some() {
                 self.fence_ended(session, changed);
             }
         }

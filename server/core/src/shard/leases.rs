@@ -1,5 +1,5 @@
-//! When a request waits for leases of other sessions, what its reply grants, and how a session that does not give
-//! back what others wait for is fenced off.
+//! When a request waits for leases of other sessions, and what its reply grants. How a session that does not give back
+//! what others wait for is fenced off: `fences.rs`.
 //!
 //! A request that has to wait is kept whole and looked at anew whenever leases came back: nothing is remembered of an
 //! earlier look. One that only looks waits for a writer, never for another that waits.
@@ -10,12 +10,11 @@ use std::time::Duration;
 use weft_net::Frame;
 use weft_wire::lease::{Recall, Reclaim, Reclaimed};
 use weft_wire::meta::{DataWrite, MetaReply, MetaRequest, push_dir_entry, push_parents};
-use weft_wire::session::FENCE_ENDED;
 use weft_wire::units::to_u64;
-use weft_wire::{Header, Ino, Kind, LeaseBits, LeaseMode, SessionId, ShardId, Status};
+use weft_wire::{Header, Ino, Kind, LeaseBits, LeaseMode, SessionId, Status};
 
 use super::Shard;
-use crate::action::{Action, ConnId, Message};
+use crate::action::{Action, ConnId};
 use crate::leases::{Leases, Need, Want};
 use crate::memory::request_bytes;
 use crate::planted::{self, Bug};
@@ -23,8 +22,6 @@ use crate::planted::{self, Bug};
 /// A session that renews its leases but does not give back what others wait for is fenced off after so many lease
 /// times.
 const PATIENCE: u32 = 6;
-/// Fenced sessions that are remembered.
-const FENCES_MAX: usize = 16 << 10;
 
 /// A directory and a name in it.
 type Place = (Ino, Vec<u8>);
@@ -74,6 +71,8 @@ struct Held {
 struct Return {
     missing: BTreeSet<SessionId>,
     end: Duration,
+    /// It is over: these did not come back, and the volume does not have that durably yet.
+    unlogged: Option<BTreeSet<SessionId>>,
 }
 
 /// What a shard knows of leases.
@@ -92,12 +91,6 @@ pub(super) struct LeaseState {
     /// When sessions without a connection were last heard of.
     heard: BTreeMap<SessionId, Duration>,
     returning: Option<Return>,
-    /// Sessions that had not come back when others went on, and whether they have since.
-    late: BTreeMap<SessionId, bool>,
-    /// How often each session was fenced off.
-    fences: BTreeMap<SessionId, u32>,
-    /// Sessions being fenced off, and the shards that have not said so.
-    fencing: BTreeMap<SessionId, BTreeSet<ShardId>>,
 }
 
 impl LeaseState {
@@ -112,31 +105,23 @@ impl LeaseState {
             look_again: false,
             heard: BTreeMap::new(),
             returning: None,
-            late: BTreeMap::new(),
-            fences: BTreeMap::new(),
-            fencing: BTreeMap::new(),
         }
     }
 
-    /// What a welcome says: how long leases last, in milliseconds, and how often the session was fenced off.
-    pub(super) fn welcome(&self, session: SessionId) -> (u32, u32) {
-        let fence = self.fences.get(&session).copied().unwrap_or(0);
-        (u32::try_from(self.time.as_millis()).unwrap_or(u32::MAX), fence)
+    /// How long leases last, in milliseconds.
+    pub(super) fn time_ms(&self) -> u32 {
+        u32::try_from(self.time.as_millis()).unwrap_or(u32::MAX)
     }
 }
 
 impl Shard {
-    /// The server was started: leases are not known any more, and whoever may hold some has a lease time to say so. Who
-    /// expired before must still be told.
+    /// The server was started: leases are not known any more, and whoever may hold some has a lease time to say so.
     pub(super) fn await_returns(&mut self) {
-        let ended = self.volume.iter().flat_map(weft_metadata::Volume::ended);
-        let fences = ended.map(|(session, count)| (session, count.saturating_mul(FENCE_ENDED)));
-        self.leases.fences.extend(fences);
         let missing: BTreeSet<SessionId> =
             self.volume.iter().flat_map(weft_metadata::Volume::sessions).collect();
         if !missing.is_empty() {
             let end = self.now.mono + self.leases.time;
-            self.leases.returning = Some(Return { missing, end });
+            self.leases.returning = Some(Return { missing, end, unlogged: None });
         }
     }
 
@@ -152,36 +137,66 @@ impl Shard {
         let Some(returning) = &mut self.leases.returning else { return };
         returning.missing.remove(&session);
         if returning.missing.is_empty() {
-            self.leases.returning = None;
-            self.leases.look_again = true;
+            self.all_have_returned();
+        }
+    }
+
+    fn all_have_returned(&mut self) {
+        self.leases.returning = None;
+        self.leases.look_again = true;
+    }
+
+    /// The time to come back is over: others go on, once the volume has durably without whom.
+    fn end_returns(&mut self) {
+        let Some(returning) = &mut self.leases.returning else { return };
+        if returning.end > self.now.mono || returning.unlogged.is_some() {
+            return;
+        }
+        let missing = returning.missing.clone();
+        returning.unlogged = Some(missing.clone());
+        tracing::info!(sessions = missing.len(), "did not come back: others may go on");
+        self.go_on_without(&missing);
+    }
+
+    pub(super) fn late_is_logged(&mut self, session: SessionId) {
+        let returning = self.leases.returning.as_mut();
+        let Some(unlogged) = returning.and_then(|it| it.unlogged.as_mut()) else { return };
+        unlogged.remove(&session);
+        if unlogged.is_empty() {
+            self.all_have_returned();
+        }
+    }
+
+    pub(super) fn all_late_are_logged(&mut self) {
+        if self.leases.returning.as_ref().is_some_and(|it| it.unlogged.is_some()) {
+            self.all_have_returned();
         }
     }
 
     /// A client came back after a restart, and says what it still has to write. Who is late finds that others went on:
-    /// not even a version that its own changes may have made is its own then for sure.
+    /// not even a version that its own changes may have made is its own then for sure. Nothing was ever granted to who is
+    /// not known: its session was over, so long ago that this is forgotten.
     pub(super) fn reclaim(&mut self, conn: ConnId, session: SessionId, frame: &Frame) {
         let header = frame.header;
         let (Ok(reclaim), Some(volume)) = (Reclaim::decode(&frame.body), &self.volume) else {
             return self.break_off(conn, "a reclaim that cannot be read");
         };
         let mut reply = Reclaimed::default();
-        let late = self.leases.late.contains_key(&session);
+        let (late, known) = (self.fences.is_late(session), volume.knows(session));
         let table = &mut self.leases.table;
         for (ino, first, last) in reclaim.inodes {
             let last = if late { first } else { last };
             let same = volume.version_of(ino).is_some_and(|it| (first..=last).contains(&it));
             // It may say so twice, when the answer was lost.
-            let free = same && table.reclaim(session, ino);
+            let free = same && known && table.reclaim(session, ino);
             if !free && !table.owns(session, ino) && !planted::is(Bug::ReclaimAnything) {
                 reply.refused.push(ino);
             }
         }
         if !reclaim.more {
-            if let Some(came) = self.leases.late.get_mut(&session) {
-                *came = true;
-            }
             self.has_returned(session);
         }
+        self.late_reclaimed(session, &reply, reclaim.more);
         let mut body = Vec::new();
         reply.encode(&mut body);
         self.answer(conn, &header, Status::Ok, &body, Vec::new());
@@ -540,12 +555,12 @@ impl Shard {
 
     pub(super) fn tick_leases(&mut self) {
         let now = self.now.mono;
-        if let Some(over) = self.leases.returning.take_if(|returning| returning.end <= now) {
-            tracing::info!(sessions = over.missing.len(), "did not come back: others may go on");
-            self.leases.late = over.missing.into_iter().map(|session| (session, false)).collect();
-            self.leases.look_again = true;
-        }
+        self.tick_fences();
         self.leases.table.tick(now);
+        if self.stopping {
+            return;
+        }
+        self.end_returns();
         for (session, since) in self.leases.table.awaited() {
             let silent = now.saturating_sub(self.last_heard(session)) > self.leases.time;
             if silent || now.saturating_sub(since) > self.leases.time * PATIENCE {
@@ -561,68 +576,12 @@ impl Shard {
         connected.or(before).unwrap_or(Duration::ZERO)
     }
 
-    /// Fences a session off: what it still has to write is refused everywhere before anybody goes on without it.
-    pub(super) fn fence(&mut self, session: SessionId) {
-        if self.leases.fencing.contains_key(&session) {
-            return;
-        }
-        tracing::warn!(%session, "a client does not give leases back: it is fenced off");
-        self.fence_by(session, 1);
-    }
-
-    /// The same for a session that expired. When outcomes of its changes went with it, its client must not send again
-    /// what was sent before.
-    pub(super) fn fence_ended(&mut self, session: SessionId, changed: bool) {
-        self.fence_by(session, if changed { FENCE_ENDED } else { 1 });
-    }
-
-    fn fence_by(&mut self, session: SessionId, step: u32) {
-        let number = self.leases.fences.get(&session).copied().unwrap_or(0).saturating_add(step);
-        let shards: BTreeSet<ShardId> = (0..self.shard_count()).map(ShardId).collect();
-        self.leases.fencing.insert(session, shards);
-        self.send_to_all(&Message::Fence { from: self.id, session, number });
-    }
-
-    /// A shard with a volume fences a session off: its connection ends, and what it says on the next one is new.
-    pub(super) fn fence_here(&mut self, from: ShardId, session: SessionId, number: u32) {
-        let fences = &mut self.leases.fences;
-        if fences.len() >= FENCES_MAX && !fences.contains_key(&session) {
-            fences.pop_first();
-        }
-        fences.insert(session, number);
-        if let Some(Ok(conn)) = self.sessions.get(&session).copied() {
-            self.break_off(conn, "its session is fenced off");
-        }
-        self.send_to_shard(from, Message::Fenced { from: self.id, session });
-    }
-
-    pub(super) fn fenced(&mut self, from: ShardId, session: SessionId) {
-        let Some(missing) = self.leases.fencing.get_mut(&session) else { return };
-        missing.remove(&from);
-        if missing.is_empty() {
-            self.leases.fencing.remove(&session);
-            self.end_leases(session);
-        }
-    }
-
     /// The session holds nothing any more.
     pub(super) fn end_leases(&mut self, session: SessionId) {
         self.leases.table.end(session);
         self.leases.heard.remove(&session);
         self.leases.look_again = true;
         self.has_returned(session);
-    }
-
-    /// Whether others went on after the start without a session that has not come back yet; for tests.
-    #[must_use]
-    pub fn went_on_without(&self, session: SessionId) -> bool {
-        self.leases.late.get(&session) == Some(&false)
-    }
-
-    /// How often a session was fenced off since the start, as far as its expiries are not remembered longer; for tests.
-    #[must_use]
-    pub fn fence_of(&self, session: SessionId) -> u32 {
-        self.leases.fences.get(&session).copied().unwrap_or(0)
     }
 
     /// Leases that are out, for metrics and tests.

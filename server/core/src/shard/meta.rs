@@ -13,13 +13,17 @@ use crate::action::{Action, ConnId, Now};
 impl Shard {
     pub(super) fn metadata_request(&mut self, conn: ConnId, session: SessionId, frame: &Frame) {
         let header = frame.header;
-        let Some(volume) = &self.volume else {
+        if self.volume.is_none() {
             return self.answer(conn, &header, Status::WrongShard, &[], Vec::new());
-        };
+        }
         let decoded = MetaRequest::decode(header.kind, &frame.body);
         let Ok((_, request)) = decoded else {
             return self.break_off(conn, "a metadata request that cannot be read");
         };
+        if !matches!(request, MetaRequest::Reopen { .. }) {
+            self.late_goes_on(session);
+        }
+        let Some(volume) = &self.volume else { unreachable!("looked at above") };
         // A file is cut on all its targets or on none.
         if let MetaRequest::SetAttr { ino, set: SetAttr { size: Some(_), .. } } = &request
             && let Some(layout) = volume.layout_of(*ino)
@@ -70,9 +74,13 @@ impl Shard {
         self.with_volume(Volume::flush_log);
     }
 
-    pub(super) fn end_session(&mut self, session: SessionId, expired: bool) {
-        self.with_volume(|volume, _| volume.session_ended(session, expired));
+    /// Whether the volume logs it.
+    pub(super) fn end_session(&mut self, session: SessionId, expired: bool) -> bool {
+        let mut logged = false;
+        self.with_volume(|volume, _| logged = volume.session_ended(session, expired));
         self.end_locks(session);
+        self.forget_late(session);
+        logged
     }
 
     pub(super) fn tick_volume(&mut self) {
@@ -119,6 +127,9 @@ impl Shard {
             match action {
                 VolumeAction::Reply { op, status, body } => self.volume_reply(op, status, body),
                 VolumeAction::Work(work) => self.start_work(work),
+                VolumeAction::Fenced { .. } | VolumeAction::Expired { .. } => {
+                    self.fence_logged(&action)
+                }
                 VolumeAction::Stopped => {
                     self.volume_stopped = true;
                     self.stop_if_done();

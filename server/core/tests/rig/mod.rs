@@ -15,8 +15,11 @@ use weft_server_core::{
 use weft_store::{Action as Io, Device, IoDone, IoError, IoId, OpenParams, Store, TargetUuid};
 use weft_wire::blocks::checksums;
 use weft_wire::data::{ChunkRange, DataRequest};
+use weft_wire::lease::{Reclaim, Reclaimed};
 use weft_wire::meta::{Caller, MakeHow, MetaReply, MetaRequest, NO_SLOT, Time};
-use weft_wire::session::{ClusterMap, FEATURE_LEASES, Hello, NodeEntry, Place, Welcome};
+use weft_wire::session::{
+    ClusterMap, FEATURE_FENCES, FEATURE_LEASES, Hello, NodeEntry, Place, Welcome,
+};
 use weft_wire::{
     ChunkId, ChunkIndex, ClusterId, Header, Ino, Kind, LeaseBits, SessionId, ShardId, Status,
     TargetId, VolumeId,
@@ -99,6 +102,11 @@ pub(crate) struct Node {
     /// Who speaks: its connection and session have this number.
     pub(crate) client: u8,
     pub(crate) lease_time: Duration,
+    /// What its hello says it can do.
+    pub(crate) features: u64,
+    /// Writes of the volume's log do not end: the first of them.
+    pub(crate) log_hangs: bool,
+    hung_log: Option<(u64, u64, Vec<u8>)>,
     /// What clients were asked to give back: the client, and the recall's number.
     pub(crate) recalls: Vec<(u8, u64)>,
     pub(crate) answers: BTreeMap<u64, Answer>,
@@ -135,6 +143,9 @@ impl Node {
             client: 4,
             // Nobody else is there to be waited for.
             lease_time: Duration::ZERO,
+            features: FEATURE_LEASES | FEATURE_FENCES,
+            log_hangs: false,
+            hung_log: None,
             recalls: Vec::new(),
             answers: BTreeMap::new(),
             closed: Vec::new(),
@@ -153,6 +164,7 @@ impl Node {
     pub(crate) fn start(&mut self, gone: &[u16]) {
         self.shard = None;
         self.hung.clear();
+        (self.log_hangs, self.hung_log) = (false, None);
         self.answers.clear();
         let ids: Vec<u16> = (0..TARGETS).filter(|id| !gone.contains(id)).collect();
         let targets = ids.iter().map(|id| self.open(*id)).collect();
@@ -207,7 +219,7 @@ impl Node {
         self.shard.as_mut().unwrap().opened(conn);
         let hello = Hello {
             versions: (1, 1),
-            features: FEATURE_LEASES,
+            features: self.features,
             cluster: CLUSTER,
             session: SessionId([self.client; 16]),
             shard: ShardId(0),
@@ -300,6 +312,25 @@ impl Node {
             self.shard.as_mut().unwrap().frame(conn, frame, now);
         }
         self.run();
+    }
+
+    /// The write of the log that hung ends well.
+    pub(crate) fn log_goes_on(&mut self) {
+        self.log_hangs = false;
+        if let Some((io, offset, bytes)) = self.hung_log.take() {
+            self.act(Action::Volume(weft_metadata::Action::AppendLog { io, offset, bytes }));
+        }
+        self.run();
+    }
+
+    /// Says what it has to write, and between which versions; whether that is refused.
+    pub(crate) fn reclaim(&mut self, ino: Ino, versions: (u64, u64)) -> bool {
+        let reclaim = Reclaim { inodes: vec![(ino, versions.0, versions.1)], more: false };
+        let mut body = Vec::new();
+        reclaim.encode(&mut body);
+        let (status, body, _) = self.ask(Kind::Reclaim, body, None);
+        assert_eq!(status, Status::Ok);
+        !Reclaimed::decode(&body).unwrap().refused.is_empty()
     }
 
     /// The server is told to end; then the flushes that hang end well.
@@ -400,6 +431,9 @@ impl Node {
             Action::Send { conn, head, pieces } => self.take_answer(conn, &head, &pieces),
             Action::Target { index, action } => self.target_io(index, action),
             Action::Volume(weft_metadata::Action::AppendLog { io, offset, bytes }) => {
+                if self.log_hangs {
+                    return self.hung_log = Some((io, offset, bytes));
+                }
                 self.log.write(offset, &bytes);
                 let now = self.now();
                 self.shard.as_mut().unwrap().volume_io_done(io, Ok(()), now);
