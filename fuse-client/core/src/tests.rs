@@ -2,6 +2,7 @@
 
 mod closed;
 mod fake;
+mod inline;
 mod leases;
 mod locks;
 mod random;

@@ -11,8 +11,8 @@ use weft_wire::header::{HEADER_BYTES, Header};
 use weft_wire::lease::{Reclaim, Reclaimed};
 use weft_wire::locks::{LockClaim, LockClaimReply, LockRequest};
 use weft_wire::meta::{
-    Attr, DataPlace, DirEntry, FileKind, Inline, MetaReply, MetaRequest, MoveStep, NO_SLOT,
-    SetAttr, StatFs, Time, TimeSet, push_dir_entry, push_parents,
+    Attr, DataPlace, DirEntry, FileKind, Inline, MakeHow, MetaReply, MetaRequest, MoveStep,
+    NO_SLOT, SetAttr, StatFs, Time, TimeSet, push_dir_entry, push_parents,
 };
 use weft_wire::session::{
     ClusterMap, FEATURE_LEASES, FEATURE_PARENTS, FEATURE_SYNC_ALL, FENCE_ENDED, Hello, NodeEntry,
@@ -508,15 +508,7 @@ impl Fake {
                 let inline = (regular && how.inline).then(Vec::new);
                 let place = regular.then(|| Self::place(inline.as_deref()));
                 if let Ok(ino) = self.named(*parent, name) {
-                    if how.exclusive {
-                        return Err(Status::Exists);
-                    }
-                    let inode = self.inode(ino)?;
-                    inode.opens += u32::from(how.open);
-                    let told = |_: &_| Inline { bytes_max: INLINE_MAX, data: None };
-                    let inline = inode.inline.as_ref().map(told);
-                    let place = Some(DataPlace { layout: Self::layout(), inline });
-                    return Ok(MetaReply::Made(inode.attr, false, place));
+                    return self.make_existing(ino, how);
                 }
                 let ino = Ino(self.next_ino);
                 self.next_ino += 1;
@@ -560,6 +552,27 @@ impl Fake {
                 attr.blocks = attr.blocks.saturating_add_signed(*blocks_added);
                 MetaReply::Attr(*attr)
             }
+            MetaRequest::Reopen { opens } => MetaReply::Reopened(self.reopen(opens)),
+            MetaRequest::StatFs => MetaReply::StatFs(StatFs::default()),
+            other => self.apply_more(other)?,
+        })
+    }
+
+    fn make_existing(&mut self, ino: Ino, how: &MakeHow) -> Result<MetaReply, Status> {
+        if how.exclusive {
+            return Err(Status::Exists);
+        }
+        let inode = self.inode(ino)?;
+        inode.opens += u32::from(how.open);
+        let told = |_: &_| Inline { bytes_max: INLINE_MAX, data: None };
+        let inline = inode.inline.as_ref().map(told);
+        let place = Some(DataPlace { layout: Self::layout(), inline });
+        Ok(MetaReply::Made(inode.attr, false, place))
+    }
+
+    /// What is of data in inodes.
+    fn apply_inline(&mut self, request: &MetaRequest<'_>) -> Result<MetaReply, Status> {
+        Ok(match request {
             MetaRequest::GetData { ino } => self.told_data(*ino)?,
             MetaRequest::WriteData(write) => {
                 assert!(write.is_whole());
@@ -586,9 +599,7 @@ impl Fake {
                 }
                 self.told_data(*ino)?
             }
-            MetaRequest::Reopen { opens } => MetaReply::Reopened(self.reopen(opens)),
-            MetaRequest::StatFs => MetaReply::StatFs(StatFs::default()),
-            other => self.apply_more(other)?,
+            _ => return Err(Status::NotSupported),
         })
     }
 
@@ -647,7 +658,7 @@ impl Fake {
                 inode.attr.version += 1;
                 MetaReply::Done
             }
-            _ => return Err(Status::NotSupported),
+            other => self.apply_inline(other)?,
         })
     }
 

@@ -259,7 +259,7 @@ impl Program {
             (Doing::List { node }, Ok(FsReply::Dir { entries, last, .. })) => {
                 self.listed(*node, &entries, last)
             }
-            (Doing::List { node }, Err(ESTALE)) if self.tree.node(*node).nlink == 0 => Ok(()),
+            (Doing::List { node }, Err(ENOENT)) if self.tree.node(*node).nlink == 0 => Ok(()),
             (Doing::ReadLink { node }, Ok(FsReply::Bytes(bytes))) => {
                 match bytes == self.tree.node(*node).target {
                     true => Ok(()),
