@@ -60,12 +60,44 @@ def create(data):
     return load
 
 
+def make_and_remove(data):
+    """The same, and then all of them are removed: an operation is both."""
+    make = create(data)
+
+    def load(folder, seconds):
+        count = make(folder, seconds / 2)
+        for made in Path(folder).glob("made-*"):
+            shutil.rmtree(made)
+        return count
+
+    return load
+
+
+def read_small(folder, seconds):
+    """Files of 3,901 bytes, opened, read and closed one after the other; nothing of them is cached."""
+    made = Path(folder, "small")
+    if not made.exists():
+        made.mkdir()
+        for number in range(4000):
+            (made / str(number)).write_bytes(b"x" * 3901)
+    run(["sh", "-c", "sync; echo 3 > /proc/sys/vm/drop_caches"], timeout_s=60)
+    end, count = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        assert len((made / str(count % 4000)).read_bytes()) == 3901
+        count += 1
+    return count
+
+
 LOADS = {
     "reads": fio("randread", THREADS),
     "overwrites": fio("randwrite", THREADS),
     "reads-alone": fio("randread", 1),
     "creates": create(b""),
     "small-files": create(b"x" * 3901),
+    "10-kib-files": create(b"x" * 10240),
+    "removals": make_and_remove(b""),
+    "small-removals": make_and_remove(b"x" * 3901),
+    "small-reads": read_small,
 }
 
 

@@ -5,4 +5,6 @@ weft_wire::bugs_to_plant! {
     ReturnEarly,
     /// What was acknowledged is written again after a restart, though others may have written there since.
     KeepBeyondLease,
+    /// Data that was in the inode counts at its target before it is durable there.
+    MoveUnsynced,
 }
