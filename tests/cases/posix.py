@@ -622,3 +622,38 @@ def relatime(ctx):
     f.read_bytes()
     check(os.stat(f).st_atime == 1, "noatime, and atime is", os.stat(f).st_atime)
     fs.close()
+
+
+@case(timeout_s=120)
+def small_files(ctx):
+    """Files of up to 4 KiB are with the names: whole after kill -9 without fsync, in two mounts, grown, cut and removed."""
+    fs = ctx.fs()
+    files = {"f%d" % n: os.urandom(n) for n in (1, 100, 3901, 4096, 4097, 70_000)}
+    for name, data in files.items():
+        (fs.path / name).write_bytes(data)
+        said = fs.weft("fs", "stat", fs.path / name).out
+        check(("with the names" in said) == (len(data) <= 4096), "a file of", len(data), "bytes:", said)
+        check(os.stat(fs.path / name).st_blocks > 0, "a file of", len(data), "bytes without blocks")
+    fs.kill()
+    fs.start()
+    other = fs.mount("other").path
+    for name, data in files.items():
+        check((other / name).read_bytes() == data, "a file of", len(data), "bytes after a kill, elsewhere")
+    with open(other / "f100", "ab") as grown:
+        grown.write(b"x" * 4000)
+    check((fs.path / "f100").read_bytes() == files["f100"] + b"x" * 4000, "grown elsewhere")
+    check("with the names" not in fs.weft("fs", "stat", fs.path / "f100").out, "4,100 bytes are at their target")
+    os.truncate(fs.path / "f3901", 50)
+    os.truncate(fs.path / "f3901", 9000)
+    check((other / "f3901").read_bytes() == files["f3901"][:50].ljust(9000, b"\0"), "cut and made long elsewhere")
+    fs.kill()
+    fs.start()
+    check((other / "f3901").read_bytes() == files["f3901"][:50].ljust(9000, b"\0"), "the same after a kill")
+    (fs.path / "none").mkdir()
+    fs.weft("fs", "layout", "set", fs.path / "none", "--inline", "0")
+    (fs.path / "none" / "f").write_bytes(b"x")
+    check("with the names" not in fs.weft("fs", "stat", fs.path / "none" / "f").out, "none are to be with the names")
+    for name in files:
+        os.unlink(other / name)
+    check(sorted(os.listdir(fs.path)) == ["none"], "all are gone")
+    fs.close()

@@ -19,7 +19,9 @@ use weft_wire::meta::{Caller, MetaReply, MetaRequest, NO_SLOT};
 use weft_wire::scrub::{
     Damage, DamageQuery, DamageReply, ScrubOrder, TargetHealth, TargetHealthReply,
 };
-use weft_wire::session::{ClusterMap, FEATURE_TRACE, Hello, TargetInfo, TargetListReply, Welcome};
+use weft_wire::session::{
+    ClusterMap, FEATURE_INLINE, FEATURE_TRACE, Hello, TargetInfo, TargetListReply, Welcome,
+};
 use weft_wire::units::to_usize;
 use weft_wire::{
     ChunkIndex, ClusterId, Header, Ino, Kind, SessionId, ShardId, Status, TargetId, WireError,
@@ -256,7 +258,7 @@ impl Connection {
         };
         let hello = Hello {
             versions: (VERSION_MIN, VERSION),
-            features: FEATURE_TRACE,
+            features: FEATURE_TRACE | FEATURE_INLINE,
             cluster: session.cluster,
             session: session.id,
             shard,
