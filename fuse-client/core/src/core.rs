@@ -51,6 +51,8 @@ pub struct ClientCore {
     pub(crate) touched: BTreeSet<Ino>,
     /// When opens that were put off are given back.
     pub(crate) releases_due: Option<Duration>,
+    /// When volumes that may not know this session are told again.
+    pub(crate) known_due: Option<Duration>,
     pub(crate) file_timers: BTreeSet<(Duration, Ino)>,
     pub(crate) handles: BTreeMap<Handle, HandleState>,
     pub(crate) next_handle: u64,
@@ -129,6 +131,7 @@ impl ClientCore {
             lingering: Lingering::default(),
             touched: BTreeSet::new(),
             releases_due: None,
+            known_due: None,
             file_timers: BTreeSet::new(),
             handles: BTreeMap::new(),
             next_handle: 1,
@@ -283,6 +286,7 @@ impl ClientCore {
             self.abandon(op, code);
         }
         self.send_releases_due();
+        self.make_known_due();
         self.sync_lingering_due();
         self.tell_what_is_waited_for();
         self.settle();
@@ -294,7 +298,8 @@ impl ClientCore {
         let links = self.links.iter().filter_map(Link::next_timer);
         let files = self.file_timers.first().map(|(at, _)| *at);
         let ops = self.op_timers.first().map(|(at, ..)| *at);
-        links.chain(files).chain(ops).chain(self.releases_due).chain(self.lingering.due).min()
+        let due = [self.releases_due, self.known_due, self.lingering.due];
+        links.chain(files).chain(ops).chain(due.into_iter().flatten()).min()
     }
 
     /// What is to be done next; call until `None` after every input.
@@ -510,7 +515,7 @@ impl ClientCore {
         }
         let Some(answer) = self.put_aside(&call, answer) else { return };
         match call.purpose {
-            Purpose::Known => {}
+            Purpose::Known => self.known_answered(answer.status),
             Purpose::Own { ino } => self.own_answered(ino, call.kind, &answer),
             Purpose::Reclaim(volume) => self.reclaimed(volume, tag, &answer),
             Purpose::List { op, dir } => self.listed(op, dir, &answer),

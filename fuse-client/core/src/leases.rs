@@ -19,6 +19,7 @@ use weft_wire::{Ino, Kind, LeaseBits, LeaseMode, Status, VolumeId};
 
 use crate::core::{ClientCore, at};
 use crate::file::{File, Pages};
+use crate::limits::KNOWN_RETRY;
 use crate::op::{Caller, FsReply, LinkId, OpId, Output, Ttl};
 use crate::planted::{self, Bug};
 use crate::state::{Answer, Call, Op, OpKind, Purpose, errno};
@@ -498,6 +499,20 @@ impl ClientCore {
             let ino = Ino::new(id, 0).expect("a small number");
             let request = MetaRequest::RemoveXattr { ino, name: b"user.weft.mount" };
             self.meta_call(ino, Caller::default(), &request, Purpose::Known);
+        }
+    }
+
+    /// A volume that could not take a change (its log failed, its disk is full) does not know the session: nothing would ever
+    /// be granted, and whoever needs a lease would ask for ever.
+    pub(crate) fn known_answered(&mut self, status: Status) {
+        if matches!(status, Status::Io | Status::NoSpace | Status::Unavailable) {
+            self.known_due.get_or_insert(self.now + KNOWN_RETRY);
+        }
+    }
+
+    pub(crate) fn make_known_due(&mut self) {
+        if self.known_due.take_if(|due| *due <= self.now).is_some() && !self.failed {
+            self.make_known();
         }
     }
 

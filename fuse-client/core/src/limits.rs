@@ -38,6 +38,8 @@ pub const WROTE_DELAY: Duration = Duration::from_secs(1);
 /// How long an interrupted operation may still take when the servers are answering. Most signals are not meant to
 /// end a system call; programs that get EINTR for each of them break.
 pub const INTERRUPT_PATIENCE: Duration = Duration::from_secs(1);
+/// When a volume that took no change is told once more that this session is there.
+pub const KNOWN_RETRY: Duration = Duration::from_secs(1);
 /// Files whose opens are given back at once: a message for each, but one sending and one waking of the server for all.
 pub const RELEASES_PUT_OFF_MAX: usize = 16;
 /// How long the first of them waits at most. A file that is removed meanwhile by another mount stays that much longer.

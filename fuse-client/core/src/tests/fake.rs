@@ -79,6 +79,8 @@ pub(super) struct Fake {
     pub(super) sync_status: BTreeMap<TargetId, Status>,
     /// So many reads are answered with a damaged block.
     pub(super) damaged_reads: u32,
+    /// The volume's log fails: no change is taken.
+    pub(super) log_fails: bool,
     /// The node's address in the map.
     pub(super) node_address: String,
     /// Locks are not held any more after a reconnect.
@@ -172,6 +174,7 @@ impl Fake {
             write_status: BTreeMap::new(),
             sync_status: BTreeMap::new(),
             damaged_reads: 0,
+            log_fails: false,
             node_address: String::new(),
             refuse_claims: false,
             queue_locks: false,
@@ -459,7 +462,9 @@ impl Fake {
             }
         }
         self.clock += 1;
-        let (status, body) = match self.apply(&request) {
+        let refused = self.log_fails && caller.slot != NO_SLOT;
+        let applied = if refused { Err(Status::Io) } else { self.apply(&request) };
+        let (status, body) = match applied {
             Ok(reply) => {
                 parents_of(&request).into_iter().for_each(|parent| self.changed_names(parent));
                 let mut body = vec![];

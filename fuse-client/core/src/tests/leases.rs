@@ -305,6 +305,24 @@ fn a_mount_that_was_fenced_off_makes_itself_known_again() {
     assert_eq!(world.count(Kind::RemoveXattr), count + 1, "once for each fence");
 }
 
+/// Nothing is granted to a session that the volume does not know: a write that needs a lease would ask for ever.
+#[test]
+fn a_mount_that_could_not_be_made_known_tries_again() {
+    let mut world = World::ready(config(), 39);
+    world.fake.log_fails = true;
+    world.fake.fence += 1;
+    world.disconnect_shard(0);
+    world.rest(ms(2500));
+    let count = world.count(Kind::RemoveXattr);
+    assert!(count >= 4, "at the start, and each second since");
+    world.fake.log_fails = false;
+    world.rest(ms(1500));
+    let known = world.count(Kind::RemoveXattr);
+    assert!(known > count);
+    world.rest(ms(5000));
+    assert_eq!(world.count(Kind::RemoveXattr), known, "once is enough");
+}
+
 /// What it has to write is its own still: a server remembers over its restarts that a session was over.
 #[test]
 fn a_session_that_was_over_once_is_not_fenced_off_again_by_a_restart() {
