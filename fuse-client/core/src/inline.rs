@@ -204,7 +204,7 @@ impl ClientCore {
 
     /// Where the data of an open file is, by an answer that told it. A move ends with its own answers.
     pub(crate) fn learn_inline(&mut self, ino: Ino, version: u64, told: Option<Inline>) {
-        let Some(file) = self.files.get_mut(&ino).filter(|file| !file.is_moving()) else { return };
+        let Some(file) = self.files.get_mut(&ino) else { return };
         match told {
             Some(_) if version < file.attr.version => {} // Overtaken.
             Some(told) => {
@@ -212,6 +212,7 @@ impl ClientCore {
                 let inline = file.inline.get_or_insert_with(|| InlineFile::new(bytes_max));
                 inline.learn(version, told);
             }
+            None if file.is_moving() => {}
             None => file.inline = None,
         }
         self.touched.insert(ino);
