@@ -14,7 +14,9 @@ use std::fs::{self, File};
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::RwLock;
+
 use weft_lmdb::{Env, Error, Kind, OpenOptions, Reader, Table};
 
 const PAGE: usize = 4096;
@@ -33,9 +35,17 @@ fn data_file(dir: &Path) -> PathBuf {
     dir.join("data.mdb")
 }
 
+/// Until a child runs its own program it has the locks of all databases that are open as well: none is opened meanwhile.
+static BEGINNING: RwLock<()> = RwLock::new(());
+
+fn open(dir: &Path, options: &OpenOptions) -> Result<Env, Error> {
+    let _no_child_begins = BEGINNING.read().unwrap();
+    Env::open(dir, options)
+}
+
 /// Two tables, three levels deep, with overflow runs and a list of free pages.
 fn build(dir: &Path) -> [Model; 2] {
-    let env = Env::open(dir, &options()).unwrap();
+    let env = open(dir, &options()).unwrap();
     let tables = [env.table("small").unwrap(), env.table("large").unwrap()];
     let mut models = [Model::new(), Model::new()];
     for round in 0..4_u32 {
@@ -117,7 +127,7 @@ fn change_all(env: &Env, tables: [Table; 2], models: &[Model; 2]) -> Result<(), 
 /// Opens, reads, changes. Any error must be `Damaged`; says whether there was one.
 fn is_noticed(dir: &Path, models: &[Model; 2]) -> bool {
     let run = || -> Result<(), Error> {
-        let env = Env::open(dir, &OpenOptions { create: false, ..options() })?;
+        let env = open(dir, &OpenOptions { create: false, ..options() })?;
         let tables = [env.table("small")?, env.table("large")?];
         let read = read_all(&env.read()?, tables, models);
         let changed = change_all(&env, tables, models);
@@ -134,10 +144,14 @@ fn is_noticed(dir: &Path, models: &[Model; 2]) -> bool {
 
 /// Runs `name` of this binary in a process of its own.
 fn in_child(name: &str) {
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--ignored", "--nocapture"])
-        .output()
-        .unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", name, "--ignored", "--nocapture"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let begun = {
+        let _nothing_is_opened = BEGINNING.write().unwrap();
+        command.spawn().unwrap()
+    };
+    let output = begun.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let tail: Vec<_> = text.lines().rev().take(4).collect();
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -241,7 +255,7 @@ fn child_truncates() {
     for len in lengths {
         println!("truncate to {len}");
         fs::write(data_file(dir.path()), &image[..len]).unwrap();
-        let error = Env::open(dir.path(), &options()).unwrap_err();
+        let error = open(dir.path(), &options()).unwrap_err();
         assert_eq!(error.kind, Kind::Damaged, "length {len}");
     }
     fs::write(data_file(dir.path()), &image).unwrap();
@@ -251,12 +265,12 @@ fn child_truncates() {
 #[test]
 fn files_that_are_no_environment_are_refused_at_open() {
     let dir = temp();
-    drop(Env::open(dir.path(), &options()).unwrap());
+    drop(open(dir.path(), &options()).unwrap());
     let garbage: Vec<u8> =
         (0..40_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     for bytes in [vec![], vec![0; 65536], vec![0xFF; 65536], b"hello\n".repeat(3000), garbage] {
         fs::write(data_file(dir.path()), &bytes).unwrap();
-        assert_eq!(Env::open(dir.path(), &options()).unwrap_err().kind, Kind::Damaged);
+        assert_eq!(open(dir.path(), &options()).unwrap_err().kind, Kind::Damaged);
     }
     // The readers' file holds nothing that must last: garbage there is no damage.
     let dir = temp();
@@ -280,7 +294,7 @@ fn child_cuts_an_open_file() {
     for len in (0..image.len()).step_by(3 * PAGE + 512) {
         println!("cut to {len}");
         fs::write(&path, &image).unwrap();
-        let env = Env::open(dir.path(), &options()).unwrap();
+        let env = open(dir.path(), &options()).unwrap();
         let tables = [env.table("small").unwrap(), env.table("large").unwrap()];
         let txn = env.read().unwrap();
         read_all(&txn, tables, &models).unwrap();
@@ -305,7 +319,7 @@ fn damage_that_comes_after_a_good_read_is_noticed() {
     let models = build(dir.path());
     let path = data_file(dir.path());
     let image = fs::read(&path).unwrap();
-    let env = Env::open(dir.path(), &options()).unwrap();
+    let env = open(dir.path(), &options()).unwrap();
     let tables = [env.table("small").unwrap(), env.table("large").unwrap()];
     let txn = env.read().unwrap();
     read_all(&txn, tables, &models).unwrap();
@@ -350,7 +364,7 @@ fn a_damaged_read_leaves_the_write_transaction_usable() {
     let at = starts.clone().find(|at| image[*at..].starts_with(value)).unwrap();
     image[at + 5000] ^= 1;
     fs::write(&path, &image).unwrap();
-    let env = Env::open(dir.path(), &options()).unwrap();
+    let env = open(dir.path(), &options()).unwrap();
     let tables = [env.table("small").unwrap(), env.table("large").unwrap()];
     let mut txn = env.write().unwrap();
     txn.put(tables[0], b"before", b"1").unwrap();
