@@ -1,7 +1,4 @@
-"""Proof 3, fsx: random reads, writes, truncates and maps of one file against a model in memory.
-
-Left out of the mix (see skips.txt, `fsx-*`): what the wire has no request for yet.
-"""
+"""Proof 3, fsx: random reads, writes, truncates, maps, allocations, holes and copies of one file against a model in memory."""
 
 import os
 import sys
@@ -27,8 +24,8 @@ invalidate = 1
 truncate = 10
 fsync = 0.3
 fdatasync = 0.3
-posix_fallocate = 0
-punch_hole = 0
+posix_fallocate = 2
+punch_hole = 3
 sendfile = 5
 posix_fadvise = 2
 copy_file_range = 5
