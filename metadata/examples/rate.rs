@@ -12,8 +12,15 @@ use weft_wire::meta::{Caller, MakeHow, MetaRequest, NO_SLOT, Time};
 use weft_wire::{ClusterId, Ino, SessionId, TargetId};
 
 const CHANGE_COUNT: u64 = 100_000;
-const HOW: MakeHow =
-    MakeHow { mode: 0o100_644, umask: 0, rdev: 0, exclusive: true, open: false, inline: false };
+const HOW: MakeHow = MakeHow {
+    mode: 0o100_644,
+    umask: 0,
+    rdev: 0,
+    exclusive: true,
+    open: false,
+    inline: false,
+    fresh: false,
+};
 
 type Failed = Box<dyn std::error::Error>;
 

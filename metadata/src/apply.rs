@@ -21,6 +21,8 @@ use crate::record::{State, Work, number_key};
 use crate::slots::{Slots, slot_key};
 use crate::store::{Name, Store};
 
+use self::attr::Told;
+
 pub(crate) use make::root_inode;
 pub(crate) use xattr::check_name as check_xattr_name;
 
@@ -249,8 +251,9 @@ impl Change<'_> {
                 self.set_xattr(caller, *ino, (name, value), *flags, now)
             }
             MetaRequest::RemoveXattr { ino, name } => self.remove_xattr(*ino, name, now),
-            MetaRequest::Wrote { ino, size_min, mtime, blocks_added } => {
-                self.wrote(*ino, *size_min, *mtime, *blocks_added)
+            MetaRequest::Wrote { ino, size_min, mtime, blocks_added, at_targets } => {
+                let told = Told { size_min: *size_min, mtime: *mtime, at_targets: *at_targets };
+                self.wrote(*ino, told, *blocks_added)
             }
             MetaRequest::WriteData(write) => self.write_data(write),
             MetaRequest::MoveData { ino, step } => self.move_data(*ino, *step),

@@ -13,8 +13,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Format number of every record.
 pub(crate) const FORMAT: u16 = 1;
-/// Format number of the volume's own record: from 2 on there are files whose data is in the inode.
-pub(crate) const VOLUME_FORMAT: u16 = 2;
+/// Format number of the volume's own record: from 2 on there are files whose data is in the inode, from 3 on fresh ones.
+pub(crate) const VOLUME_FORMAT: u16 = 3;
 /// First bytes of the volume record.
 pub(crate) const VOLUME_MAGIC: [u8; 8] = *b"WEFTMETA";
 
@@ -38,6 +38,9 @@ pub(crate) enum DataAt {
     Moving { bytes_max: u16 },
     /// The same, and it changed since: what is at the targets is not what counts.
     MovingOld { bytes_max: u16 },
+    /// As in the inode, without data. Whoever made it may have begun to write at the targets, which does not count before
+    /// that is told.
+    Fresh { bytes_max: u16 },
 }
 
 impl DataAt {
@@ -46,7 +49,8 @@ impl DataAt {
             DataAt::Targets => None,
             DataAt::Inode { bytes_max }
             | DataAt::Moving { bytes_max }
-            | DataAt::MovingOld { bytes_max } => Some(bytes_max),
+            | DataAt::MovingOld { bytes_max }
+            | DataAt::Fresh { bytes_max } => Some(bytes_max),
         }
     }
 }
@@ -55,6 +59,7 @@ impl DataAt {
 const IN_INODE: u8 = 1;
 const MOVING: u8 = 2;
 const MOVING_OLD: u8 = 3;
+const FRESH: u8 = 4;
 
 /// An inode.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -114,6 +119,11 @@ impl Inode {
         }
     }
 
+    /// Whether whoever made it may have begun to write at its targets.
+    pub(crate) fn is_fresh(&self) -> bool {
+        matches!(self.tail, Tail::File(_, DataAt::Fresh { .. }))
+    }
+
     /// The data has so many more blocks, or fewer.
     pub(crate) fn add_blocks(&mut self, added: i64) {
         self.blocks = self.blocks.saturating_add(added);
@@ -155,6 +165,7 @@ impl Inode {
                     DataAt::Inode { bytes_max } => (Some(IN_INODE), *bytes_max),
                     DataAt::Moving { bytes_max } => (Some(MOVING), *bytes_max),
                     DataAt::MovingOld { bytes_max } => (Some(MOVING_OLD), *bytes_max),
+                    DataAt::Fresh { bytes_max } => (Some(FRESH), *bytes_max),
                 };
                 if let Some(place) = place {
                     out.u8(place).u16(bytes_max);
@@ -246,6 +257,7 @@ fn decode_data_at(from: &mut Reader<'_>) -> Option<DataAt> {
         IN_INODE => Some(DataAt::Inode { bytes_max }),
         MOVING => Some(DataAt::Moving { bytes_max }),
         MOVING_OLD => Some(DataAt::MovingOld { bytes_max }),
+        FRESH => Some(DataAt::Fresh { bytes_max }),
         _ => None,
     }
 }

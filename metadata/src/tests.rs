@@ -287,7 +287,15 @@ impl Rig {
 }
 
 fn make<'a>(parent: Ino, name: &'a [u8], mode: u32) -> MetaRequest<'a> {
-    let how = MakeHow { mode, umask: 0, rdev: 0, exclusive: true, open: false, inline: false };
+    let how = MakeHow {
+        mode,
+        umask: 0,
+        rdev: 0,
+        exclusive: true,
+        open: false,
+        inline: false,
+        fresh: false,
+    };
     MetaRequest::Make { parent, name, how, target: b"" }
 }
 

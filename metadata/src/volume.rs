@@ -207,6 +207,12 @@ impl Volume {
         inode.layout().filter(|_| inode.inline_max().is_none()).cloned()
     }
 
+    /// The same of a file that its maker may have begun to write at its targets; else `None`.
+    pub fn layout_of_fresh(&self, ino: Ino) -> Option<Layout> {
+        let inode = self.store.known_inode(ino).ok()?;
+        inode.layout().filter(|_| inode.is_fresh()).cloned()
+    }
+
     /// The inode that a name leads to now: what is logged and not applied is not counted.
     pub fn child_of(&self, parent: Ino, name: &[u8]) -> Option<Ino> {
         if name == b".." {
@@ -388,7 +394,10 @@ impl Volume {
             Admission::Joined => {}
             Admission::Refused => push_reply(out, op, Status::Protocol, Vec::new()),
             Admission::Repeat(mut outcome) => {
-                outcome.body = self.told(request, outcome.status, outcome.body);
+                // One that waits for its targets has left no data in the inode to tell.
+                if !self.works.contains_key(&outcome.work) {
+                    outcome.body = self.told(request, outcome.status, outcome.body);
+                }
                 self.repeat(op, session, caller.slot, outcome, out);
             }
             Admission::New => match self.check_admissible(session, &caller, request, body) {

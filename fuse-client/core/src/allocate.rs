@@ -14,7 +14,7 @@ use weft_wire::units::{to_u32, to_u64, to_usize};
 use weft_wire::{ChunkId, ChunkIndex, Ino, Layout, LeaseBits, LeaseMode, Status};
 
 use crate::core::{ClientCore, at};
-use crate::limits::{ROOM_ASKED_BYTES, WROTE_DELAY, ZEROS_MAX};
+use crate::limits::{ROOM_ASKED_BYTES, ZEROS_MAX};
 use crate::op::{FsReply, Handle, LinkId, OpId, Whence};
 use crate::state::{Answer, Call, OpKind, Purpose, errno};
 
@@ -217,7 +217,8 @@ impl ClientCore {
             file.waiting.push(id);
             return self.send_syncs(ino);
         }
-        let at_targets = self.is_at_targets(ino);
+        // What is done and told may turn out not to count: others went on. There is nothing more to do for it there.
+        let at_targets = if began { Ok(true) } else { self.is_at_targets(ino) };
         let kind = self.ops.get_mut(&id).map(|op| &mut op.kind);
         if let (Err(code), Some(OpKind::Allocate(allocation))) = (at_targets, kind) {
             allocation.errno = code;
@@ -348,14 +349,10 @@ impl ClientCore {
     /// A target said how many more blocks the file has: the volume is to be told.
     pub(crate) fn blocks_told(&mut self, ino: Ino, body: &[u8]) {
         let added = BlocksReply::decode(body).map_or(0, |reply| reply.added);
-        let due = self.now + WROTE_DELAY;
         let Some(file) = self.files.get_mut(&ino).filter(|_| added != 0) else { return };
         file.telling.blocks += added;
         file.telling.wanted += 1;
-        if file.telling.due.is_none() {
-            file.telling.due = Some(due);
-            self.file_timers.insert((due, ino));
-        }
+        self.tell_soon(ino);
     }
 
     /// Everything is done at the targets: made durable where it must be, and told to the volume.

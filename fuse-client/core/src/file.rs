@@ -49,6 +49,8 @@ pub(crate) struct Telling {
     pub(crate) urgent: u64,
     /// Up to where the `Wrote` in flight reaches.
     pub(crate) in_flight: Option<u64>,
+    /// It says that the data is at the targets.
+    pub(crate) begins: bool,
     pub(crate) done: u64,
     /// When the rest is told anyway.
     pub(crate) due: Option<Duration>,
@@ -89,6 +91,8 @@ pub(crate) struct File {
     pub(crate) layout: Option<Layout>,
     /// The data is in the inode, not at the targets.
     pub(crate) inline: Option<InlineFile>,
+    /// It is at the targets, but the volume has not heard: to it the data is in the inode, of which so many bytes fit.
+    pub(crate) begun: Option<u16>,
     /// As the volume said last, and when.
     pub(crate) attr: Attr,
     pub(crate) attr_at: Duration,
@@ -151,6 +155,7 @@ impl File {
         File {
             layout,
             inline: None,
+            begun: None,
             attr,
             attr_at: now,
             pages: Pages::Unknown,

@@ -6,6 +6,9 @@
 //! - Only under the lease to write, which is asked for alone: so between `Begin` and `End` of a move nobody else, and as
 //!   no write of ours is out, nothing here changes the data.
 //! - The data known here is used while the file has the version that it is of.
+//! - A file that was made here, and that nobody else changed since, is *fresh*: the volume knows that its maker may write to
+//!   its targets at once. With the first write that does not fit it has *begun*, and the next `Wrote` says so; until then the
+//!   volume takes it for empty. With the first that fits it is not fresh any more, and nothing is at its targets.
 //!
 //! A move: what is out is waited for -> `MoveData` `Begin`, whose answer brings the data; of an empty file that is all ->
 //! the first block is written to its target, whole -> and made durable -> `MoveData` `End`. If the client dies before that,
@@ -16,7 +19,7 @@ use weft_wire::blocks::{BLOCK_BYTES, BLOCK_LEN, checksums};
 use weft_wire::data::{ChunkRange, DataRequest};
 use weft_wire::limits::INLINE_BYTES_MAX;
 use weft_wire::meta::{Attr, DataWrite, Inline, MetaReply, MetaRequest, MoveStep};
-use weft_wire::session::FEATURE_INLINE;
+use weft_wire::session::{FEATURE_FRESH, FEATURE_INLINE};
 use weft_wire::units::{to_u64, to_usize};
 use weft_wire::{ChunkId, ChunkIndex, Ino, Kind, LeaseBits, LeaseMode, Status, TargetId, VolumeId};
 
@@ -36,6 +39,8 @@ pub(crate) struct InlineFile {
     known: Option<(u64, Vec<u8>)>,
     /// It is being asked for.
     asking: bool,
+    /// It was made here, and all versions since were made here.
+    fresh: bool,
     moving: Option<Moving>,
     /// Why the last move, or the last question, failed: for what waits for it.
     failed: Option<Status>,
@@ -62,7 +67,8 @@ enum Step {
 
 impl InlineFile {
     pub(crate) fn new(bytes_max: u16) -> InlineFile {
-        InlineFile { bytes_max, known: None, asking: false, moving: None, failed: None }
+        let (known, moving, failed) = (None, None, None);
+        InlineFile { bytes_max, known, asking: false, fresh: false, moving, failed }
     }
 
     pub(crate) fn is_moving(&self) -> bool {
@@ -74,6 +80,7 @@ impl InlineFile {
         self.bytes_max = told.bytes_max;
         let newer = self.known.as_ref().is_none_or(|(known, _)| *known <= version);
         if let Some(data) = told.data.filter(|_| newer) {
+            self.fresh &= self.known.as_ref().is_some_and(|(known, _)| *known == version);
             self.known = Some((version, data));
         }
     }
@@ -147,6 +154,24 @@ impl File {
         }
     }
 
+    /// Whether its maker, which we are, may write to its targets without a word.
+    fn is_fresh(&self) -> bool {
+        self.inline.as_ref().is_some_and(|inline| inline.fresh) && self.knows_data()
+    }
+
+    /// The first write to the targets of a fresh file, which the volume must be told of.
+    fn begin_at_targets(&mut self) {
+        self.begun = self.inline.take().map(|inline| inline.bytes_max);
+        self.telling.wanted += 1;
+    }
+
+    /// The volume is not going to be told: it goes on taking the file for empty.
+    pub(crate) fn give_beginning_up(&mut self) {
+        if let Some(bytes_max) = self.begun.take() {
+            self.inline = Some(InlineFile::new(bytes_max));
+        }
+    }
+
     pub(crate) fn is_moving(&self) -> bool {
         self.inline.as_ref().is_some_and(InlineFile::is_moving)
     }
@@ -166,6 +191,8 @@ impl File {
 
 /// What the next write is to do of a file whose data is in its inode.
 pub(crate) enum Way {
+    /// Go to the targets.
+    Targets,
     /// Go to the volume.
     Inode,
     /// Wait.
@@ -177,9 +204,7 @@ pub(crate) enum Way {
 impl ClientCore {
     /// Whether the server of a volume keeps data in inodes.
     pub(crate) fn inlines(&self, volume: VolumeId) -> bool {
-        let link = self.volumes.get(&volume).map(|volume| &self.links[at(volume.link)]);
-        let welcome = link.and_then(|link| link.welcome());
-        welcome.is_some_and(|welcome| welcome.features & FEATURE_INLINE != 0)
+        self.offers(volume, FEATURE_INLINE)
     }
 
     /// What asks for the attributes of a file, and for its data where that may come with them.
@@ -187,6 +212,19 @@ impl ClientCore {
         match self.files.get(&ino).is_some_and(|file| file.inline.is_some()) {
             true => MetaRequest::GetData { ino },
             false => MetaRequest::GetAttr { ino },
+        }
+    }
+
+    /// Whether the server of a volume lets whoever makes a file begin at its targets.
+    pub(crate) fn makes_fresh(&self, volume: VolumeId) -> bool {
+        self.offers(volume, FEATURE_FRESH)
+    }
+
+    /// A file that we made is as it was made.
+    pub(crate) fn made_here(&mut self, ino: Ino) {
+        let fresh = self.makes_fresh(ino.volume());
+        if let Some(inline) = self.files.get_mut(&ino).and_then(|file| file.inline.as_mut()) {
+            inline.fresh = fresh && inline.known.as_ref().is_some_and(|(_, data)| data.is_empty());
         }
     }
 
@@ -207,6 +245,8 @@ impl ClientCore {
         let Some(file) = self.files.get_mut(&ino) else { return };
         match told {
             Some(_) if version < file.attr.version => {} // Overtaken.
+            // What is at its targets is about to count.
+            Some(_) if file.begun.is_some() => {}
             Some(told) => {
                 let bytes_max = told.bytes_max;
                 let inline = file.inline.get_or_insert_with(|| InlineFile::new(bytes_max));
@@ -227,7 +267,12 @@ impl ClientCore {
         match inline.failed {
             Some(status) => return Way::Failed(status),
             None if inline.is_moving() => {}
-            None if !fits => self.move_out(ino),
+            None if !fits => {
+                self.move_out(ino);
+                if self.files.get(&ino).is_some_and(|file| file.inline.is_none()) {
+                    return Way::Targets;
+                }
+            }
             None if current => return Way::Inode,
             None => self.ask_data(ino),
         }
@@ -267,7 +312,10 @@ impl ClientCore {
         let (writer, mtime) = (file.writer, file.local_mtime.unwrap_or(file.attr.mtime));
         let Some(write) = file.writes.take_for_volume(id) else { return };
         let (offset, (slot, range)) = (write.offset, write.payload.clone());
-        let request = MetaRequest::WriteData(DataWrite::new(ino, offset, &slot[range], mtime));
+        let untouched =
+            file.inline.as_mut().is_some_and(|inline| std::mem::take(&mut inline.fresh));
+        let write = DataWrite { untouched, ..DataWrite::new(ino, offset, &slot[range], mtime) };
+        let request = MetaRequest::WriteData(write);
         self.meta_call(ino, writer, &request, Purpose::WriteData { ino, id });
     }
 
@@ -305,10 +353,18 @@ impl ClientCore {
         }
     }
 
-    /// Moves the data to the targets, when nothing of ours is on its way to the inode and the lease is there.
+    /// Moves the data to the targets, when nothing of ours is on its way to the inode and the lease is there: of a fresh file
+    /// that is nothing to wait for.
     pub(crate) fn move_out(&mut self, ino: Ino) {
+        let may = self.holds(ino, LeaseMode::Write);
         let Some(file) = self.files.get_mut(&ino) else { return };
         let out = file.writes.any_sent();
+        if may && !out && file.is_fresh() {
+            // As with a move, below.
+            file.owned = true;
+            file.begin_at_targets();
+            return self.tell_soon(ino);
+        }
         let Some(inline) = file.inline.as_mut().filter(|_| !out) else { return };
         if inline.is_moving() || inline.failed.is_some() {
             return;

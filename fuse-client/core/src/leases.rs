@@ -703,6 +703,7 @@ impl ClientCore {
         if let Some(due) = file.telling.due.take() {
             self.file_timers.remove(&(due, ino));
         }
+        file.give_beginning_up();
         self.drop_move(ino);
         self.amend_changes(ino);
         self.room_made = true;
@@ -744,7 +745,8 @@ pub(crate) fn amend(kind: Kind, body: &mut Vec<u8>) {
         let request = match request {
             MetaRequest::Wrote { ino, blocks_added, .. } => {
                 let mtime = Default::default();
-                MetaRequest::Wrote { ino, size_min: 0, mtime, blocks_added }
+                let (size_min, at_targets) = (0, false);
+                MetaRequest::Wrote { ino, size_min, mtime, blocks_added, at_targets }
             }
             MetaRequest::WriteData(write) => {
                 MetaRequest::WriteData(DataWrite::new(write.ino, 0, &[], Default::default()))

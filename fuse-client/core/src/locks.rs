@@ -183,6 +183,7 @@ impl ClientCore {
             size_min: 0,
             blocks_added: 0,
             mtime: Time::default(),
+            at_targets: false,
         };
         self.meta_call(nothing, Caller::default(), &request, Purpose::Register { ticket });
     }

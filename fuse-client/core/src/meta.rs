@@ -53,7 +53,8 @@ impl ClientCore {
                 let place = Some((parent, name.clone()));
                 self.set_kind(id, OpKind::Open { flags, created: true, name: place });
                 let (exclusive, inline) = (flags.exclusive, self.inlines(parent.volume()));
-                let how = MakeHow { mode, umask, rdev: 0, exclusive, open: true, inline };
+                let (open, fresh) = (true, self.makes_fresh(parent.volume()));
+                let how = MakeHow { mode, umask, rdev: 0, exclusive, open, inline, fresh };
                 check_name(&name).and_then(|()| {
                     let request = MetaRequest::Make { parent, name: &name, how, target: &[] };
                     self.ask_as(id, parent, &request, Purpose::Open(id))
@@ -62,7 +63,8 @@ impl ClientCore {
             FsOp::Tmpfile { parent, mode, umask, flags } => {
                 self.set_kind(id, OpKind::Open { flags, created: true, name: None });
                 let inline = self.inlines(parent.volume());
-                let how = MakeHow { mode, umask, rdev: 0, exclusive: true, open: true, inline };
+                let (exclusive, open, fresh) = (true, true, self.makes_fresh(parent.volume()));
+                let how = MakeHow { mode, umask, rdev: 0, exclusive, open, inline, fresh };
                 let request = MetaRequest::Make { parent, name: &[], how, target: &[] };
                 self.ask_as(id, parent, &request, Purpose::Open(id))
             }
@@ -147,7 +149,8 @@ impl ClientCore {
                     return Err(errno::ENAMETOOLONG);
                 }
                 let inline = self.inlines(parent.volume());
-                let how = MakeHow { mode, umask, rdev, exclusive: true, open: false, inline };
+                let (exclusive, open, fresh) = (true, false, false);
+                let how = MakeHow { mode, umask, rdev, exclusive, open, inline, fresh };
                 self.set_name(id, parent, &name);
                 let (name, target) = (&name[..], &target[..]);
                 self.ask(id, parent, &MetaRequest::Make { parent, name, how, target })
@@ -221,11 +224,16 @@ impl ClientCore {
         }
     }
 
+    /// Whether the server of a volume said that it has this ability.
+    pub(crate) fn offers(&self, volume: VolumeId, feature: u64) -> bool {
+        let link = self.volumes.get(&volume).map(|volume| &self.links[at(volume.link)]);
+        let welcome = link.and_then(|link| link.welcome());
+        welcome.is_some_and(|welcome| welcome.features & feature != 0)
+    }
+
     /// Those flags of a `SetXattr` that the server knows.
     fn known_flags(&self, ino: Ino, flags: u32) -> u32 {
-        let volume = self.volumes.get(&ino.volume());
-        let welcome = volume.and_then(|volume| self.links[at(volume.link)].welcome());
-        match welcome.is_some_and(|welcome| welcome.features & FEATURE_ACL_SETGID != 0) {
+        match self.offers(ino.volume(), FEATURE_ACL_SETGID) {
             true => flags,
             false => flags & !(XATTR_KEEP_SETGID | XATTR_CLEAR_SETGID),
         }

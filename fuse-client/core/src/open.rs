@@ -34,6 +34,9 @@ impl ClientCore {
         let parent = name.map(|(parent, _)| parent).filter(|_| lease.has(LeaseBits::NAMES));
         self.counted(&attr, place);
         self.learn_with(attr, lease);
+        if made {
+            self.made_here(attr.ino);
+        }
         if made && lease.mode() >= LeaseMode::Read {
             // The kernel asks before the first write.
             self.cache.set_no_capabilities(attr.ino, true);

@@ -7,4 +7,6 @@ weft_wire::bugs_to_plant! {
     KeepBeyondLease,
     /// Data that was in the inode counts at its target before it is durable there.
     MoveUnsynced,
+    /// What is at the targets of a file that was made here is never said to be there.
+    BeginUntold,
 }

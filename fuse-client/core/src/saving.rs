@@ -299,6 +299,7 @@ fn file_record(file: &File) -> FileRecord {
         attr: file.attr,
         layout: file.layout.clone(),
         inline_max: file.inline.as_ref().map(|inline| inline.bytes_max),
+        begun_max: file.begun,
         server_opens: file.server_opens,
         writer: (file.writer.uid, file.writer.gid),
         local_end: file.local_end,

@@ -14,6 +14,7 @@ use crate::core::ClientCore;
 use crate::file::Pages;
 use crate::limits::{RELEASE_DELAY, RELEASES_PUT_OFF_MAX, WROTE_DELAY};
 use crate::op::{Caller, FsReply, Handle, OpId};
+use crate::planted::{self, Bug};
 use crate::state::{Answer, OpKind, Purpose};
 use crate::volume::PutOff;
 
@@ -136,7 +137,9 @@ impl ClientCore {
         let size_min = telling.acked_end;
         let mtime = file.local_mtime.unwrap_or(file.attr.mtime);
         let writer = file.writer;
-        let request = MetaRequest::Wrote { ino, size_min, mtime, blocks_added };
+        let at_targets = file.begun.is_some() && !planted::is(Bug::BeginUntold);
+        file.telling.begins = at_targets;
+        let request = MetaRequest::Wrote { ino, size_min, mtime, blocks_added, at_targets };
         let asked = self.meta_call(ino, writer, &request, Purpose::Wrote { ino });
         debug_assert!(asked, "a file that is open has its volume");
     }
@@ -148,13 +151,13 @@ impl ClientCore {
         let telling = &mut file.telling;
         telling.blocks_in_flight = 0;
         telling.done = telling.in_flight.take().expect("one is in flight at a time");
-        if !telling.is_settled() {
-            let due = now + WROTE_DELAY;
-            telling.due = Some(due);
-            self.file_timers.insert((due, ino));
-        }
+        self.tell_soon(ino);
+        let Some(file) = self.files.get_mut(&ino) else { return };
         match (answer.status, MetaReply::decode(Kind::Wrote, &answer.body)) {
             (Status::Ok, Ok(MetaReply::Attr(attr))) => {
+                if std::mem::take(&mut file.telling.begins) {
+                    file.begun = None;
+                }
                 file.changed_by_us(&attr);
                 file.learn(&attr, now);
                 file.drop_overlays();
@@ -165,8 +168,23 @@ impl ClientCore {
                 let code = if status == Status::Ok { Status::Protocol } else { status };
                 file.fail(code.errno());
                 file.drop_overlays();
+                if file.begun.is_some() {
+                    // What is at the targets does not count.
+                    self.drop_written(ino);
+                }
             }
         }
+    }
+
+    /// Tells the volume what there is to tell after a while, at the latest.
+    pub(crate) fn tell_soon(&mut self, ino: Ino) {
+        let due = self.now + WROTE_DELAY;
+        let Some(file) = self.files.get_mut(&ino) else { return };
+        if !file.telling.is_settled() && file.telling.due.is_none() {
+            file.telling.due = Some(due);
+            self.file_timers.insert((due, ino));
+        }
+        self.touched.insert(ino);
     }
 
     /// Asks the targets to make durable what is wanted so.

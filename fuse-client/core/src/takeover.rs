@@ -110,6 +110,7 @@ impl ClientCore {
     fn take_file(&mut self, record: u32, kept: FileRecord) {
         let mut file = File::new(kept.attr, kept.layout, Duration::ZERO);
         file.inline = kept.inline_max.map(InlineFile::new);
+        file.begun = kept.begun_max;
         file.kept = Some(record);
         file.server_opens = kept.server_opens;
         file.writer = Caller { uid: kept.writer.0, gid: kept.writer.1, pid: 0 };

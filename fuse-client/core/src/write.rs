@@ -14,9 +14,7 @@ use crate::core::ClientCore;
 use crate::file::{Pages, Run};
 use crate::inline::Way;
 use crate::keep::records::write_state;
-use crate::limits::{
-    RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_WAIT, WRITE_BYTES_MAX, WROTE_DELAY, ZERO_COPY_BYTES_MIN,
-};
+use crate::limits::{RUN_BYTES_MAX, RUN_BYTES_MIN, RUN_WAIT, WRITE_BYTES_MAX, ZERO_COPY_BYTES_MIN};
 use crate::op::{Caller, FsReply, Handle, OpId, Strips};
 use crate::state::{Call, Op, OpKind, Purpose, errno};
 use crate::writes::{Payload, Unsynced, Write};
@@ -345,6 +343,7 @@ impl ClientCore {
                 let Some((id, end)) = file.writes.next_ready() else { return };
                 match self.way_of_write(ino, end) {
                     Way::Wait => return,
+                    Way::Targets => {}
                     Way::Inode => self.send_inline(ino, id),
                     Way::Failed(status) => self.write_answered(ino, id, status, &[]),
                 }
@@ -391,13 +390,9 @@ impl ClientCore {
                 file.telling.wanted += 1;
                 file.telling.acked_end = file.telling.acked_end.max(write.file_end);
             }
-            if !file.telling.is_settled() && file.telling.due.is_none() {
-                let due = self.now + WROTE_DELAY;
-                file.telling.due = Some(due);
-                self.file_timers.insert((due, ino));
-            }
             self.unsynced_bytes += Unsynced::bytes_of(&write);
             file.unsynced.add(id, write);
+            self.tell_soon(ino);
             if self.cache.mode(ino) < LeaseMode::Read {
                 // Others write it, too: it must not be written again over theirs.
                 self.let_go_of(ino);

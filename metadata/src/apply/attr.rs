@@ -11,6 +11,14 @@ use crate::record::{Inode, Tail, Work};
 
 const PERMISSION_BITS: u32 = 0o7777;
 
+/// What a `Wrote` tells of writes.
+#[derive(Clone, Copy)]
+pub(super) struct Told {
+    pub(super) size_min: u64,
+    pub(super) mtime: Time,
+    pub(super) at_targets: bool,
+}
+
 impl Change<'_> {
     pub(super) fn set_attr(&mut self, ino: Ino, set: &SetAttr, now: Time) -> Result<Done, Status> {
         if let Some(size) = set.size {
@@ -51,12 +59,15 @@ impl Change<'_> {
     pub(super) fn wrote(
         &mut self,
         ino: Ino,
-        size_min: u64,
-        mtime: Time,
+        told: Told,
         blocks_added: i64,
     ) -> Result<Done, Status> {
+        let Told { size_min, mtime, at_targets } = told;
         let inode = self.inode_mut(ino)?;
         check_size(inode, size_min)?;
+        if at_targets {
+            inode.count_targets()?;
+        }
         if inode.inline_max().is_none() {
             inode.add_blocks(blocks_added); // Before, what targets have is not counted: it does not count.
         }
@@ -92,7 +103,7 @@ fn check_size(inode: &Inode, size: u64) -> Result<(), Status> {
 }
 
 /// What the targets do when the file is cut to `size` bytes.
-fn cut(ino: Ino, layout: Layout, size: u64) -> Work {
+pub(super) fn cut(ino: Ino, layout: Layout, size: u64) -> Work {
     let chunk_bytes = u64::from(layout.chunk_bytes());
     let kept = u32::try_from(size % chunk_bytes).expect("below the chunk length");
     let last = layout.chunk_at(size);

@@ -8,9 +8,23 @@ use weft_wire::units::{to_u64, to_usize};
 use weft_wire::{Ino, Status};
 
 use super::Done;
+use super::attr::cut;
 use crate::change::Change;
-use crate::record::{DataAt, Tail, number_key};
+use crate::record::{DataAt, Inode, Tail, number_key};
 use crate::store::Name;
+
+impl Inode {
+    /// Whoever made the file has written to its targets: they count.
+    pub(super) fn count_targets(&mut self) -> Result<(), Status> {
+        match &mut self.tail {
+            Tail::File(_, at @ DataAt::Fresh { .. }) => *at = DataAt::Targets,
+            Tail::File(_, DataAt::Targets) => {}
+            // It did not hear that others went on.
+            _ => return Err(Status::Invalid),
+        }
+        Ok(())
+    }
+}
 
 impl Change<'_> {
     /// Bytes of a program. Where the data is not in the inode any more they come too late, or from a client that is
@@ -35,6 +49,15 @@ impl Change<'_> {
         attr.mtime = attr.mtime.max(write.mtime);
         attr.ctime = attr.ctime.max(write.mtime);
         attr.version = attr.version.wrapping_add(1);
+        if let Tail::File(_, at) = &mut inode.tail
+            && let DataAt::Fresh { bytes_max } = *at
+        {
+            *at = match write.untouched {
+                true => DataAt::Inode { bytes_max },
+                // Whoever made it may be gone, and have left something.
+                false => DataAt::MovingOld { bytes_max },
+            };
+        }
         let mut data = self.store.data(ino)?;
         data.resize(data.len().max(end), 0);
         data[start..end].copy_from_slice(write.bytes);
@@ -78,10 +101,13 @@ impl Change<'_> {
     pub(super) fn move_data(&mut self, ino: Ino, step: MoveStep) -> Result<Done, Status> {
         let empty = self.store.data(ino)?.is_empty();
         let inode = self.inode_mut(ino)?;
+        let begins_fresh = step == MoveStep::Begin && inode.is_fresh();
+        let left = inode.layout().filter(|_| begins_fresh).cloned();
         let Tail::File(_, at) = &mut inode.tail else { return Err(Status::Invalid) };
         let (next, blocks) = match (step, *at) {
             (MoveStep::Stay, _) | (_, DataAt::Targets) => (*at, None),
             (MoveStep::Begin, DataAt::Inode { .. }) if empty => (DataAt::Targets, None),
+            (MoveStep::Begin, DataAt::Fresh { .. }) => (DataAt::Targets, None),
             // Also of no data: the first try may have brought some to the targets that was cut since.
             (
                 MoveStep::Begin,
@@ -90,9 +116,10 @@ impl Change<'_> {
                 | DataAt::MovingOld { bytes_max },
             ) => (DataAt::Moving { bytes_max }, None),
             (MoveStep::End, DataAt::Moving { .. }) => (DataAt::Targets, Some(1)),
-            (MoveStep::End, DataAt::Inode { .. } | DataAt::MovingOld { .. }) => {
-                return Err(Status::Invalid);
-            }
+            (
+                MoveStep::End,
+                DataAt::Inode { .. } | DataAt::MovingOld { .. } | DataAt::Fresh { .. },
+            ) => return Err(Status::Invalid),
         };
         let changed = next != *at;
         *at = next;
@@ -107,6 +134,11 @@ impl Change<'_> {
         if inline.is_none() && !empty {
             self.remove(Name::Data, number_key(ino.0).to_vec());
         }
-        Ok(MetaReply::Data(attr, inline).into())
+        let mut done = Done::from(MetaReply::Data(attr, inline));
+        if let Some(layout) = left {
+            // Whoever made it may be gone, and have left something: where the file has a hole there must be zeros.
+            done.work = self.add_work(cut(ino, layout, 0));
+        }
+        Ok(done)
     }
 }

@@ -122,7 +122,10 @@ impl Change<'_> {
         let tail = match kind {
             FileKind::Regular => {
                 let at = match policy.inline_bytes {
-                    bytes_max @ 1.. if wanted.how.inline => DataAt::Inode { bytes_max },
+                    bytes_max @ 1.. if wanted.how.inline => match wanted.how {
+                        MakeHow { fresh: true, open: true, .. } => DataAt::Fresh { bytes_max },
+                        _ => DataAt::Inode { bytes_max },
+                    },
                     _ => DataAt::Targets,
                 };
                 Tail::File(self.layout(ino, policy)?, at)

@@ -163,8 +163,15 @@ fn rename_follows_posix() {
 #[test]
 fn opening_by_name_finds_or_makes() {
     let mut rig = Rig::new();
-    let how =
-        MakeHow { mode: FILE, umask: 0, rdev: 0, exclusive: false, open: true, inline: false };
+    let how = MakeHow {
+        mode: FILE,
+        umask: 0,
+        rdev: 0,
+        exclusive: false,
+        open: true,
+        inline: false,
+        fresh: false,
+    };
     let wanted = MetaRequest::Make { parent: ROOT, name: b"f", how, target: b"" };
     let Ok(MetaReply::Made(attr, true, Some(DataPlace { layout, inline: None }))) =
         rig.ask(&wanted)
@@ -194,8 +201,15 @@ fn opening_by_name_finds_or_makes() {
 #[test]
 fn symlinks_have_bounds() {
     let mut rig = Rig::new();
-    let how =
-        MakeHow { mode: 0o120_777, umask: 0, rdev: 0, exclusive: true, open: false, inline: false };
+    let how = MakeHow {
+        mode: 0o120_777,
+        umask: 0,
+        rdev: 0,
+        exclusive: true,
+        open: false,
+        inline: false,
+        fresh: false,
+    };
     let long = [b'x'; 4096];
     for (name, target, ends) in [
         (&b"a"[..], &b""[..], Some(Status::NotFound)),
@@ -233,7 +247,13 @@ fn a_shrink_is_answered_when_its_word_is_logged() {
     let Ok(MetaReply::Attr(attr)) = rig.answer(op, &shrink) else { panic!() };
     assert_eq!(attr.size, (3 << 20) + 7);
     assert_eq!(rig.attr(f).unwrap().blocks, 0);
-    let told = MetaRequest::Wrote { ino: f, size_min: 0, mtime: Time::default(), blocks_added: 9 };
+    let told = MetaRequest::Wrote {
+        ino: f,
+        size_min: 0,
+        mtime: Time::default(),
+        blocks_added: 9,
+        at_targets: false,
+    };
     rig.done(&told).unwrap();
     assert_eq!(rig.attr(f).unwrap().blocks, 2, "what the cut freed was told before what it cut");
     assert_eq!(rig.volume().pending_works().unwrap(), []);
@@ -277,6 +297,7 @@ fn sizes_and_times() {
         size_min,
         mtime: Time { seconds, nanos: 0 },
         blocks_added: 3,
+        at_targets: false,
     };
     rig.done(&wrote(100, 400)).unwrap();
     rig.done(&wrote(50, 350)).unwrap();
@@ -286,7 +307,13 @@ fn sizes_and_times() {
     assert_eq!(attr.version, before + 2);
     assert_eq!(rig.done(&wrote(FILE_BYTES_MAX + 1, 1)), Err(Status::TooBig));
     assert_eq!(
-        rig.done(&MetaRequest::Wrote { ino: ROOT, size_min: 0, mtime: old, blocks_added: 0 }),
+        rig.done(&MetaRequest::Wrote {
+            ino: ROOT,
+            size_min: 0,
+            mtime: old,
+            blocks_added: 0,
+            at_targets: false
+        }),
         Err(Status::IsDirectory)
     );
 }
@@ -568,7 +595,15 @@ fn special_files_keep_their_device() {
     for (name, mode, rdev, stored) in
         [(&b"c"[..], 0o020_600, 0x105, 0x105), (b"s", 0o140_600, 7, 0), (b"p", 0o010_600, 7, 0)]
     {
-        let how = MakeHow { mode, umask: 0, rdev, exclusive: true, open: false, inline: false };
+        let how = MakeHow {
+            mode,
+            umask: 0,
+            rdev,
+            exclusive: true,
+            open: false,
+            inline: false,
+            fresh: false,
+        };
         let wanted = MetaRequest::Make { parent: ROOT, name, how, target: b"" };
         let Ok(MetaReply::Made(attr, true, None)) = rig.ask(&wanted) else { panic!() };
         assert_eq!((attr.mode, attr.rdev), (mode, stored));
@@ -580,7 +615,15 @@ fn special_files_keep_their_device() {
 #[test]
 fn an_open_whose_reply_was_lost_in_a_crash_counts_when_asked_again() {
     let mut rig = Rig::new();
-    let how = MakeHow { mode: FILE, umask: 0, rdev: 0, exclusive: true, open: true, inline: false };
+    let how = MakeHow {
+        mode: FILE,
+        umask: 0,
+        rdev: 0,
+        exclusive: true,
+        open: true,
+        inline: false,
+        fresh: false,
+    };
     let wanted = MetaRequest::Make { parent: ROOT, name: b"f", how, target: b"" };
     let caller = Caller { uid: 0, gid: 0, slot: 9, sequence: 1 };
     rig.submit_as(ALICE, caller, &wanted);

@@ -14,7 +14,7 @@ const VOLUME_KEY: &[u8] = b"volume";
 const AT: Time = Time { seconds: 500, nanos: 1 };
 
 fn how(open: bool) -> MakeHow {
-    MakeHow { mode: FILE, umask: 0, rdev: 0, exclusive: true, open, inline: true }
+    MakeHow { mode: FILE, umask: 0, rdev: 0, exclusive: true, open, inline: true, fresh: false }
 }
 
 fn small(name: &[u8]) -> MetaRequest<'_> {
@@ -103,6 +103,95 @@ fn bytes_are_written_anywhere_in_it_and_gaps_are_zeros() {
     rig.assert_sound();
 }
 
+fn make_fresh(rig: &mut Rig, name: &[u8]) -> Ino {
+    let how = MakeHow { fresh: true, ..how(true) };
+    let target: &[u8] = b"";
+    match rig.ask(&MetaRequest::Make { parent: ROOT, name, how, target }) {
+        Ok(MetaReply::Made(attr, true, _)) => attr.ino,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn brought(ino: Ino) -> MetaRequest<'static> {
+    MetaRequest::Wrote { ino, size_min: 9000, mtime: AT, blocks_added: 3, at_targets: true }
+}
+
+/// The works that removing it leaves the targets.
+fn removed(rig: &mut Rig, ino: Ino, name: &[u8]) -> usize {
+    let before = rig.works.len();
+    assert_eq!(logged(rig, &MetaRequest::Unlink { parent: ROOT, name }), Status::Ok);
+    let released = MetaRequest::Release { ino, count: 1, atime: None };
+    assert_eq!(logged(rig, &released), Status::Ok);
+    rig.volume().tick(Duration::ZERO);
+    rig.flush();
+    rig.complete();
+    rig.works.len() - before
+}
+
+#[test]
+fn whoever_made_a_file_may_begin_at_its_targets() {
+    let mut rig = Rig::new();
+    let f = make_fresh(&mut rig, b"f");
+    assert_eq!(data(&mut rig, f), Some(vec![]), "to others it is empty");
+    rig.done(&brought(f)).unwrap();
+    assert_eq!(data(&mut rig, f), None, "the targets count");
+    let attr = rig.attr(f).unwrap();
+    assert_eq!((attr.size, attr.blocks), (9000, 3));
+    rig.done(&brought(f)).unwrap();
+    assert_eq!(rig.attr(f).unwrap().blocks, 6, "the same once more tells of more");
+    rig.assert_sound();
+    assert_eq!(removed(&mut rig, f, b"f"), 1);
+}
+
+#[test]
+fn a_fresh_file_that_is_removed_may_have_left_something_at_the_targets() {
+    let mut rig = Rig::new();
+    let f = make_fresh(&mut rig, b"f");
+    assert_eq!(removed(&mut rig, f, b"f"), 1);
+    rig.assert_sound();
+}
+
+#[test]
+fn what_its_maker_writes_small_is_in_the_inode_alone() {
+    for untouched in [true, false] {
+        let mut rig = Rig::new();
+        let f = make_fresh(&mut rig, b"f");
+        let bytes = DataWrite { untouched, ..DataWrite::new(f, 0, b"small", AT) };
+        rig.done(&MetaRequest::WriteData(bytes)).unwrap();
+        assert_eq!(data(&mut rig, f), Some(b"small".to_vec()));
+        assert_eq!(rig.done(&brought(f)), Err(Status::Invalid), "that is over");
+        assert_eq!(data(&mut rig, f), Some(b"small".to_vec()));
+        rig.assert_sound();
+        assert_eq!(removed(&mut rig, f, b"f"), usize::from(!untouched), "who made it may be gone");
+    }
+}
+
+/// What a vanished maker left must not be seen in holes.
+#[test]
+fn who_moves_a_fresh_file_has_its_targets_emptied_first() {
+    let mut rig = Rig::new();
+    let f = make_fresh(&mut rig, b"f");
+    assert_eq!(step(&mut rig, f, MoveStep::End), Err(Status::Invalid));
+    assert_eq!(
+        logged(&mut rig, &MetaRequest::MoveData { ino: f, step: MoveStep::Begin }),
+        Status::Busy
+    );
+    let works = rig.volume().pending_works().unwrap();
+    assert_eq!(works.len(), 1, "the answer waits for it");
+    assert_eq!(works[0].remove_from, weft_wire::ChunkIndex(0));
+    assert_eq!(data(&mut rig, f), None);
+}
+
+#[test]
+fn only_what_is_opened_is_fresh() {
+    let mut rig = Rig::new();
+    let how = MakeHow { fresh: true, ..how(false) };
+    let wanted = MetaRequest::Make { parent: ROOT, name: b"f", how, target: b"" };
+    let Ok(MetaReply::Made(attr, true, _)) = rig.ask(&wanted) else { panic!() };
+    let f = attr.ino;
+    assert_eq!(rig.done(&brought(f)), Err(Status::Invalid));
+}
+
 #[test]
 fn what_is_damaged_on_its_way_changes_nothing() {
     let mut rig = Rig::new();
@@ -130,7 +219,13 @@ fn only_files_whose_data_is_in_the_inode_are_written_so() {
         assert_eq!(step(&mut rig, ROOT, way), Err(Status::Invalid));
         assert_eq!(step(&mut rig, Ino(77), way), Err(Status::Stale));
     }
-    let wrote = MetaRequest::Wrote { ino: striped, size_min: 9, mtime: AT, blocks_added: 3 };
+    let wrote = MetaRequest::Wrote {
+        ino: striped,
+        size_min: 9,
+        mtime: AT,
+        blocks_added: 3,
+        at_targets: false,
+    };
     rig.done(&wrote).unwrap();
     assert_eq!(rig.attr(striped).unwrap().blocks, 3);
 }
@@ -359,7 +454,13 @@ fn what_targets_say_of_blocks_counts_once_they_have_the_data() {
     let mut rig = Rig::new();
     let f = make_small(&mut rig, b"f");
     write(&mut rig, f, 0, b"data").unwrap();
-    let wrote = MetaRequest::Wrote { ino: f, size_min: 6000, mtime: AT, blocks_added: 1 };
+    let wrote = MetaRequest::Wrote {
+        ino: f,
+        size_min: 6000,
+        mtime: AT,
+        blocks_added: 1,
+        at_targets: false,
+    };
     for way in [MoveStep::Stay, MoveStep::Begin] {
         step(&mut rig, f, way).unwrap();
         rig.done(&wrote).unwrap();
@@ -424,7 +525,7 @@ fn when_it_was_read_is_told_with_it() {
 
 /// Builds before it read nothing but format 1, and must not take files whose data is in the inode for empty ones.
 #[test]
-fn a_volume_of_the_first_format_is_opened_and_is_of_the_second_then() {
+fn a_volume_of_an_earlier_format_is_opened_and_is_of_this_one_then() {
     let mut rig = Rig::new();
     let old = rig.make(ROOT, b"old", FILE).unwrap();
     let format_of = |rig: &mut Rig| {
@@ -439,22 +540,24 @@ fn a_volume_of_the_first_format_is_opened_and_is_of_the_second_then() {
         rig.volume().store_mut().write(Name::Meta, VOLUME_KEY, Some(&row)).unwrap();
         rig.volume().checkpoint().unwrap();
     };
-    assert_eq!(format_of(&mut rig), 2);
-    set_format(&mut rig, 1);
-    assert_eq!(format_of(&mut rig), 1);
-    rig.make(ROOT, b"in the log", FILE).unwrap();
-    assert_eq!(rig.open().unwrap().replayed_commands, 1);
-    assert_eq!(format_of(&mut rig), 2);
-    rig.open().unwrap();
-    assert_eq!(format_of(&mut rig), 2, "for good");
+    assert_eq!(format_of(&mut rig), 3);
+    for (earlier, name) in [(1, b"one"), (2, b"two")] {
+        set_format(&mut rig, earlier);
+        assert_eq!(format_of(&mut rig), u16::from(earlier));
+        rig.make(ROOT, name, FILE).unwrap();
+        assert_eq!(rig.open().unwrap().replayed_commands, 1, "what is in the log");
+        assert_eq!(format_of(&mut rig), 3);
+        rig.open().unwrap();
+        assert_eq!(format_of(&mut rig), 3, "for good");
+    }
     assert_eq!((data(&mut rig, old), rig.attr(old).map(|attr| attr.nlink)), (None, Ok(1)));
     let new = make_small(&mut rig, b"new");
     write(&mut rig, new, 0, b"data").unwrap();
     rig.assert_sound();
     // What such a build says of it: of a format after its own.
-    set_format(&mut rig, 3);
+    set_format(&mut rig, 4);
     let error = rig.open().unwrap_err();
-    assert_eq!((error.kind, error.detail), (Kind::Version, 3));
+    assert_eq!((error.kind, error.detail), (Kind::Version, 4));
 }
 
 #[test]

@@ -108,7 +108,13 @@ fn where_data_is_is_known_and_fits() {
     let attr = attr(0o100_644);
     let bytes = Inode { attr, blocks: 10, xattr_count: 0, xattr_list_bytes: 0, tail }.encode();
     assert!(Inode::decode(Ino(1), &bytes).is_some());
-    for (place, bytes_max) in [(0, 1), (4, 1), (1, 0), (2, 4097), (3, 0xffff_u16)] {
+    for place in 1..5 {
+        let mut good = bytes.clone();
+        let at = good.len() - 3;
+        good[at] = place;
+        assert_eq!(Inode::decode(Ino(1), &good).unwrap().encode(), good);
+    }
+    for (place, bytes_max) in [(0, 1), (5, 1), (1, 0), (2, 4097), (3, 0xffff_u16)] {
         let mut bad = bytes.clone();
         let at = bad.len() - 3;
         bad[at] = place;
@@ -170,14 +176,16 @@ fn volume_and_state_have_these_bytes() {
     let bytes = identity().encode();
     let (ones, threes) = ("01".repeat(16), "03".repeat(16));
     let golden =
-        format!("574546544d4554410200020000001000{ones}{threes}04000000000000000000000000000000");
+        format!("574546544d4554410300020000001000{ones}{threes}04000000000000000000000000000000");
     assert_eq!(hex(&bytes), golden);
     assert_eq!(Identity::decode(&bytes), Some(Ok(identity())));
     let mut newer = bytes.clone();
     newer[8] = 1;
     assert_eq!(Identity::decode(&newer), Some(Ok(identity())), "without data in inodes");
-    newer[8] = 3;
-    assert_eq!(Identity::decode(&newer), Some(Err(3)));
+    newer[8] = 2;
+    assert_eq!(Identity::decode(&newer), Some(Ok(identity())), "without fresh files");
+    newer[8] = 4;
+    assert_eq!(Identity::decode(&newer), Some(Err(4)));
     newer[8] = 0;
     assert_eq!(Identity::decode(&newer), Some(Err(0)));
     let targets = vec![TargetId(6), TargetId(7)];

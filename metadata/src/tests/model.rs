@@ -28,6 +28,8 @@ pub(super) struct Small {
     pub(super) data: Vec<u8>,
     begun: bool,
     begun_with: Option<Vec<u8>>,
+    /// Whoever made it may have begun at the targets without a word.
+    fresh: bool,
 }
 
 impl Node {
@@ -127,7 +129,7 @@ impl Model {
     fn drop_orphan(&mut self, ino: u64) {
         let node = self.nodes.remove(&ino).expect("dropped once");
         assert_eq!(node.attr.nlink, 0, "only what has no name is dropped");
-        let at_targets = node.small.is_none_or(|small| small.begun);
+        let at_targets = node.small.is_none_or(|small| small.begun || small.fresh);
         if node.attr.kind() == FileKind::Regular && at_targets {
             self.works.insert(self.next_work, false);
             self.next_work += 1;
@@ -197,12 +199,18 @@ impl Model {
                 self.changed(ino.0, now).xattrs.remove(*name);
                 Ok((MetaReply::Done, 0))
             }
-            MetaRequest::Wrote { ino, size_min, mtime, blocks_added } => {
+            MetaRequest::Wrote { ino, size_min, mtime, blocks_added, at_targets } => {
                 let node = self.nodes.get_mut(&ino.0).ok_or(Status::Stale)?;
                 match node.attr.kind() {
                     FileKind::Regular => {}
                     FileKind::Directory => return Err(Status::IsDirectory),
                     _ => return Err(Status::Invalid),
+                }
+                if let Some(small) = node.small.as_ref().filter(|_| *at_targets) {
+                    if !small.fresh {
+                        return Err(Status::Invalid);
+                    }
+                    node.small = None;
                 }
                 if node.small.is_none() {
                     node.add_blocks(*blocks_added);
@@ -235,6 +243,9 @@ impl Model {
             };
             let data = (0..small.data.len().max(end)).map(byte).collect();
             node.set_data(data);
+            let small = node.small.as_mut().unwrap();
+            // Whoever comes later cannot know what lies at the targets.
+            small.begun |= std::mem::take(&mut small.fresh) && !write.untouched;
             let attr = &mut node.attr;
             attr.size = attr.size.max(end as u64);
             attr.mtime = attr.mtime.max(write.mtime);
@@ -249,11 +260,15 @@ impl Model {
         if node.attr.kind() != FileKind::Regular {
             return Err(Status::Invalid);
         }
-        let mut moved = false;
+        let (mut moved, mut work) = (false, 0);
         if let Some(small) = &mut node.small {
             let began = small.begun_with.is_some();
             match step {
                 MoveStep::Stay => {}
+                MoveStep::Begin if small.fresh => {
+                    moved = true;
+                    work = self.next_work;
+                }
                 MoveStep::Begin if !small.begun && small.data.is_empty() => moved = true,
                 MoveStep::Begin => {
                     node.attr.version += u64::from(!began);
@@ -273,7 +288,13 @@ impl Model {
             node.small = None;
             node.attr.version += 1;
         }
-        Ok((MetaReply::Data(node.attr, node.inline(true)), 0))
+        let reply = MetaReply::Data(node.attr, node.inline(true));
+        if work != 0 {
+            self.works.insert(work, true);
+            self.shrinks.insert(work, ino);
+            self.next_work += 1;
+        }
+        Ok((reply, work))
     }
 
     fn changed(&mut self, ino: u64, now: Time) -> &mut Node {
@@ -365,6 +386,7 @@ impl Model {
             data: Vec::new(),
             begun: false,
             begun_with: None,
+            fresh: how.fresh && how.open,
         });
         let target = target.to_vec();
         let node = Node { attr, blocks: 0, entries, xattrs, target, parent, small };

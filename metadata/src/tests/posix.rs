@@ -27,8 +27,15 @@ fn xattr(rig: &mut Rig, ino: Ino, name: &[u8]) -> Result<Vec<u8>, Status> {
 }
 
 fn tmpfile(rig: &mut Rig) -> Ino {
-    let how =
-        MakeHow { mode: FILE, umask: 0o022, rdev: 0, exclusive: true, open: true, inline: false };
+    let how = MakeHow {
+        mode: FILE,
+        umask: 0o022,
+        rdev: 0,
+        exclusive: true,
+        open: true,
+        inline: false,
+        fresh: false,
+    };
     let wanted = MetaRequest::Make { parent: ROOT, name: b"", how, target: b"" };
     let Ok(MetaReply::Made(attr, true, Some(_))) = rig.ask(&wanted) else { panic!() };
     assert_eq!((attr.nlink, attr.mode), (0, 0o100_644));
@@ -55,7 +62,15 @@ fn a_file_without_a_name_gets_one_or_goes_with_its_last_close() {
     let again = rig.done(&MetaRequest::Link { ino: kept, parent: ROOT, name: b"g" });
     assert_eq!(again, Err(Status::NotFound));
     rig.assert_sound();
-    let how = MakeHow { mode: DIR, umask: 0, rdev: 0, exclusive: true, open: false, inline: false };
+    let how = MakeHow {
+        mode: DIR,
+        umask: 0,
+        rdev: 0,
+        exclusive: true,
+        open: false,
+        inline: false,
+        fresh: false,
+    };
     let wanted = MetaRequest::Make { parent: ROOT, name: b"", how, target: b"" };
     assert_eq!(rig.ask(&wanted), Err(Status::Invalid));
 }
@@ -175,8 +190,15 @@ fn a_default_acl_is_inherited_in_the_umasks_place() {
     let value = acl(&full);
     rig.done(&MetaRequest::SetXattr { ino: dir, name: default, value: &value, flags: 0 }).unwrap();
     let mut make_in = |parent, name, mode| {
-        let how =
-            MakeHow { mode, umask: 0o077, rdev: 0, exclusive: true, open: false, inline: false };
+        let how = MakeHow {
+            mode,
+            umask: 0o077,
+            rdev: 0,
+            exclusive: true,
+            open: false,
+            inline: false,
+            fresh: false,
+        };
         match rig.ask(&MetaRequest::Make { parent, name, how, target: b"" }) {
             Ok(MetaReply::Made(attr, true, _)) => attr,
             other => panic!("{other:?}"),

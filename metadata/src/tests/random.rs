@@ -232,7 +232,9 @@ impl World {
                 let bytes: Vec<u8> =
                     (0..self.rng.below(90)).map(|at| at.to_le_bytes()[0]).collect();
                 written = bytes;
-                MetaRequest::WriteData(DataWrite::new(ino, offset, &written, mtime))
+                let untouched = self.rng.one_in(2);
+                let write = DataWrite::new(ino, offset, &written, mtime);
+                MetaRequest::WriteData(DataWrite { untouched, ..write })
             }
             24 | 25 => {
                 let step = [MoveStep::Begin, MoveStep::End, MoveStep::Stay][to_usize(step % 3)];
@@ -243,6 +245,7 @@ impl World {
                 size_min: size,
                 mtime: self.rig.now,
                 blocks_added: i64::try_from(self.rng.below(9)).unwrap() - 2,
+                at_targets: self.rng.one_in(3),
             },
             _ => {
                 let set = SetAttr {
@@ -263,7 +266,9 @@ impl World {
         let mode = *self.rng.pick(&[FILE, FILE, FILE, DIR, DIR, 0o120_777, 0o010_600]);
         let open = mode == FILE && self.rng.one_in(3);
         let inline = !self.rng.one_in(4);
-        let how = MakeHow { mode, umask: 0, rdev: 0, exclusive: self.rng.one_in(2), open, inline };
+        let fresh = self.rng.one_in(2);
+        let how =
+            MakeHow { mode, umask: 0, rdev: 0, exclusive: self.rng.one_in(2), open, inline, fresh };
         let target: &[u8] = if mode == 0o120_777 { b"over/there" } else { b"" };
         MetaRequest::Make { parent, name, how, target }
     }

@@ -348,7 +348,15 @@ fn pauses_of_checkpoints() {
 }
 
 fn make_small(rig: &mut Rig, name: &str) -> Result<Ino, Status> {
-    let how = MakeHow { mode: FILE, umask: 0, rdev: 0, exclusive: true, open: false, inline: true };
+    let how = MakeHow {
+        mode: FILE,
+        umask: 0,
+        rdev: 0,
+        exclusive: true,
+        open: false,
+        inline: true,
+        fresh: false,
+    };
     let make = MetaRequest::Make { parent: ROOT, name: name.as_bytes(), how, target: b"" };
     match rig.ask(&make)? {
         MetaReply::Made(attr, ..) => Ok(attr.ino),

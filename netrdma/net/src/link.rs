@@ -24,8 +24,8 @@ use weft_iobuf::SharedSlot;
 use weft_wire::header::{Header, VERSION, VERSION_MIN, push_frame};
 use weft_wire::lease::Recall;
 use weft_wire::session::{
-    FEATURE_ACL_SETGID, FEATURE_FENCES, FEATURE_INLINE, FEATURE_LEASES, FEATURE_PARENTS,
-    FEATURE_SYNC_ALL, FENCE_ENDED, Hello, Welcome,
+    FEATURE_ACL_SETGID, FEATURE_FENCES, FEATURE_FRESH, FEATURE_INLINE, FEATURE_LEASES,
+    FEATURE_PARENTS, FEATURE_SYNC_ALL, FENCE_ENDED, Hello, Welcome,
 };
 use weft_wire::units::{to_u32, to_u64, to_usize};
 use weft_wire::{ClusterId, Kind, LeaseBits, Status};
@@ -209,7 +209,11 @@ impl Link {
             features: FEATURE_SYNC_ALL
                 | FEATURE_ACL_SETGID
                 | if self.config.leases {
-                    FEATURE_LEASES | FEATURE_PARENTS | FEATURE_INLINE | FEATURE_FENCES
+                    FEATURE_LEASES
+                        | FEATURE_PARENTS
+                        | FEATURE_INLINE
+                        | FEATURE_FENCES
+                        | FEATURE_FRESH
                 } else {
                     0
                 },

@@ -20,6 +20,8 @@ pub const FEATURE_INLINE: u64 = 16;
 pub const FEATURE_ACL_SETGID: u64 = 32;
 /// What a welcome says of fences ([`Welcome::fence`]) outlives the server's process.
 pub const FEATURE_FENCES: u64 = 64;
+/// Whoever makes a file may begin to write at its targets without a word ([`crate::meta::MakeHow::fresh`]).
+pub const FEATURE_FRESH: u64 = 128;
 
 /// The first frame of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,7 +29,8 @@ pub struct Hello {
     /// Oldest and newest version the client speaks.
     pub versions: (u16, u16),
     /// Optional abilities, a bit each ([`FEATURE_LEASES`], [`FEATURE_PARENTS`], [`FEATURE_SYNC_ALL`],
-    /// [`FEATURE_TRACE`], [`FEATURE_INLINE`], [`FEATURE_ACL_SETGID`], [`FEATURE_FENCES`]); unknown ones are ignored.
+    /// [`FEATURE_TRACE`], [`FEATURE_INLINE`], [`FEATURE_ACL_SETGID`], [`FEATURE_FENCES`],
+    /// [`FEATURE_FRESH`]); unknown ones are ignored.
     pub features: u64,
     /// The cluster meant; all zero for any.
     pub cluster: ClusterId,

@@ -154,6 +154,8 @@ pub(crate) struct FileRecord {
     pub(crate) layout: Option<Layout>,
     /// The data is in the inode, of which so many bytes fit.
     pub(crate) inline_max: Option<u16>,
+    /// It is at the targets, and to the volume it is in the inode, as above.
+    pub(crate) begun_max: Option<u16>,
     pub(crate) server_opens: u32,
     pub(crate) writer: (u32, u32),
     pub(crate) local_end: u64,
@@ -179,6 +181,7 @@ impl FileRecord {
             layout.encode(out);
         }
         out.bool(self.inline_max.is_some()).u16(self.inline_max.unwrap_or(0));
+        out.bool(self.begun_max.is_some()).u16(self.begun_max.unwrap_or(0));
         out.u32(self.server_opens).u32(self.writer.0).u32(self.writer.1);
         out.u64(self.local_end).bool(self.local_mtime.is_some());
         let mtime = self.local_mtime.unwrap_or_default();
@@ -197,6 +200,7 @@ impl FileRecord {
             let attr = Attr::decode(from)?;
             let layout = if from.bool()? { Some(Layout::decode(from)?) } else { None };
             let (inline, inline_max) = (from.bool()?, from.u16()?);
+            let (begun, begun_max) = (from.bool()?, from.u16()?);
             let (server_opens, writer) = (from.u32()?, (from.u32()?, from.u32()?));
             let (local_end, has_mtime) = (from.u64()?, from.bool()?);
             let mtime = Time { seconds: from.i64()?, nanos: from.u32()? };
@@ -204,6 +208,7 @@ impl FileRecord {
                 attr,
                 layout,
                 inline_max: inline.then_some(inline_max),
+                begun_max: begun.then_some(begun_max),
                 server_opens,
                 writer,
                 local_end,

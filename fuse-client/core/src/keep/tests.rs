@@ -36,6 +36,7 @@ fn file() -> FileRecord {
             btime: Time::default(),
         },
         inline_max: Some(4096),
+        begun_max: Some(100),
         layout: Some(Layout::new(20, targets).unwrap()),
         server_opens: 3,
         writer: (4, 5),

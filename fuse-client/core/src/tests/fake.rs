@@ -34,6 +34,8 @@ pub(super) struct Inode {
     pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The data, where it is in the inode.
     pub(super) inline: Option<Vec<u8>>,
+    /// Whoever made it may have begun at the targets.
+    pub(super) fresh: bool,
 }
 
 /// Bytes that fit an inode.
@@ -151,6 +153,7 @@ impl Fake {
             link: vec![],
             xattrs: BTreeMap::new(),
             inline: None,
+            fresh: false,
         };
         Fake {
             inodes: [(Ino::ROOT, root)].into(),
@@ -221,7 +224,8 @@ impl Fake {
         if let Some(data) = &self.inodes[&ino].inline {
             let chunk = |(of, _): &&(Ino, ChunkIndex)| *of == ino;
             let stray = self.targets.values().flat_map(|target| target.chunks.keys()).find(chunk);
-            assert!(stray.is_none(), "data in an inode and at a target");
+            let fresh = self.inodes[&ino].fresh;
+            assert!(fresh || stray.is_none(), "data in an inode and at a target");
             out[..data.len()].copy_from_slice(data);
             return out;
         }
@@ -521,7 +525,8 @@ impl Fake {
                 self.inode(*parent)?.names.insert(name.to_vec(), ino);
                 let (opens, link) = (u32::from(how.open), target.to_vec());
                 let (names, xattrs) = (BTreeMap::new(), BTreeMap::new());
-                self.inodes.insert(ino, Inode { attr, names, opens, link, xattrs, inline });
+                let fresh = inline.is_some() && how.fresh && how.open;
+                self.inodes.insert(ino, Inode { attr, names, opens, link, xattrs, inline, fresh });
                 MetaReply::Made(attr, true, place)
             }
             MetaRequest::Unlink { parent, name } | MetaRequest::Rmdir { parent, name } => {
@@ -549,8 +554,12 @@ impl Fake {
                 inode.opens = inode.opens.saturating_sub(*count);
                 MetaReply::Done
             }
-            MetaRequest::Wrote { ino, size_min, mtime, blocks_added } => {
-                let attr = &mut self.inode(*ino)?.attr;
+            MetaRequest::Wrote { ino, size_min, mtime, blocks_added, at_targets } => {
+                let inode = self.inode(*ino)?;
+                if *at_targets && inode.inline.take().is_some() {
+                    assert!(std::mem::take(&mut inode.fresh), "only of a fresh file");
+                }
+                let attr = &mut inode.attr;
                 attr.size = attr.size.max(*size_min);
                 attr.mtime = attr.mtime.max(*mtime);
                 attr.version += 1;
@@ -586,6 +595,7 @@ impl Fake {
                 let (start, end) = (to_usize(write.offset.into()), write.bytes.len());
                 let end = start + end;
                 assert!(end <= usize::from(INLINE_MAX), "it fits");
+                inode.fresh &= write.bytes.is_empty();
                 if !write.bytes.is_empty() {
                     data.resize(data.len().max(end), 0);
                     data[start..end].copy_from_slice(write.bytes);
@@ -599,8 +609,13 @@ impl Fake {
                 let inode = self.inode(*ino)?;
                 inode.attr.version += 1;
                 let empty = inode.inline.as_ref().is_some_and(Vec::is_empty);
+                let cut = *step == MoveStep::Begin && inode.fresh;
                 if *step == MoveStep::End || *step == MoveStep::Begin && empty {
-                    inode.inline = None;
+                    (inode.inline, inode.fresh) = (None, false);
+                }
+                for target in self.targets.values_mut().filter(|_| cut) {
+                    target.chunks.retain(|(of, _), _| of != ino);
+                    target.durable.retain(|(of, _), _| of != ino);
                 }
                 self.told_data(*ino)?
             }

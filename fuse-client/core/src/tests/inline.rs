@@ -88,6 +88,90 @@ fn a_file_that_begins_long_is_at_its_targets_at_once() {
 }
 
 #[test]
+fn who_made_a_file_begins_at_its_targets_without_a_word() {
+    let mut world = World::freshening(config(), 341);
+    let bytes = pattern(4, 9000);
+    let kinds = [Kind::Make, Kind::MoveData, Kind::WriteData, Kind::Write, Kind::Wrote];
+    let before = world.counts_of(&kinds);
+    let (ino, handle) = world.small(b"a", &bytes);
+    world.rest(ms(20)); // Its target has it.
+    assert!(world.is_inline(ino), "the volume has not heard");
+    assert!(world.read_all(handle) == bytes, "here it counts");
+    world.shut(handle);
+    assert!(!world.is_inline(ino) && world.fake.content(ino) == bytes);
+    let after = world.counts_of(&kinds);
+    let more: Vec<u64> = after.iter().zip(&before).map(|(a, b)| a - b).collect();
+    assert_eq!(more, [1, 0, 0, 1, 1], "the word that it has grown is the only one");
+}
+
+#[test]
+fn a_fresh_file_that_stays_small_is_in_its_inode_and_nothing_at_the_targets() {
+    let mut world = World::freshening(config(), 342);
+    let (ino, handle) = world.small(b"a", b"small");
+    world.shut(handle);
+    assert!(world.is_inline(ino) && world.fake.content(ino) == b"small");
+    assert!(!world.fake.inode(ino).unwrap().fresh, "and the volume knows");
+    assert_eq!(world.count(Kind::Write), 0);
+}
+
+#[test]
+fn a_beginning_is_told_before_others_look_and_before_a_cut() {
+    for seed in 343..363 {
+        let mut world = World::freshening(config(), seed);
+        let mut bytes = pattern(7, 20_000);
+        let (ino, handle) = world.small(b"a", &bytes);
+        if seed % 4 == 0 {
+            (0..2).for_each(|shard| world.crash(shard));
+            world.rest(ms(200));
+        }
+        match seed % 3 {
+            0 => {
+                world.recall(vec![(ino, LeaseMode::None)]);
+                world.rest(ms(200));
+            }
+            1 => {
+                let set = SetAttr { size: Some(7000), ..SetAttr::default() };
+                world.run(FsOp::SetAttr { ino, set, handle: None }).unwrap();
+                bytes.truncate(7000);
+            }
+            _ => world.done(settled(handle)).unwrap(),
+        }
+        assert!(!world.is_inline(ino), "seed {seed}");
+        assert!(world.fake.content(ino) == bytes, "seed {seed}");
+        assert!(world.read_all(handle) == bytes);
+        world.shut(handle);
+    }
+}
+
+#[test]
+fn a_beginning_that_the_volume_does_not_take_is_an_error_and_the_file_is_empty() {
+    let mut world = World::freshening(config(), 364);
+    let (ino, handle) = world.create(b"a");
+    world.fake.log_fails = true;
+    world.write(handle, 0, &pattern(8, 9000), false).unwrap();
+    assert_eq!(world.done(FsOp::Flush { handle }), Err(EIO));
+    world.fake.log_fails = false;
+    assert!(world.is_inline(ino) && world.fake.content(ino).is_empty());
+    assert!(world.read_all(handle).is_empty(), "as everybody sees it");
+    let later = pattern(9, 6000);
+    world.write(handle, 0, &later, false).unwrap();
+    world.shut(handle);
+    assert!(!world.is_inline(ino) && world.fake.content(ino) == later);
+    assert_eq!(world.count(Kind::MoveData), 1, "it is not fresh any more");
+}
+
+#[test]
+fn a_fenced_maker_does_not_count_what_it_brought() {
+    let mut world = World::freshening(config(), 365);
+    let (ino, handle) = world.small(b"a", &pattern(8, 9000));
+    world.fake.fence += 1;
+    world.disconnect_shard(0);
+    assert_eq!(world.done(FsOp::Flush { handle }), Err(EIO));
+    assert!(world.is_inline(ino) && world.fake.content(ino).is_empty());
+    assert!(world.read_all(handle).is_empty());
+}
+
+#[test]
 fn what_was_not_taken_when_others_went_on_is_not_made_later() {
     let mut world = World::inlining(config(), 350);
     let (ino, handle) = world.small(b"a", b"first");
@@ -110,6 +194,9 @@ fn a_successor_sends_what_the_one_before_had_not_and_reads_anew() {
     for seed in 360..380 {
         let mut world = World::keeping(config(), seed);
         world.fake.features |= weft_wire::session::FEATURE_INLINE;
+        if seed % 3 == 0 {
+            world.fake.features |= weft_wire::session::FEATURE_FRESH;
+        }
         while !world.ready {
             world.step();
         }

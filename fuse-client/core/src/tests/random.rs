@@ -178,10 +178,12 @@ fn run_programs(seed: u64, faults: Faults, config: ClientConfig) {
 fn run_interrupted(seed: u64, faults: Faults, config: ClientConfig, interrupts: u64) {
     println!("seed {seed}");
     // Files that stay small, those that grow, and no small ones.
-    let (mut world, file_bytes_max) = match seed % 3 {
+    let (mut world, file_bytes_max) = match seed % 5 {
         0 => (World::ready(config, seed), FILE_BYTES_MAX),
         1 => (World::inlining(config, seed), SMALL_BYTES_MAX),
-        _ => (World::inlining(config, seed), 2 * SMALL_BYTES_MAX),
+        2 => (World::inlining(config, seed), 2 * SMALL_BYTES_MAX),
+        3 => (World::freshening(config, seed), SMALL_BYTES_MAX),
+        _ => (World::freshening(config, seed), 2 * SMALL_BYTES_MAX),
     };
     let mut programs: Vec<Program> = (0..3)
         .map(|at| {

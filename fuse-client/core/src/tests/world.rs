@@ -7,7 +7,7 @@ use weft_iobuf::{BufSlot, Pool};
 use weft_net::Frame;
 use weft_wire::lease::Recall;
 use weft_wire::meta::Time;
-use weft_wire::session::FEATURE_INLINE;
+use weft_wire::session::{FEATURE_FRESH, FEATURE_INLINE};
 use weft_wire::{Header, Ino, Kind, LeaseMode, SessionId, Status};
 
 use super::fake::{Asked, Fake};
@@ -152,6 +152,14 @@ impl World {
     pub(super) fn inlining(config: ClientConfig, seed: u64) -> World {
         let mut world = World::new(config, seed);
         world.fake.features |= FEATURE_INLINE;
+        world.get_ready();
+        world
+    }
+
+    /// And lets whoever makes a file begin at its targets.
+    pub(super) fn freshening(config: ClientConfig, seed: u64) -> World {
+        let mut world = World::new(config, seed);
+        world.fake.features |= FEATURE_INLINE | FEATURE_FRESH;
         world.get_ready();
         world
     }

@@ -67,12 +67,14 @@ pub struct DataWrite<'a> {
     pub checksum: u32,
     /// When they were written: the file's mtime and ctime, unless these are later.
     pub mtime: Time,
+    /// Whoever writes made the file ([`super::MakeHow::fresh`]) and brought nothing to its targets.
+    pub untouched: bool,
 }
 
 impl<'a> DataWrite<'a> {
     /// Bytes at `offset` with their checksum.
     pub fn new(ino: Ino, offset: u32, bytes: &'a [u8], mtime: Time) -> DataWrite<'a> {
-        DataWrite { ino, offset, bytes, checksum: crc32c(bytes), mtime }
+        DataWrite { ino, offset, bytes, checksum: crc32c(bytes), mtime, untouched: false }
     }
 
     /// Whether the bytes are those that were written.
@@ -83,12 +85,14 @@ impl<'a> DataWrite<'a> {
     pub(crate) fn encode(&self, out: &mut Writer<'_>) {
         self.mtime.encode(out.u64(self.ino.0).u32(self.offset));
         out.u32(self.checksum).bytes(self.bytes);
+        out.raw(if self.untouched { &[1] } else { &[] });
     }
 
     pub(crate) fn decode(ino: Ino, from: &mut Reader<'a>) -> Result<DataWrite<'a>, WireError> {
         let (offset, mtime) = (from.u32()?, Time::decode(from)?);
         let (checksum, bytes) = (from.u32()?, from.bytes(INLINE_BYTES_MAX)?);
-        Ok(DataWrite { ino, offset, bytes, checksum, mtime })
+        let untouched = super::request::last_flag(from)?;
+        Ok(DataWrite { ino, offset, bytes, checksum, mtime, untouched })
     }
 }
 

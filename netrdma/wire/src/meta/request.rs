@@ -68,6 +68,9 @@ pub struct MakeHow {
     pub open: bool,
     /// Whoever asks understands [`super::Inline`]: a new file's data may be in the inode.
     pub inline: bool,
+    /// And whether it begins to write at the targets of a new file without a word, which it tells later
+    /// ([`MetaRequest::Wrote`]). Of files that are opened. Only to a server with [`crate::session::FEATURE_FRESH`].
+    pub fresh: bool,
 }
 
 /// One metadata operation. Names are any bytes but `/` and NUL, 1 to 255 of them, not `.` or `..` (the volume
@@ -118,8 +121,8 @@ pub enum MetaRequest<'a> {
     StatFs,
     /// Data up to `size_min` was written at `mtime`: the file is made at least that long; mtime is set to `mtime`
     /// when later than the one there, ctime likewise. The file has `blocks_added` more blocks (or fewer) by what the
-    /// targets said. → `Attr`.
-    Wrote { ino: Ino, size_min: u64, mtime: Time, blocks_added: i64 },
+    /// targets said. `at_targets`: of a file made [`MakeHow::fresh`], the data is there from now on. → `Attr`.
+    Wrote { ino: Ino, size_min: u64, mtime: Time, blocks_added: i64, at_targets: bool },
     /// → `Data`.
     GetData { ino: Ino },
     /// → `Attr`. Only where [`super::Inline`] says so, and under the lease to write.
@@ -140,6 +143,11 @@ pub enum MetaRequest<'a> {
 fn name<'a>(from: &mut Reader<'a>) -> Result<&'a [u8], WireError> {
     // One byte over the limit passes so that the volume, not the decoder, answers ENAMETOOLONG.
     from.bytes(NAME_BYTES_MAX * 4)
+}
+
+/// A flag that only those send who know that it is understood: without it, false.
+pub(super) fn last_flag(from: &mut Reader<'_>) -> Result<bool, WireError> {
+    Ok(from.clone().end().is_err() && from.bool()?)
 }
 
 impl<'a> MetaRequest<'a> {
@@ -222,7 +230,7 @@ impl<'a> MetaRequest<'a> {
                     .u32(how.umask)
                     .u32(how.rdev)
                     .bool(how.exclusive)
-                    .u8(u8::from(how.open) | u8::from(how.inline) << 1);
+                    .u8(u8::from(how.open) | u8::from(how.inline) << 1 | u8::from(how.fresh) << 2);
                 out.bytes(name).bytes(target);
             }
             MetaRequest::Rename { parent, name, new_parent, new_name, flags } => {
@@ -247,8 +255,9 @@ impl<'a> MetaRequest<'a> {
                 out.u64(ino.0).u32(*flags).bytes(name).bytes(value);
             }
             MetaRequest::StatFs => {}
-            MetaRequest::Wrote { ino, size_min, mtime, blocks_added } => {
+            MetaRequest::Wrote { ino, size_min, mtime, blocks_added, at_targets } => {
                 mtime.encode(out.u64(ino.0).u64(*size_min).i64(*blocks_added));
+                out.raw(if *at_targets { &[1] } else { &[] });
             }
             MetaRequest::WriteData(write) => write.encode(out),
             MetaRequest::MoveData { ino, step } => step.encode(out.u64(ino.0)),
@@ -304,10 +313,7 @@ impl<'a> MetaRequest<'a> {
             Kind::Rmdir => MetaRequest::Rmdir { parent: ino, name: name(from)? },
             Kind::Rename => Self::decode_rename(ino, from)?,
             Kind::Link => MetaRequest::Link { ino, parent: Ino(from.u64()?), name: name(from)? },
-            Kind::Open => {
-                let inline = from.clone().end().is_err() && from.bool()?;
-                MetaRequest::Open { ino, inline }
-            }
+            Kind::Open => MetaRequest::Open { ino, inline: last_flag(from)? },
             Kind::Release => {
                 let count = from.u32()?;
                 let atime = from.bool()?.then(|| Time::decode(from)).transpose()?;
@@ -334,7 +340,9 @@ impl<'a> MetaRequest<'a> {
             }
             Kind::Wrote => {
                 let (size_min, blocks_added) = (from.u64()?, from.i64()?);
-                MetaRequest::Wrote { ino, size_min, mtime: Time::decode(from)?, blocks_added }
+                let mtime = Time::decode(from)?;
+                let at_targets = last_flag(from)?;
+                MetaRequest::Wrote { ino, size_min, mtime, blocks_added, at_targets }
             }
             Kind::GetData => MetaRequest::GetData { ino },
             Kind::WriteData => MetaRequest::WriteData(DataWrite::decode(ino, from)?),
@@ -354,11 +362,11 @@ impl<'a> MetaRequest<'a> {
     fn decode_make(parent: Ino, from: &mut Reader<'a>) -> Result<MetaRequest<'a>, WireError> {
         let (mode, umask, rdev) = (from.u32()?, from.u32()?, from.u32()?);
         let (exclusive, flags) = (from.bool()?, from.u8()?);
-        if flags > 3 {
+        if flags > 7 {
             return Err(from.error(WireErrorKind::Value));
         }
-        let (open, inline) = (flags & 1 == 1, flags & 2 == 2);
-        let how = MakeHow { mode, umask, rdev, exclusive, open, inline };
+        let (open, inline, fresh) = (flags & 1 == 1, flags & 2 == 2, flags & 4 == 4);
+        let how = MakeHow { mode, umask, rdev, exclusive, open, inline, fresh };
         let name = name(from)?;
         let target = from.bytes(SYMLINK_BYTES_MAX + 1)?;
         Ok(MetaRequest::Make { parent, name, how, target })

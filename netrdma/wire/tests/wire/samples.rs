@@ -43,8 +43,15 @@ fn layout() -> Layout {
 fn requests() -> Vec<MetaRequest<'static>> {
     let (ino, parent, name) = (Ino(9), Ino::ROOT, &b"n\xffme"[..]);
     let policy = LayoutPolicy { chunk_log2: 16, width: 2, ..LayoutPolicy::default() };
-    let how =
-        MakeHow { mode: 0o120_777, umask: 0, rdev: 5, exclusive: true, open: false, inline: false };
+    let how = MakeHow {
+        mode: 0o120_777,
+        umask: 0,
+        rdev: 5,
+        exclusive: true,
+        open: false,
+        inline: false,
+        fresh: false,
+    };
     let set = SetAttr {
         mode: Some(0o4755),
         uid: Some(1),
@@ -76,6 +83,7 @@ fn requests() -> Vec<MetaRequest<'static>> {
             size_min: 4097,
             mtime: Time { seconds: 3, nanos: 4 },
             blocks_added: -2,
+            at_targets: false,
         },
         MetaRequest::GetLayout { ino },
         MetaRequest::SetLayout { ino, policy },
@@ -407,11 +415,18 @@ fn inline_samples(all: &mut Vec<Sample>) {
         exclusive: false,
         open,
         inline: true,
+        fresh: false,
     };
     let make = |open| MetaRequest::Make { parent, name: b"n", how: how(open), target: b"" };
     let policy = |inline_bytes| LayoutPolicy { chunk_log2: 16, width: 2, inline_bytes };
     let write = DataWrite::new(ino, 5, b"data", Time { seconds: 3, nanos: 4 });
     let moves = |step| MetaRequest::MoveData { ino, step };
+    let how_fresh = MakeHow { fresh: true, ..how(true) };
+    let made_fresh = MetaRequest::Make { parent, name: b"n", how: how_fresh, target: b"" };
+    let mtime = write.mtime;
+    let (size_min, blocks_added, at_targets) = (9000, 3, true);
+    let wrote = MetaRequest::Wrote { ino, size_min, mtime, blocks_added, at_targets };
+    let untouched = DataWrite { untouched: true, ..write };
     for (name, request) in [
         ("Make_inline", make(false)),
         ("Make_inline_open", make(true)),
@@ -422,6 +437,9 @@ fn inline_samples(all: &mut Vec<Sample>) {
         ("MoveData_stay", moves(MoveStep::Stay)),
         ("MoveData_begin", moves(MoveStep::Begin)),
         ("MoveData_end", moves(MoveStep::End)),
+        ("Make_fresh", made_fresh),
+        ("Wrote_at_targets", wrote),
+        ("WriteData_untouched", MetaRequest::WriteData(untouched)),
     ] {
         push_request(all, name.into(), &request);
     }

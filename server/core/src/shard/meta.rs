@@ -2,7 +2,7 @@
 
 use weft_metadata::{Action as VolumeAction, Health, Incoming, Volume};
 use weft_net::Frame;
-use weft_wire::meta::{MetaReply, MetaRequest, SetAttr};
+use weft_wire::meta::{MetaReply, MetaRequest, MoveStep, SetAttr};
 use weft_wire::units::{to_u64, to_usize};
 use weft_wire::{Kind, SessionId, Status};
 
@@ -25,8 +25,16 @@ impl Shard {
         }
         let Some(volume) = &self.volume else { unreachable!("looked at above") };
         // A file is cut on all its targets or on none.
-        if let MetaRequest::SetAttr { ino, set: SetAttr { size: Some(_), .. } } = &request
-            && let Some(layout) = volume.layout_of(*ino)
+        let cut = match &request {
+            MetaRequest::SetAttr { ino, set: SetAttr { size: Some(_), .. } } => {
+                volume.layout_of(*ino).map(|layout| (*ino, layout))
+            }
+            MetaRequest::MoveData { ino, step: MoveStep::Begin } => {
+                volume.layout_of_fresh(*ino).map(|layout| (*ino, layout))
+            }
+            _ => None,
+        };
+        if let Some((ino, layout)) = cut
             && let Some(target) = self.offline_of(&layout)
         {
             tracing::warn!(

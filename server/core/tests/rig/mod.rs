@@ -369,8 +369,15 @@ impl Node {
     }
 
     fn make_how(&mut self, name: &[u8], inline: bool) -> Ino {
-        let how =
-            MakeHow { mode: 0o100_644, umask: 0, rdev: 0, exclusive: true, open: false, inline };
+        let how = MakeHow {
+            mode: 0o100_644,
+            umask: 0,
+            rdev: 0,
+            exclusive: true,
+            open: false,
+            inline,
+            fresh: false,
+        };
         let request = MetaRequest::Make { parent: Ino::ROOT, name, how, target: b"" };
         let id = self.change(&request);
         let (status, body, _) = self.answers.remove(&id).unwrap();
