@@ -274,7 +274,8 @@ impl<'a> Change<'a> {
             && !matches!(at, DataAt::Inode { .. })
         {
             let remove_from = weft_wire::ChunkIndex(0);
-            self.add_work(Work { id: 0, ino, layout, remove_from, cut: None, shrink: false });
+            let (cut, shrink, uncounted) = (None, false, false);
+            self.add_work(Work { id: 0, ino, layout, remove_from, cut, shrink, uncounted });
         }
         self.remove(Name::Orphans, key);
         self.inodes.insert(ino, None);
@@ -282,10 +283,10 @@ impl<'a> Change<'a> {
         Ok(())
     }
 
-    /// The file of a work, when it lives on.
+    /// The file of a work, when it lives on and its blocks get fewer by it.
     pub(crate) fn work_of_living(&self, id: u64) -> Option<Ino> {
         let row = self.store.get(Name::Works, &number_key(id)).ok()??;
-        Work::decode(id, row).filter(|work| work.shrink).map(|work| work.ino)
+        Work::decode(id, row).filter(|work| work.shrink && !work.uncounted).map(|work| work.ino)
     }
 
     /// Gives the targets a work; its number.

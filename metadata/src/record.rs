@@ -119,9 +119,13 @@ impl Inode {
         }
     }
 
-    /// Whether whoever made it may have begun to write at its targets.
-    pub(crate) fn is_fresh(&self) -> bool {
-        matches!(self.tail, Tail::File(_, DataAt::Fresh { .. }))
+    /// Whether its targets may have something of it that does not count.
+    pub(crate) fn may_have_leftovers(&self) -> bool {
+        let Tail::File(_, at) = self.tail else { return false };
+        match at {
+            DataAt::Targets | DataAt::Inode { .. } => false,
+            DataAt::Fresh { .. } | DataAt::Moving { .. } | DataAt::MovingOld { .. } => true,
+        }
     }
 
     /// The data has so many more blocks, or fewer.
@@ -350,15 +354,17 @@ pub struct Work {
     pub remove_from: ChunkIndex,
     /// A chunk to shorten, and how many bytes of it stay. `None` with `remove_from` 0: the file is gone.
     pub cut: Option<(ChunkIndex, u32)>,
-    /// Whether the file lives on: a `SetAttr` of its size, which is answered when the work is done.
+    /// Whether the file lives on: a change of it is answered when the work is done.
     pub shrink: bool,
+    /// What it removes was never counted among the file's blocks.
+    pub uncounted: bool,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct RawWork {
     pub(crate) format: U16,
-    /// Bit 0: there is a cut. Bit 1: a shrink.
+    /// Bit 0: there is a cut. Bit 1: a shrink. Bit 2: of what was not counted.
     pub(crate) flags: U16,
     pub(crate) cut_bytes: U32,
     pub(crate) ino: U64,
@@ -372,7 +378,11 @@ impl Work {
         let (cut_index, cut_bytes) = self.cut.unwrap_or_default();
         let raw = RawWork {
             format: U16::new(FORMAT),
-            flags: U16::new(u16::from(self.cut.is_some()) | u16::from(self.shrink) << 1),
+            flags: U16::new(
+                u16::from(self.cut.is_some())
+                    | u16::from(self.shrink) << 1
+                    | u16::from(self.uncounted) << 2,
+            ),
             cut_bytes: U32::new(cut_bytes),
             ino: U64::new(self.ino.0),
             remove_from: U64::new(self.remove_from.0),
@@ -389,7 +399,7 @@ impl Work {
         let mut from = Reader::new(layout, "work layout");
         let layout = Layout::decode(&mut from).ok()?;
         from.end().ok()?;
-        if raw.format.get() != FORMAT || flags > 3 {
+        if raw.format.get() != FORMAT || flags > 7 {
             return None;
         }
         let cut = (ChunkIndex(raw.cut_index.get()), raw.cut_bytes.get());
@@ -400,6 +410,7 @@ impl Work {
             remove_from: ChunkIndex(raw.remove_from.get()),
             cut: (flags & 1 == 1).then_some(cut),
             shrink: flags & 2 == 2,
+            uncounted: flags & 4 == 4,
         })
     }
 }

@@ -207,10 +207,10 @@ impl Volume {
         inode.layout().filter(|_| inode.inline_max().is_none()).cloned()
     }
 
-    /// The same of a file that its maker may have begun to write at its targets; else `None`.
-    pub fn layout_of_fresh(&self, ino: Ino) -> Option<Layout> {
+    /// The same of a file whose targets are emptied before its data moves there; else `None`.
+    pub fn layout_to_empty(&self, ino: Ino) -> Option<Layout> {
         let inode = self.store.known_inode(ino).ok()?;
-        inode.layout().filter(|_| inode.is_fresh()).cloned()
+        inode.layout().filter(|_| inode.may_have_leftovers()).cloned()
     }
 
     /// The inode that a name leads to now: what is logged and not applied is not counted.

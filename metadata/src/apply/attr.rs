@@ -111,5 +111,5 @@ pub(super) fn cut(ino: Ino, layout: Layout, size: u64) -> Work {
         0 => (last, None),
         _ => (ChunkIndex(last.0 + 1), Some((last, kept))),
     };
-    Work { id: 0, ino, layout, remove_from, cut, shrink: true }
+    Work { id: 0, ino, layout, remove_from, cut, shrink: true, uncounted: false }
 }

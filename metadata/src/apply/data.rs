@@ -10,7 +10,7 @@ use weft_wire::{Ino, Status};
 use super::Done;
 use super::attr::cut;
 use crate::change::Change;
-use crate::record::{DataAt, Inode, Tail, number_key};
+use crate::record::{DataAt, Inode, Tail, Work, number_key};
 use crate::store::Name;
 
 impl Inode {
@@ -101,8 +101,8 @@ impl Change<'_> {
     pub(super) fn move_data(&mut self, ino: Ino, step: MoveStep) -> Result<Done, Status> {
         let empty = self.store.data(ino)?.is_empty();
         let inode = self.inode_mut(ino)?;
-        let begins_fresh = step == MoveStep::Begin && inode.is_fresh();
-        let left = inode.layout().filter(|_| begins_fresh).cloned();
+        let empties = step == MoveStep::Begin && inode.may_have_leftovers();
+        let left = inode.layout().filter(|_| empties).cloned();
         let Tail::File(_, at) = &mut inode.tail else { return Err(Status::Invalid) };
         let (next, blocks) = match (step, *at) {
             (MoveStep::Stay, _) | (_, DataAt::Targets) => (*at, None),
@@ -136,8 +136,8 @@ impl Change<'_> {
         }
         let mut done = Done::from(MetaReply::Data(attr, inline));
         if let Some(layout) = left {
-            // Whoever made it may be gone, and have left something: where the file has a hole there must be zeros.
-            done.work = self.add_work(cut(ino, layout, 0));
+            // Whoever began before may be gone: where the file has a hole there must be zeros.
+            done.work = self.add_work(Work { uncounted: true, ..cut(ino, layout, 0) });
         }
         Ok(done)
     }

@@ -168,7 +168,7 @@ fn what_its_maker_writes_small_is_in_the_inode_alone() {
 
 /// What a vanished maker left must not be seen in holes.
 #[test]
-fn who_moves_a_fresh_file_has_its_targets_emptied_first() {
+fn who_moves_a_file_that_somebody_began_to_has_its_targets_emptied_first() {
     let mut rig = Rig::new();
     let f = make_fresh(&mut rig, b"f");
     assert_eq!(step(&mut rig, f, MoveStep::End), Err(Status::Invalid));

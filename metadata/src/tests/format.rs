@@ -139,6 +139,7 @@ fn entries_works_and_slots_have_these_bytes() {
         remove_from: ChunkIndex(3),
         cut,
         shrink: true,
+        uncounted: false,
     };
     let bytes = work.encode();
     let golden = "01000300050000000200000000000000030000000000000004000000000000000";

@@ -272,6 +272,7 @@ impl Model {
                 MoveStep::Begin if !small.begun && small.data.is_empty() => moved = true,
                 MoveStep::Begin => {
                     node.attr.version += u64::from(!began);
+                    work = if small.begun { self.next_work } else { 0 };
                     small.begun = true;
                     small.begun_with = Some(small.data.clone());
                 }
@@ -291,7 +292,6 @@ impl Model {
         let reply = MetaReply::Data(node.attr, node.inline(true));
         if work != 0 {
             self.works.insert(work, true);
-            self.shrinks.insert(work, ino);
             self.next_work += 1;
         }
         Ok((reply, work))

@@ -30,7 +30,7 @@ impl Shard {
                 volume.layout_of(*ino).map(|layout| (*ino, layout))
             }
             MetaRequest::MoveData { ino, step: MoveStep::Begin } => {
-                volume.layout_of_fresh(*ino).map(|layout| (*ino, layout))
+                volume.layout_to_empty(*ino).map(|layout| (*ino, layout))
             }
             _ => None,
         };
