@@ -379,7 +379,10 @@ impl ClientCore {
     /// Ends an operation.
     pub(crate) fn finish(&mut self, id: OpId, result: Result<FsReply, i32>) {
         let Some(op) = self.ops.remove(&id) else { return };
-        self.finished_ops.extend(op.kept);
+        if let (Some(keep), Some(record)) = (&mut self.keep, op.kept) {
+            keep.op_serviced(record, self.now);
+            self.finished_ops.push(record);
+        }
         self.record_op(id, &op, &result);
         if let OnTimeout::Eio(timeout) = self.config.on_timeout {
             self.op_timers.remove(&(op.started + timeout, id, errno::EIO));
@@ -609,7 +612,7 @@ impl ClientCore {
     fn give_up(&mut self, id: OpId, tag: u64) {
         let record = self.ops.get_mut(&id).and_then(|op| op.kept.take());
         if let (Some(keep), Some(record)) = (&mut self.keep, record) {
-            keep.update_op(record, OpState::GivenUp, String::new());
+            keep.update_op(record, OpState::GivenUp, String::new(), self.now);
             self.given_up_ops.insert(tag, record);
         }
     }

@@ -180,7 +180,7 @@ impl Mount {
         let address = options.source.address();
         tracing::info!(session = %session, source = %options.source, "mounting");
         Ok(Mount {
-            core: ClientCore::keeping(config, pool.clone(), &address, keep),
+            core: ClientCore::keeping(config, pool.clone(), &address, keep, clock::mono()),
             ring,
             pool,
             links: Links::default(),

@@ -133,7 +133,7 @@ impl World {
         let config = self.core.config.clone();
         // Its slots are free before they are claimed.
         self.core = ClientCore::new(config.clone(), self.pool.clone(), "host:1");
-        self.core = ClientCore::keeping(config, self.pool.clone(), "host:1", keep);
+        self.core = ClientCore::keeping(config, self.pool.clone(), "host:1", keep, self.now);
         self.core.set_clock(self.now, Time { seconds: 1_000_000, nanos: 0 });
         self.core.start(self.now);
         while !self.ready {
