@@ -44,6 +44,7 @@ MODULES = [
     "many",
     "hostile",
     "memory",
+    "cached",
     "damage",
     "rot",
     "full",

@@ -324,6 +324,7 @@ impl Mount {
                 Output::Send { link, head, payload } => self.links.queue(link, &head, payload),
                 Output::Close { link } => self.close_link(link),
                 Output::Forget { id, inodes, names } => self.forget_in_kernel(id, inodes, names),
+                Output::TrimMemory => weft_iobuf::trim_heap(),
                 Output::Ready => self.ready = true,
                 Output::Failed { sentence } => self.failed = Some(sentence),
             }
