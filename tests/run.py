@@ -30,6 +30,7 @@ MODULES = [
     "metrics",
     "trace",
     "transport",
+    "calls",
     "takeover",
     "coherence",
     "config",
