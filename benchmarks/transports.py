@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """FUSE over io_uring beside the classic device: the same loads on both, in turn, in one run.
 
-    benchmarks/transports.py [--local] [--rounds N] [--seconds S] [--only WORD] [--options O,...] [--json FILE]
+    benchmarks/transports.py [--local [--serving]] [--rounds N] [--seconds S] [--only WORD] [--options O,...] [--json FILE]
 
 A cluster of its own (one node, 4 target files), mounted twice with nothing cached by the kernel, and each load in each
-mount in turn, ROUNDS times. With --local no server is asked: `local_answers`, an example of fuse-client/mount, answers
-from memory, which shows the way from the kernel alone (build it: cargo build --release -p weft-mount --examples).
+mount in turn, ROUNDS times. Without the kernel's cache a stat or lookup is two to five requests of it, which the client
+answers under its leases; `lookup asked` looks for another name each time, in a directory that the other mount made, so that the
+server is asked as well. With --local no server is asked: `local_answers`, an example of fuse-client/mount, answers
+from memory, which shows the way from the kernel alone (build it: cargo build --release -p weft-mount --examples); with
+--serving its loop spins before it sleeps, as a mount's does (--options spin_us=0: a mount that does not).
 Prints medians, their range, the ratio ring/classic, and microseconds of CPU per operation of the client and of the
 loading programs together. What is measured on a loaded machine is worth little; the ratios are worth more than the rest.
 """
@@ -66,6 +69,18 @@ def metadata(kind, folder, worker):
     if kind == "open+close":
         return lambda: os.close(os.open(path, os.O_RDONLY))
     state = [0]
+    if kind == "lookup asked":
+        asked = folder / "asked"
+        asked = str(asked if asked.is_dir() else folder)
+
+        def ask():
+            state[0] += 1
+            try:
+                os.stat("%s/no-%d-%d-%d" % (asked, worker, os.getpid(), state[0]))
+            except FileNotFoundError:
+                pass
+
+        return ask
 
     def create():
         state[0] += 1
@@ -104,7 +119,7 @@ def run_fio(mode, block, jobs, depth, folder, seconds, work):
 
 def rows():
     """Name and what measures it: a function of folder, seconds and work."""
-    for kind in ("stat", "lookup missing", "fstat", "open+close", "create"):
+    for kind in ("stat", "lookup missing", "lookup asked", "fstat", "open+close", "create"):
         for threads in (1, 2):
             name = "%s, %d" % (kind, threads)
             yield name, lambda *at, kind=kind, threads=threads: run_metadata(kind, threads, *at)
@@ -139,17 +154,19 @@ def mounts_of_cluster(ctx, options):
         fill = ["fio", "--name=fill", "--filename=%s" % (folder / "file"), "--rw=write", "--bs=1m", "--direct=1"]
         run([*fill, "--size=%dm" % FILE_MIB, "--end_fsync=1"], timeout_s=300, cwd=ctx.work)
         found[way] = folder, mount.core_pid()
+    for way, other in (WAYS, WAYS[::-1]):
+        (cluster.mounts[other].path / ("of-" + way) / "asked").mkdir()
     return found, cluster.close
 
 
-def mounts_of_memory(ctx):
+def mounts_of_memory(ctx, serving):
     """Folder and process of each way, answered from memory."""
     found, children = {}, []
     for way in WAYS:
         point = ctx.work / way
         point.mkdir()
         log = ctx.work / (way + ".log")
-        child = spawn([binaries() / "examples" / "local_answers", point, way], log)
+        child = spawn([binaries() / "examples" / "local_answers", point, way, *(["serving"] if serving else [])], log)
         children.append((point, child))
         while not is_mounted(point):
             if child.poll() is not None:
@@ -198,6 +215,7 @@ def main():
     """Mounts both ways, measures, cleans up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--local", action="store_true", help="answers from memory, without a server")
+    parser.add_argument("--serving", action="store_true", help="with --local: the loop spins and has short slices")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each load in each round")
     parser.add_argument("--only", metavar="WORD", help="loads whose name has this in it")
@@ -211,12 +229,12 @@ def main():
     ctx = Context(work, False, 1, None)
     try:
         options = [option for option in args.options.split(",") if option]
-        found, close = mounts_of_memory(ctx) if args.local else mounts_of_cluster(ctx, options)
+        found, close = mounts_of_memory(ctx, args.serving) if args.local else mounts_of_cluster(ctx, options)
         table = measure(found, args, ctx.work)
         close()
         if args.json:
             with open(args.json, "a") as out:
-                out.write(json.dumps({"local": args.local, "options": options, "rows": table}) + "\n")
+                out.write(json.dumps({"local": args.local, "serving": args.serving, "options": options, "rows": table}) + "\n")
     finally:
         for complaint in clean(ctx.work, -1):
             print(complaint)

@@ -20,6 +20,7 @@ mkfs.ext4 e2fsprogs e2fsprogs
 stress-ng stress-ng stress-ng
 dbench dbench dbench
 ss iproute2 iproute
+strace strace strace
 "
 
 # What the tests in virtual machines need. They skip with a sentence where it cannot be had, so its lack ends nothing.

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -14,8 +15,15 @@ from lib.base import case, check, eventually, remember
 from lib.cluster import Cluster, program
 from lib.procs import alive, fork_worker, join_workers, run, send, start_time
 
-# More of everything: WEFT_TAKEOVER_KILLS=50 for the proof of the issue.
+# More of everything: WEFT_TAKEOVER_KILLS=50 for the proof of the issue, with its 64 processes.
 KILLS = int(os.environ.get("WEFT_TAKEOVER_KILLS", "0"))
+PROCESSES = 64
+CRATE = {
+    "Cargo.toml": '[package]\nname = "round"\nversion = "0.1.0"\nedition = "2021"\n\n[workspace]\n',
+    "build.rs": 'fn main() { println!("cargo:rerun-if-changed=build.rs"); }\n',
+    "src/lib.rs": "pub mod number;\n\npub fn told() -> String { number::NUMBER.to_string() }\n",
+    "src/main.rs": 'fn main() { println!("{}", round::told()); }\n',
+}
 
 
 def _until(stop):
@@ -144,6 +152,32 @@ def _git(folder, stop):
     check(call("status", "--porcelain") == "", "the tree is not clean")
 
 
+def _cargo_build(folder, stop):
+    """A crate with a library, a program and a build script: each round changes it, and has the program that says so."""
+    home = Path(folder) / "crate"
+    (home / "src").mkdir(parents=True)
+    for name, text in CRATE.items():
+        (home / name).write_text(text)
+    env = dict(os.environ, CARGO_TARGET_DIR=str(home / "target"), CARGO_TERM_COLOR="never")
+
+    def build():
+        made = subprocess.run(["cargo", "build", "--offline"], cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        told = made.stdout.decode(errors="replace")
+        check(made.returncode == 0, "cargo build says", told)
+        return told
+
+    for index in _until(stop):
+        (home / "src" / "number.rs").write_text("pub const NUMBER: u64 = %d;\n" % index)
+        check("Compiling round" in build(), "cargo did not see the change of round", index)
+        made = subprocess.run([home / "target" / "debug" / "round"], stdout=subprocess.PIPE)
+        check(made.stdout == b"%d\n" % index, "the program of round", index, "says", made.stdout)
+        if index % 4 == 3:
+            shutil.rmtree(home / "target")
+    build()
+    check("Compiling" not in build(), "cargo thinks that something changed")
+    shutil.rmtree(home)
+
+
 def _probe(folder, stop, longest):
     """How long the longest lookup of a name takes that nobody has cached."""
     slowest = 0.0
@@ -155,14 +189,13 @@ def _probe(folder, stop, longest):
     longest.write_text(str(slowest))
 
 
-def _start(ctx, folder, stop, names, fio=True):
+def _start(ctx, folder, stop):
     """Everything at once; the pids."""
-    pids = [fork_worker(_names, folder, seed, stop) for seed in range(names)]
+    pids = [fork_worker(_names, folder, seed, stop) for seed in range(PROCESSES if KILLS else PROCESSES // 4)]
     pids += [fork_worker(_stream, folder, seed, stop) for seed in range(2)]
     pids += [fork_worker(_orphan, folder, 0, stop), fork_worker(_sqlite, folder, stop)]
-    pids += [fork_worker(_git, folder, stop), fork_worker(_probe, folder, stop, ctx.work / "longest")]
-    if fio:
-        pids.append(fork_worker(_fio, ctx, folder, stop))
+    pids += [fork_worker(_git, folder, stop), fork_worker(_cargo_build, folder, stop)]
+    pids += [fork_worker(_fio, ctx, folder, stop), fork_worker(_probe, folder, stop, ctx.work / "longest")]
     return pids
 
 
@@ -186,31 +219,31 @@ def _kill_core(mount):
     eventually("another client-core", lambda: mount.core_pid() not in (None, before), 30, 0.005)
 
 
-def _under(ctx, what, names=16, options=(), fio=True):
-    """Runs `what(fs, mount)` under load; then everything is right. Returns the longest pause in seconds."""
+def _under(ctx, name, what):
+    """Runs `what(fs, mount)` under load; then everything is right. Says how long the longest pause was."""
     fs = Cluster(ctx)
     fs.create()
     fs.start()
-    mount = fs.mount(options=options)
+    mount = fs.mount()
     stop, folder = ctx.work / "stop", fs.path / "work"
     folder.mkdir()
-    pids = _start(ctx, folder, stop, names, fio)
+    pids = _start(ctx, folder, stop)
     what(fs, mount)
     dead = [pid for pid in pids if not alive(pid)]
     stop.write_text("")
     join_workers(pids, 240, "workers")
     check(not dead, "workers ended early:", dead)
     fs.close()
-    return float((ctx.work / "longest").read_text())
+    ctx.figure(name + ".longest_pause", float((ctx.work / "longest").read_text()), "s")
 
 
 def _random(ctx):
     return random.Random(ctx.seed)
 
 
-@case(timeout_s=300)
+@case(timeout_s=600)
 def takeover_killed(ctx):
-    """kill -9 of the client-core at random moments under names, streams, sqlite, git and fio: no error, nothing lost or double."""
+    """kill -9 of the client-core at random moments under names, streams, sqlite, git, cargo and fio: no error, nothing lost or double."""
     moments = _random(ctx)
     count = KILLS or 6
 
@@ -220,10 +253,30 @@ def takeover_killed(ctx):
             _kill_core(mount)
         time.sleep(0.5)
 
-    ctx.figure("takeover_killed.longest_pause", _under(ctx, kill), "s")
+    _under(ctx, "takeover_killed", kill)
 
 
-@case(timeout_s=300)
+@case(timeout_s=600)
+def takeover_server(ctx):
+    """The server alone killed at random moments, and away for up to a second, under the same load: as before."""
+    moments = _random(ctx)
+    away = []
+
+    def kill(fs, _mount):
+        for _ in range(KILLS or 3):
+            time.sleep(moments.uniform(0.2, 1.5))
+            begin = time.monotonic()
+            fs.kill()
+            time.sleep(moments.uniform(0, 1))
+            fs.start()
+            away.append(time.monotonic() - begin)
+        time.sleep(1)
+
+    _under(ctx, "takeover_server", kill)
+    ctx.figure("takeover_server.longest_away", max(away), "s")
+
+
+@case(timeout_s=600)
 def takeover_both(ctx):
     """The server killed, the client-core killed, both at once, under the same load: as before."""
     moments = _random(ctx)
@@ -242,14 +295,14 @@ def takeover_both(ctx):
                 _kill_core(mount)
         time.sleep(1)
 
-    ctx.figure("takeover_both.longest_pause", _under(ctx, kill, names=8), "s")
+    _under(ctx, "takeover_both", kill)
 
 
 def _mount_json(fs, *args):
     return json.loads(fs.weft("mount", *args, "--json").out)
 
 
-@case(timeout_s=240)
+@case(timeout_s=400)
 def takeover_upgrade(ctx):
     """`weft mount upgrade` under load: another program serves, no error; what is no client-core is refused and harms nothing."""
     copy = ctx.work / "next" / "mount-weft"
@@ -271,7 +324,7 @@ def takeover_upgrade(ctx):
         check(listed[0]["supervisor_pid"] == mount.child.pid and listed[0]["transport"] == "classic", listed)
         time.sleep(0.5)
 
-    ctx.figure("takeover_upgrade.longest_pause", _under(ctx, upgrade, names=8, fio=False), "s")
+    _under(ctx, "takeover_upgrade", upgrade)
 
 
 def _waiting(path):

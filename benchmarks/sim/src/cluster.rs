@@ -339,6 +339,7 @@ impl World {
                 }
             }
             Output::Forget { id, .. } => self.soon(500, Event::Forgot(client, id, false)),
+            Output::TrimMemory => {}
             Output::Ready => {
                 self.clients[client].ready = true;
                 for program in 0..self.clients[client].programs.len() {

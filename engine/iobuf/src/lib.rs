@@ -29,6 +29,7 @@ mod arena;
 mod buddy;
 mod error;
 mod file_map;
+mod heap;
 mod limits;
 mod mapped;
 mod pool;
@@ -37,6 +38,7 @@ mod slot;
 
 pub use error::{IobufError, Kind};
 pub use file_map::FileMap;
+pub use heap::trim_heap;
 pub use limits::{
     ARENA_BYTES_MAX, CLASS_BYTES_DEFAULT, CLASS_BYTES_MIN, FILE_MAPS_MAX, REGION_BYTES_MAX,
 };

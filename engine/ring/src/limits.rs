@@ -29,8 +29,8 @@ pub(crate) const DRAIN_ROUND_MS: u32 = 20;
 /// Longest time a dropped ring waits for the kernel.
 pub(crate) const DRAIN_MS_MAX: u32 = 60_000;
 
-/// Longest spin before sleeping.
-pub(crate) const SPIN_US_MAX: u32 = 1_000;
+/// Longest spin before sleeping that can be asked for, in microseconds.
+pub const SPIN_US_MAX: u32 = 1_000;
 
 // Each operation in flight owes one completion; the other half is for cancellations and repeated
 // completions. More than that waits in the kernel (IORING_FEAT_NODROP), so it is never lost.

@@ -9,6 +9,8 @@
 //!   not there. It is so until a name of it has to go for want of room. A name of it that is being changed is unsure.
 //! - Bounded; the least recently used goes first, but never what is pinned (a file with state of its own). A lease that
 //!   was forgotten so is given back when it is asked for.
+//! - What the kernel lets go of for want of memory is let go of here, too: no more is known than the kernel knows, which
+//!   takes some three times as much memory for it, and is told by the machine when there is little.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,29 +19,45 @@ use weft_wire::{Ino, LeaseMode};
 
 use crate::limits::{CACHED_INODES_MAX, CACHED_NAMES_MAX};
 
+/// Of so many inodes under a directory's names the kernel has let go before its names are looked through for them.
+const LET_GO_MIN: usize = 64;
+
 #[derive(Debug)]
 struct Known {
     mode: LeaseMode,
     /// With the generation in which they were right.
     attr: Option<(Attr, u64)>,
-    /// Of a directory: names, and that there is no such name.
-    names: BTreeMap<Vec<u8>, Option<Ino>>,
-    /// Of a directory all of whose names are known: those that are not. `None`: it is no such directory.
-    unsure: Option<BTreeSet<Vec<u8>>>,
+    /// What is known of a directory only.
+    directory: Option<Box<Directory>>,
+    /// The directory that a name of it was put in last.
+    parent: Option<Ino>,
     /// It has no file capabilities: the kernel asks before every write(2), to know whether to take them away.
     no_capabilities: bool,
     age: u64,
 }
 
+#[derive(Debug, Default)]
+struct Directory {
+    /// Names, and that there is no such name.
+    names: BTreeMap<Box<[u8]>, Option<Ino>>,
+    /// Of a directory all of whose names are known: those that are not. `None`: it is no such directory.
+    unsure: Option<BTreeSet<Vec<u8>>>,
+    /// Inodes under its names that the kernel let go of since the names were looked through.
+    let_go: usize,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
-    known: BTreeMap<Ino, Known>,
+    /// Each in a block of its own: nodes of the tree are half empty where inodes come in order.
+    known: BTreeMap<Ino, Box<Known>>,
     by_age: BTreeMap<u64, Ino>,
     next_age: u64,
     name_count: usize,
     /// Attributes of an earlier one are not known to be right.
     generation: u64,
+    /// See [`Cache::freed_count`].
+    freed_count: usize,
 }
 
 impl Cache {
@@ -65,7 +83,8 @@ impl Cache {
     /// What is known of a name: its inode, or that it is not there.
     pub(crate) fn name(&self, parent: Ino, name: &[u8]) -> Option<Option<Ino>> {
         let known = self.known.get(&parent).filter(|known| known.mode >= LeaseMode::Read)?;
-        match (known.names.get(name), &known.unsure) {
+        let directory = known.directory.as_ref()?;
+        match (directory.names.get(name), &directory.unsure) {
             (Some(found), _) => Some(*found),
             (None, Some(unsure)) if !unsure.contains(name) && !is_dots(name) => Some(None),
             (None, _) => None,
@@ -74,9 +93,10 @@ impl Cache {
 
     /// A directory was made just now, and a lease on it granted: it is empty.
     pub(crate) fn set_empty(&mut self, directory: Ino) {
-        let known = self.known.get_mut(&directory).filter(|known| known.names.is_empty());
-        if let Some(known) = known.filter(|known| known.mode >= LeaseMode::Read) {
-            known.unsure.get_or_insert_default();
+        let known = self.known.get_mut(&directory).filter(|known| known.mode >= LeaseMode::Read);
+        let names = known.map(|known| known.directory.get_or_insert_default());
+        if let Some(directory) = names.filter(|directory| directory.names.is_empty()) {
+            directory.unsure.get_or_insert_default();
         }
     }
 
@@ -86,9 +106,10 @@ impl Cache {
             return;
         }
         let age = self.next_age;
-        let names = BTreeMap::new();
-        let fresh = Known { mode, attr: None, names, unsure: None, no_capabilities: false, age };
-        let known = self.known.entry(ino).or_insert(fresh);
+        let known = self.known.entry(ino).or_insert_with(|| {
+            let (attr, directory, parent, no_capabilities) = (None, None, None, false);
+            Box::new(Known { mode, attr, directory, parent, no_capabilities, age })
+        });
         // Less is what a recall leaves, not a grant.
         known.mode = if mode == LeaseMode::Through { mode } else { known.mode.max(mode) };
         if known.age == age {
@@ -130,15 +151,19 @@ impl Cache {
         }
     }
 
-    /// A name of a directory, granted just now.
+    /// A name of a directory, granted just now; after what was granted of the inode it leads to.
     pub(crate) fn put_name(&mut self, parent: Ino, name: &[u8], ino: Option<Ino>) {
         if self.name_count >= CACHED_NAMES_MAX {
             self.drop_names();
         }
         let Some(known) = self.known.get_mut(&parent) else { return };
-        let was_unsure = known.unsure.as_mut().is_some_and(|unsure| unsure.remove(name));
-        if known.names.insert(name.to_vec(), ino).is_none() && !was_unsure {
+        let directory = known.directory.get_or_insert_default();
+        let was_unsure = directory.unsure.as_mut().is_some_and(|unsure| unsure.remove(name));
+        if directory.names.insert(name.into(), ino).is_none() && !was_unsure {
             self.name_count += 1;
+        }
+        if let Some(child) = ino.and_then(|ino| self.known.get_mut(&ino)) {
+            child.parent = Some(parent);
         }
     }
 
@@ -147,8 +172,9 @@ impl Cache {
         let mut left = CACHED_NAMES_MAX / 16;
         for ino in self.by_age.values() {
             let known = self.known.get_mut(ino).expect("what has an age is known");
-            self.name_count -= known.unsure.take().map_or(0, |unsure| unsure.len());
-            while left > 0 && known.names.pop_first().is_some() {
+            let Some(directory) = &mut known.directory else { continue };
+            self.name_count -= directory.unsure.take().map_or(0, |unsure| unsure.len());
+            while left > 0 && directory.names.pop_first().is_some() {
                 left -= 1;
                 self.name_count -= 1;
             }
@@ -172,9 +198,11 @@ impl Cache {
 
     /// The name is not known any more.
     pub(crate) fn drop_name(&mut self, parent: Ino, name: &[u8]) {
-        let Some(known) = self.known.get_mut(&parent) else { return };
-        let was_known = known.names.remove(name).is_some();
-        let is_unsure = known.unsure.as_mut().is_some_and(|unsure| unsure.insert(name.to_vec()));
+        let known = self.known.get_mut(&parent);
+        let Some(directory) = known.and_then(|known| known.directory.as_mut()) else { return };
+        let was_known = directory.names.remove(name).is_some();
+        let unsure = directory.unsure.as_mut();
+        let is_unsure = unsure.is_some_and(|unsure| unsure.insert(name.to_vec()));
         match (was_known, is_unsure) {
             (true, false) => self.name_count -= 1,
             (false, true) => self.name_count += 1,
@@ -191,16 +219,66 @@ impl Cache {
         }
     }
 
-    /// Every inode that a lease is held on.
-    pub(crate) fn inodes(&self) -> impl Iterator<Item = Ino> {
-        self.known.keys().copied()
+    /// What is granted or asked for from here on has this age or a higher one.
+    pub(crate) fn next_age(&self) -> u64 {
+        self.next_age
+    }
+
+    /// The inodes known that something was granted or asked for since [`Cache::next_age`] was `age`.
+    pub(crate) fn used_since(&self, age: u64) -> impl Iterator<Item = Ino> {
+        self.by_age.range(age..).map(|(_, ino)| *ino)
     }
 
     /// No lease is held.
     pub(crate) fn forget_all(&mut self) {
+        self.freed_count += self.known.len() + self.name_count;
         self.known.clear();
         self.by_age.clear();
         self.name_count = 0;
+    }
+
+    /// The kernel let go of an inode that is not pinned: it is not known any more, nor in the end the names that lead there.
+    pub(crate) fn let_go(&mut self, ino: Ino) {
+        let Some(known) = self.known.get(&ino) else { return };
+        let (parent, name_count) = (known.parent, known.name_count());
+        self.forget(ino);
+        self.freed_count += 1 + name_count;
+        let known = parent.and_then(|parent| self.known.get_mut(&parent));
+        if let Some(directory) = known.and_then(|known| known.directory.as_mut()) {
+            directory.let_go += 1;
+            if directory.let_go >= LET_GO_MIN.max(directory.names.len() / 2) {
+                self.let_names_go(parent.expect("it has names"));
+            }
+        }
+    }
+
+    /// Where most of a directory's names lead to inodes that are not known, those go, and what is known not to be there.
+    /// Inodes that were removed have no names, so a directory in which files come and go stays known whole.
+    fn let_names_go(&mut self, ino: Ino) {
+        let directory = self.known.get_mut(&ino).and_then(|known| known.directory.take());
+        let Some(mut directory) = directory else { return };
+        directory.let_go = 0;
+        let before = directory.name_count();
+        let is_known = |ino: &Ino| self.known.contains_key(ino);
+        let lost = directory.names.values().flatten().filter(|ino| !is_known(ino)).count();
+        if lost > 0 && 2 * lost >= directory.names.len() {
+            directory.unsure = None;
+            directory.names.retain(|_, ino| ino.as_ref().is_some_and(is_known));
+        }
+        let freed = before - directory.name_count();
+        self.name_count -= freed;
+        self.freed_count += freed;
+        self.known.get_mut(&ino).expect("looked at above").directory = Some(directory);
+    }
+
+    /// Inodes and names that went, and nothing came for, since [`Cache::gave_back`].
+    pub(crate) fn freed_count(&self) -> usize {
+        self.freed_count
+    }
+
+    /// Their memory was given back.
+    pub(crate) fn gave_back(&mut self) {
+        self.freed_count = 0;
     }
 
     fn forget(&mut self, ino: Ino) {
@@ -221,6 +299,12 @@ impl Cache {
 
 impl Known {
     fn name_count(&self) -> usize {
+        self.directory.as_ref().map_or(0, |directory| directory.name_count())
+    }
+}
+
+impl Directory {
+    fn name_count(&self) -> usize {
         self.names.len() + self.unsure.as_ref().map_or(0, BTreeSet::len)
     }
 }
@@ -231,113 +315,4 @@ fn is_dots(name: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use weft_wire::meta::Time;
-
-    use super::*;
-
-    fn attr(ino: u64, version: u64) -> Attr {
-        let (mode, nlink, uid, gid, rdev, size, blocks) = (0o100_644, 1, 0, 0, 0, 0, 0);
-        let (atime, mtime, ctime, btime) = Default::default();
-        let _: Time = atime;
-        let ino = Ino(ino);
-        Attr { ino, mode, nlink, uid, gid, rdev, size, blocks, version, atime, mtime, ctime, btime }
-    }
-
-    #[test]
-    fn what_is_recalled_or_not_granted_is_not_answered() {
-        let mut cache = Cache::default();
-        cache.put_attr(&attr(1, 1));
-        assert_eq!(cache.attr(Ino(1)), None, "without a lease nothing is kept");
-        cache.grant(Ino(1), LeaseMode::Write, |_| false);
-        cache.put_attr(&attr(1, 2));
-        cache.put_attr(&attr(1, 1));
-        assert_eq!(cache.attr(Ino(1)), Some(attr(1, 2)), "an overtaken answer changes nothing");
-        cache.put_name(Ino(1), b"a", Some(Ino(2)));
-        cache.put_name(Ino(1), b"b", None);
-        cache.lower(Ino(1), LeaseMode::Read);
-        assert_eq!(cache.mode(Ino(1)), LeaseMode::Read);
-        assert_eq!(cache.name(Ino(1), b"a"), Some(Some(Ino(2))));
-        assert_eq!((cache.name(Ino(1), b"b"), cache.name(Ino(1), b"c")), (Some(None), None));
-        cache.drop_name(Ino(1), b"b");
-        assert_eq!(cache.name(Ino(1), b"b"), None);
-        cache.lower(Ino(1), LeaseMode::None);
-        assert_eq!((cache.attr(Ino(1)), cache.name(Ino(1), b"a")), (None, None));
-        assert_eq!((cache.name_count, cache.by_age.len()), (0, 0));
-        cache.grant(Ino(1), LeaseMode::Through, |_| false);
-        cache.put_attr(&attr(1, 2));
-        assert_eq!(cache.attr(Ino(1)), None, "others write it");
-    }
-
-    #[test]
-    fn a_directory_made_here_is_known_whole_but_for_what_is_being_changed() {
-        let mut cache = Cache::default();
-        cache.set_empty(Ino(1));
-        assert_eq!(cache.name(Ino(1), b"a"), None, "without a lease nothing is known");
-        cache.grant(Ino(1), LeaseMode::Read, |_| false);
-        assert_eq!(cache.name(Ino(1), b"a"), None, "others may have put names in before the lease");
-        cache.set_empty(Ino(1));
-        assert_eq!((cache.name(Ino(1), b"a"), cache.name(Ino(1), b"..")), (Some(None), None));
-        cache.drop_name(Ino(1), b"a");
-        cache.drop_name(Ino(1), b"a");
-        assert_eq!((cache.name(Ino(1), b"a"), cache.name(Ino(1), b"b")), (None, Some(None)));
-        cache.put_name(Ino(1), b"a", Some(Ino(2)));
-        assert_eq!(cache.name(Ino(1), b"a"), Some(Some(Ino(2))));
-        cache.drop_name(Ino(1), b"a");
-        assert_eq!((cache.name(Ino(1), b"a"), cache.name_count), (None, 1), "removed, or not");
-        cache.lower(Ino(1), LeaseMode::None);
-        cache.grant(Ino(1), LeaseMode::Read, |_| false);
-        assert_eq!((cache.name(Ino(1), b"b"), cache.name_count), (None, 0), "others had it");
-    }
-
-    #[test]
-    fn a_directory_known_whole_is_not_any_more_when_names_go_for_want_of_room() {
-        let mut cache = Cache::default();
-        (1..=2).for_each(|ino| cache.grant(Ino(ino), LeaseMode::Read, |_| false));
-        (1..=2).for_each(|ino| cache.set_empty(Ino(ino)));
-        cache.drop_name(Ino(1), b"unsure");
-        for name in 0..CACHED_NAMES_MAX {
-            cache.put_name(Ino(2), &name.to_le_bytes(), Some(Ino(9)));
-        }
-        assert_eq!(cache.name(Ino(2), &0_usize.to_le_bytes()), None, "not: there is none");
-        let counts = cache.known.values().map(Known::name_count);
-        assert_eq!(counts.sum::<usize>(), cache.name_count);
-    }
-
-    #[test]
-    fn names_are_bounded_also_those_that_are_not_there() {
-        let mut cache = Cache::default();
-        (1..=3).for_each(|ino| cache.grant(Ino(ino), LeaseMode::Read, |_| false));
-        for name in 0..=CACHED_NAMES_MAX {
-            cache.put_name(Ino(3), &name.to_le_bytes(), None);
-        }
-        assert!(cache.name_count <= CACHED_NAMES_MAX, "{}", cache.name_count);
-        assert_eq!(cache.name_count, cache.known[&Ino(3)].names.len());
-        assert_eq!(cache.name(Ino(3), &CACHED_NAMES_MAX.to_le_bytes()), Some(None), "the last");
-    }
-
-    #[test]
-    fn attributes_of_before_are_not_right_any_more() {
-        let mut cache = Cache::default();
-        cache.grant(Ino(1), LeaseMode::Read, |_| false);
-        cache.put_attr(&attr(1, 2));
-        cache.drop_attrs();
-        assert_eq!((cache.attr(Ino(1)), cache.has_attr(Ino(1))), (None, false));
-        cache.put_attr(&attr(1, 1));
-        assert_eq!(cache.attr(Ino(1)), None, "overtaken");
-        cache.put_attr(&attr(1, 2));
-        assert_eq!(cache.attr(Ino(1)), Some(attr(1, 2)));
-    }
-
-    #[test]
-    fn the_oldest_goes_and_the_pinned_stays() {
-        let mut cache = Cache::default();
-        let count = CACHED_INODES_MAX as u64;
-        for ino in 0..=count {
-            cache.grant(Ino(ino), LeaseMode::Read, |ino| ino == Ino(0));
-        }
-        assert_eq!(cache.mode(Ino(0)), LeaseMode::Read);
-        assert_eq!(cache.mode(Ino(1)), LeaseMode::None);
-        assert_eq!((cache.known.len(), cache.by_age.len()), (CACHED_INODES_MAX, CACHED_INODES_MAX));
-    }
-}
+mod tests;

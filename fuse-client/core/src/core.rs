@@ -53,12 +53,16 @@ pub struct ClientCore {
     pub(crate) releases_due: Option<Duration>,
     /// When volumes that may not know this session are told again.
     pub(crate) known_due: Option<Duration>,
+    /// When the memory of what the caches let go of is given back to the system.
+    pub(crate) trim_due: Option<Duration>,
     pub(crate) file_timers: BTreeSet<(Duration, Ino)>,
     pub(crate) handles: BTreeMap<Handle, HandleState>,
     pub(crate) next_handle: u64,
     pub(crate) versions: Versions,
     pub(crate) locks: Locks,
     pub(crate) cache: Cache,
+    /// Until when what the kernel was told may hold, and the cache's next age by then: the earliest first.
+    pub(crate) told: VecDeque<(Duration, u64)>,
     /// Changes that were asked for, ever.
     pub(crate) changes_asked: u64,
     pub(crate) recalls: BTreeMap<u64, Recalling>,
@@ -132,12 +136,14 @@ impl ClientCore {
             touched: BTreeSet::new(),
             releases_due: None,
             known_due: None,
+            trim_due: None,
             file_timers: BTreeSet::new(),
             handles: BTreeMap::new(),
             next_handle: 1,
             versions: Versions::default(),
             locks: Locks::default(),
             cache: Cache::default(),
+            told: VecDeque::new(),
             changes_asked: 0,
             recalls: BTreeMap::new(),
             next_recall: 1,
@@ -197,8 +203,8 @@ impl ClientCore {
     /// The kernel asks. Before [`Output::Ready`], or beyond `limits::OPS_MAX` at once, the answer is EAGAIN.
     pub fn op(&mut self, id: OpId, caller: Caller, op: FsOp, now: Duration) {
         self.now = now;
-        if let FsOp::Forget { .. } = op {
-            return; // Nothing is kept per lookup.
+        if let FsOp::Forget { ino, .. } = op {
+            return self.kernel_let_go(ino);
         }
         let Some(op) = self.put_off(id, caller, op) else {
             if let OnTimeout::Eio(timeout) = self.config.on_timeout {
@@ -288,6 +294,8 @@ impl ClientCore {
         self.send_releases_due();
         self.make_known_due();
         self.sync_lingering_due();
+        self.mark_told();
+        self.trim_memory_due();
         self.tell_what_is_waited_for();
         self.settle();
     }
@@ -298,7 +306,7 @@ impl ClientCore {
         let links = self.links.iter().filter_map(Link::next_timer);
         let files = self.file_timers.first().map(|(at, _)| *at);
         let ops = self.op_timers.first().map(|(at, ..)| *at);
-        let due = [self.releases_due, self.known_due, self.lingering.due];
+        let due = [self.releases_due, self.known_due, self.trim_due, self.lingering.due];
         links.chain(files).chain(ops).chain(due.into_iter().flatten()).min()
     }
 
@@ -379,7 +387,10 @@ impl ClientCore {
     /// Ends an operation.
     pub(crate) fn finish(&mut self, id: OpId, result: Result<FsReply, i32>) {
         let Some(op) = self.ops.remove(&id) else { return };
-        self.finished_ops.extend(op.kept);
+        if let (Some(keep), Some(record)) = (&mut self.keep, op.kept) {
+            keep.op_serviced(record, self.now);
+            self.finished_ops.push(record);
+        }
         self.record_op(id, &op, &result);
         if let OnTimeout::Eio(timeout) = self.config.on_timeout {
             self.op_timers.remove(&(op.started + timeout, id, errno::EIO));
@@ -609,7 +620,7 @@ impl ClientCore {
     fn give_up(&mut self, id: OpId, tag: u64) {
         let record = self.ops.get_mut(&id).and_then(|op| op.kept.take());
         if let (Some(keep), Some(record)) = (&mut self.keep, record) {
-            keep.update_op(record, OpState::GivenUp, String::new());
+            keep.update_op(record, OpState::GivenUp, String::new(), self.now);
             self.given_up_ops.insert(tag, record);
         }
     }

@@ -64,6 +64,11 @@ const _: () = assert!(crate::limits::OPS_MAX <= 64 << 10);
 /// Bytes of all tables, a whole number of huge pages. Pages that were never written take no memory.
 pub const KEEP_BYTES: usize = (TRACE_AT + trace::BYTES).next_multiple_of(2 << 20);
 
+/// The state of an operation's record: it is as its contents say; or, from here on, it is serviced, since so many milliseconds
+/// above this.
+const AS_RECORDED: u64 = 1;
+const SERVICED: u64 = 2;
+
 /// Which table a record is in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Which {
@@ -252,14 +257,22 @@ impl Keep {
         table.update(bytes, at, content);
     }
 
-    /// What an operation does, and what it waits for.
-    pub(crate) fn update_op(&mut self, at: u32, state: OpState, waits_for: String) {
+    /// What an operation does from now on, and what it waits for.
+    pub(crate) fn update_op(&mut self, at: u32, state: OpState, waits_for: String, now: Duration) {
         let bytes = self.memory.bytes();
         let before = self.tables[Which::Ops as usize].content(bytes, at).and_then(OpRecord::decode);
         if let Some(before) = before {
-            let now = OpRecord { state, waits_for, ..before };
+            let same = before.state == state;
+            let state_since_ms = if same { before.state_since_ms } else { to_millis(now) };
+            let now = OpRecord { state, waits_for, state_since_ms, ..before };
             self.update(Which::Ops, at, &now.encode());
+            self.set_live(Which::Ops, at, AS_RECORDED);
         }
+    }
+
+    /// An operation has its answer, and its program is about to be told. One store, as it is made for each operation.
+    pub(crate) fn op_serviced(&mut self, at: u32, now: Duration) {
+        self.set_live(Which::Ops, at, SERVICED.saturating_add(to_millis(now)));
     }
 
     /// Another state of the record, with the same contents; not 0.
@@ -335,6 +348,12 @@ impl Keep {
         self.put_number(at + 8 * (1 + usize::from(slot)), sequence);
     }
 
+    /// What others read.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.memory.bytes()
+    }
+
     /// What a successor finds when the client-core ends here.
     #[cfg(test)]
     pub(crate) fn into_memory(self) -> KeepMemory {
@@ -365,10 +384,23 @@ pub fn read_ops<E>(
     let mut record = vec![0; OPS.record_bytes()];
     for at in 0..to_usize(count) {
         read(to_u64(OPS.at + at * OPS.record_bytes()), &mut record)?;
-        let content = table::content(&record, &OPS).filter(|_| table::number(&record, 0) != 0);
-        ops.extend(content.and_then(OpRecord::decode));
+        let live = table::number(&record, 0);
+        let content = table::content(&record, &OPS).filter(|_| live != 0);
+        let Some(recorded) = content.and_then(OpRecord::decode) else { continue };
+        ops.push(match live.checked_sub(SERVICED) {
+            None => recorded,
+            Some(state_since_ms) => {
+                let (state, waits_for) = (OpState::Serviced, String::new());
+                OpRecord { state, state_since_ms, waits_for, ..recorded }
+            }
+        });
     }
     Ok(ops)
+}
+
+/// Milliseconds of the machine's clock.
+pub(crate) fn to_millis(at: Duration) -> u64 {
+    u64::try_from(at.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

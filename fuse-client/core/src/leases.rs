@@ -224,6 +224,9 @@ impl ClientCore {
             if self.cache.mode(parent) < LeaseMode::Read {
                 self.grant(parent, LeaseMode::Read);
             }
+            if let Some(ino) = ino {
+                self.grant(ino, lease.mode());
+            }
             self.cache.put_name(parent, name, ino);
         }
     }
@@ -524,15 +527,6 @@ impl ClientCore {
             file.attr_at = Duration::ZERO;
             file.pages = Pages::Unknown;
         }
-    }
-
-    /// All that the kernel may know without asking: names by their epoch, and with them the attributes of what is found
-    /// by name; then those of what is open. Also when the client-core before this one let it know.
-    fn known_to_kernel(&self) -> Vec<Ino> {
-        let open = self.handles.values().map(|handle| handle.ino);
-        let all: BTreeSet<Ino> =
-            open.chain(self.files.keys().copied()).chain(self.cache.inodes()).collect();
-        all.into_iter().collect()
     }
 
     /// What a welcome says of fencing. A volume knows best: where it says less than we heard, it has forgotten us.

@@ -21,6 +21,7 @@ mod core;
 mod file;
 mod inline;
 pub mod keep;
+mod kernel;
 mod leases;
 pub mod limits;
 mod locks;

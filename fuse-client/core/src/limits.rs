@@ -17,14 +17,23 @@ pub const DIRTY_FILE_BYTES_DEFAULT: usize = 16 << 20;
 pub const UNSYNCED_BYTES_DEFAULT: usize = 64 << 20;
 /// Silence with requests in flight after which a connection counts as lost.
 pub const REPLY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
+/// The kernel counts its time-outs from when it has the answer: so much later than we do at most.
+pub const KERNEL_LATE: Duration = Duration::from_secs(1);
+/// How finely it is remembered what the kernel was told when.
+pub const TOLD_INTERVAL: Duration = Duration::from_secs(1);
 /// Operations in progress; the kernel keeps far below.
 pub const OPS_MAX: usize = 64 << 10;
 /// Inodes whose version is remembered after their last close.
 pub const VERSIONS_MAX: usize = 64 << 10;
-/// Inodes of which something is known under a lease.
-pub const CACHED_INODES_MAX: usize = 64 << 10;
-/// Names known under leases.
-pub const CACHED_NAMES_MAX: usize = 256 << 10;
+/// Inodes of which something is known under a lease, and which the kernel knows: some 270 bytes each.
+pub const CACHED_INODES_MAX: usize = 1 << 20;
+/// Names known under leases: some 100 bytes each, if they are short.
+pub const CACHED_NAMES_MAX: usize = 1 << 20;
+/// So many inodes and names have to go before their memory is given back to the system, and so long after that it is: others
+/// will have gone by then.
+pub const TRIM_COUNT_MIN: usize = 16 << 10;
+/// See [`TRIM_COUNT_MIN`].
+pub const TRIM_DELAY: Duration = Duration::from_secs(1);
 /// From this length on a piece of a write goes out at once and without a copy.
 pub const ZERO_COPY_BYTES_MIN: usize = 64 << 10;
 /// Longest run of small writes that goes out as one.

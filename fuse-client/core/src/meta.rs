@@ -481,12 +481,12 @@ impl ClientCore {
         let mut concerned = false;
         for entry in MetaReply::dir_entries(&entries) {
             let entry = entry.map_err(|_| errno::EIO)?;
-            if named {
-                self.cache.put_name(dir, entry.name, Some(entry.ino));
-            }
             if let Some(attr) = entry.attr.filter(|_| leased) {
                 self.granted(attr.ino, LeaseBits::READ);
                 self.cache.put_attr(&attr);
+            }
+            if named {
+                self.cache.put_name(dir, entry.name, Some(entry.ino));
             }
             concerned |= entry.attr.is_some() && self.files.contains_key(&entry.ino);
         }

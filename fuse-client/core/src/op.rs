@@ -72,7 +72,7 @@ pub enum Whence {
 pub enum FsOp {
     /// → `Entry`, or ENOENT.
     Lookup { parent: Ino, name: Vec<u8> },
-    /// The kernel drops `count` of its lookups of the inode. No reply.
+    /// The kernel drops `count` of its lookups of the inode, as a rule all: it lets go of the inode. No reply.
     Forget { ino: Ino, count: u64 },
     /// → `Attr`.
     GetAttr { ino: Ino, handle: Option<Handle> },
@@ -286,6 +286,8 @@ pub enum Output {
         /// Names, too.
         names: bool,
     },
+    /// Much of what was known is not any more: memory that was freed is to be given back to the system.
+    TrimMemory,
     /// The cluster's map is known and its root is there: the mount may serve. Once.
     Ready,
     /// The mount cannot work, and why, for a person. Every operation gets EIO from here on.

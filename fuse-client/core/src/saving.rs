@@ -14,7 +14,7 @@ use crate::core::{ClientCore, at};
 use crate::file::File;
 use crate::keep::records::{WAITS_FOR_BYTES_MAX, write_state};
 use crate::keep::{
-    Change, FileRecord, HandleRecord, Kept, LinkRecord, OpRecord, Which, WriteRecord,
+    Change, FileRecord, HandleRecord, Kept, LinkRecord, OpRecord, Which, WriteRecord, to_millis,
 };
 use crate::op::{FsOp, Handle, LinkId, OpId};
 use crate::records::OpState;
@@ -77,7 +77,8 @@ impl ClientCore {
             ino,
             pid,
             state,
-            since_ms: u64::try_from(self.now.as_millis()).unwrap_or(u64::MAX),
+            since_ms: to_millis(self.now),
+            state_since_ms: to_millis(self.now),
             waits_for: String::new(),
             opens: matches!(op, FsOp::Open { .. }),
         };
@@ -262,7 +263,7 @@ impl ClientCore {
         }
         let Some(keep) = &mut self.keep else { return };
         for (record, _, (state, waits_for)) in told {
-            keep.update_op(record, state, waits_for);
+            keep.update_op(record, state, waits_for, self.now);
         }
     }
 

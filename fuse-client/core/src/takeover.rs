@@ -63,9 +63,11 @@ impl ClientCore {
         pool: weft_iobuf::Pool,
         address: &str,
         mut keep: Keep,
+        now: Duration,
     ) -> ClientCore {
         let found = keep.is_used().then(|| keep.find());
         let mut core = ClientCore::new(config, pool, address);
+        core.now = now;
         core.keep = Some(keep);
         let Some(mut found) = found else { return core };
         let mut legacy = Legacy::default();
@@ -133,9 +135,9 @@ impl ClientCore {
         if op.opens && !self.files.contains_key(&op.ino) {
             legacy.stray_opens.insert(op.ino);
         }
-        let purged = OpRecord { state: crate::records::OpState::Purged, ..op };
+        let purged = crate::records::OpState::Purged;
         if let Some(keep) = &mut self.keep {
-            keep.update(Which::Ops, record, &purged.encode());
+            keep.update_op(record, purged, op.waits_for, self.now);
             if let Some(before) = legacy.unanswered.insert(id, record) {
                 keep.remove(Which::Ops, before);
             }
@@ -305,7 +307,7 @@ impl ClientCore {
         let waiting = crate::records::OpState::Waiting;
         let record = self.keep_op(id, caller.pid, &op, waiting);
         if let (Some(keep), Some(record)) = (&mut self.keep, record) {
-            keep.update_op(record, waiting, format!("takeover: server {}", self.address));
+            keep.update_op(record, waiting, format!("takeover: server {}", self.address), self.now);
         }
         let legacy = self.legacy.as_mut().expect("just seen");
         let before = record.and_then(|record| legacy.unanswered.insert(id, record));

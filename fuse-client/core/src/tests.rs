@@ -6,6 +6,7 @@ mod inline;
 mod leases;
 mod locks;
 mod random;
+mod states;
 mod strip;
 mod world;
 

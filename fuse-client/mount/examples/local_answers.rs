@@ -1,7 +1,7 @@
 //! A file system that answers at once, from memory: what the way from the kernel costs, and nothing else.
 //!
-//! `local_answers MOUNTPOINT classic|uring` mounts it and serves until it is unmounted; `benchmarks/transports.py --local`
-//! measures it. Every name but those that begin with "no" is a file of 1 GiB of zeros; writes are taken and forgotten.
+//! `local_answers MOUNTPOINT classic|uring [serving]` mounts it and serves until it is unmounted; `benchmarks/transports.py
+//! --local` measures it. `serving`: its loop spins before it sleeps and asks for short slices, as a mount's does. Every name but those that begin with "no" is a file of 1 GiB of zeros; writes are taken and forgotten.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -31,11 +31,15 @@ type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [mount_point, way] = args.as_slice() else {
-        eprintln!("usage: local_answers MOUNTPOINT classic|uring");
-        return ExitCode::from(2);
+    let (mount_point, way, as_mount) = match args.as_slice() {
+        [mount_point, way] => (mount_point, way, false),
+        [mount_point, way, how] if how == "serving" => (mount_point, way, true),
+        _ => {
+            eprintln!("usage: local_answers MOUNTPOINT classic|uring [serving]");
+            return ExitCode::from(2);
+        }
     };
-    match serve(Path::new(mount_point), way == "uring") {
+    match serve(Path::new(mount_point), way == "uring", as_mount) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("local_answers: {error}");
@@ -44,9 +48,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(mount_point: &Path, over_ring: bool) -> Result<(), Failure> {
+fn serve(mount_point: &Path, over_ring: bool, as_mount: bool) -> Result<(), Failure> {
     let pool = Pool::new(64 << 20, 2 << 20)?;
-    let mut ring = Ring::new(RingConfig { sqe128: over_ring, ..RingConfig::default() })?;
+    let config = if as_mount { RingConfig::serving() } else { RingConfig::default() };
+    if as_mount {
+        weft_ring::run_soon()?;
+    }
+    let mut ring = Ring::new(RingConfig { sqe128: over_ring, ..config })?;
     let config = MountConfig {
         source: "local:1:/".to_owned(),
         mount_point: mount_point.to_owned(),

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::mount::MountFlags;
+use weft_ring::RingConfig;
 
 pub use mount_options::KNOWN;
 pub use source::Source;
@@ -64,6 +65,8 @@ Options (default):
                          mount; else, from Linux 6.9 on, another one takes over and programs see a pause
   locks=cluster|local    flock and fcntl locks hold for all mounts of the file system, or for this one (cluster)
   queue_depth=N          over io_uring: requests of each CPU at once, 1 to 64 (64)
+  spin_us=N              how long the client looks for work before it sleeps at most, while nobody else wants its core:
+                         0 to 1000 (100)
   foreground             as --foreground
 
 Exit status: 0 mounted, 1 wrong usage, 32 the mount failed.
@@ -164,6 +167,8 @@ pub struct Options {
     pub transport: TransportKind,
     /// Entries of each CPU's queue, over io_uring.
     pub queue_depth: u32,
+    /// How long the loop spins before it sleeps at most.
+    pub spin_us: u32,
     /// Locks are the kernel's own business.
     pub local_locks: bool,
 }
@@ -189,6 +194,7 @@ impl Options {
             log_file: None,
             transport: TransportKind::Auto,
             queue_depth: 64,
+            spin_us: RingConfig::serving().spin_us_max,
             local_locks: false,
         }
     }

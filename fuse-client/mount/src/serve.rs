@@ -180,7 +180,7 @@ impl Mount {
         let address = options.source.address();
         tracing::info!(session = %session, source = %options.source, "mounting");
         Ok(Mount {
-            core: ClientCore::keeping(config, pool.clone(), &address, keep),
+            core: ClientCore::keeping(config, pool.clone(), &address, keep, clock::mono()),
             ring,
             pool,
             links: Links::default(),
@@ -324,6 +324,7 @@ impl Mount {
                 Output::Send { link, head, payload } => self.links.queue(link, &head, payload),
                 Output::Close { link } => self.close_link(link),
                 Output::Forget { id, inodes, names } => self.forget_in_kernel(id, inodes, names),
+                Output::TrimMemory => weft_iobuf::trim_heap(),
                 Output::Ready => self.ready = true,
                 Output::Failed { sentence } => self.failed = Some(sentence),
             }

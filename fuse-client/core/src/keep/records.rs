@@ -78,8 +78,10 @@ pub struct OpRecord {
     pub pid: u32,
     /// Where it is.
     pub state: OpState,
-    /// Since when, by the machine's monotonic clock, in milliseconds.
+    /// Since when it is asked, by the machine's monotonic clock, in milliseconds.
     pub since_ms: u64,
+    /// Since when it is in this state.
+    pub state_since_ms: u64,
     /// What it waits for, for a person; empty when nothing keeps it.
     pub waits_for: String,
     /// The handle or the open that it makes must be given back when nobody ever hears of it.
@@ -90,6 +92,13 @@ pub struct OpRecord {
 pub(crate) const WAITS_FOR_BYTES_MAX: usize = 56;
 
 impl OpRecord {
+    /// What can be told of it while no client-core serves: what the last one wrote down says nothing of now, and whether its
+    /// answer reached the kernel nobody knows.
+    #[must_use]
+    pub fn without_core(self) -> OpRecord {
+        OpRecord { state: OpState::Unknown, waits_for: "a client-core".to_owned(), ..self }
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut body = Vec::with_capacity(120);
         let out = &mut Writer::new(&mut body);
@@ -98,6 +107,7 @@ impl OpRecord {
         out.bytes(self.what.as_bytes());
         let end = self.waits_for.len().min(WAITS_FOR_BYTES_MAX);
         out.bytes(&self.waits_for.as_bytes()[..end]);
+        out.u64(self.state_since_ms);
         body
     }
 
@@ -111,7 +121,9 @@ impl OpRecord {
                 || from.bytes(120).map(|text| String::from_utf8_lossy(text).into_owned());
             let (what, waits_for) = (text()?, text()?);
             let state = state.unwrap_or(OpState::Unknown);
-            Ok(OpRecord { op, what, ino, pid, state, since_ms, waits_for, opens })
+            // Not in records of client-cores before this one.
+            let state_since_ms = from.u64().unwrap_or(since_ms);
+            Ok(OpRecord { op, what, ino, pid, state, since_ms, state_since_ms, waits_for, opens })
         }
         read(&mut Reader::new(content, "operation's record")).ok()
     }

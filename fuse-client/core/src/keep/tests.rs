@@ -59,6 +59,7 @@ fn op(waits_for: &str) -> OpRecord {
         pid: u32::MAX,
         state: OpState::GivenUp,
         since_ms: u64::MAX,
+        state_since_ms: u64::MAX,
         waits_for: waits_for.to_owned(),
         opens: true,
     }

@@ -6,8 +6,9 @@ use weft_wire::{ChunkIndex, Ino, Kind, LeaseMode, Status, TargetId};
 use super::fake::Fake;
 use super::world::{World, config};
 use super::{ms, write};
+use crate::limits::TRIM_COUNT_MIN;
 use crate::state::errno::{ENODATA, ENOENT};
-use crate::{FsOp, FsReply, Handle, OpId, OpenFlags};
+use crate::{Caller, FsOp, FsReply, Handle, OpId, OpenFlags};
 
 fn reclaimed(world: &World) -> Vec<Ino> {
     let last = world.fake.reclaimed.last().expect("something was reclaimed");
@@ -389,4 +390,82 @@ fn a_mount_hears_once_of_a_fence_whatever_server_tells_it() {
     world.disconnect_shard(1);
     world.rest(ms(100));
     assert_eq!(world.core.fence_count(), 2, "not fenced off anew");
+}
+
+/// A mount that knows a million inodes is back in time: of those that nobody looked at lately the kernel's knowledge is over.
+#[test]
+fn at_a_restart_the_kernel_is_told_of_what_it_may_still_know() {
+    let mut world = World::ready(config(), 40);
+    let closed = |world: &mut World, name: &[u8]| {
+        let (ino, handle) = world.create(name);
+        world.done(FsOp::Release { handle }).unwrap();
+        ino
+    };
+    let (old, looked_at) = (closed(&mut world, b"old"), closed(&mut world, b"looked at"));
+    let (open, _) = world.create(b"open");
+    for ino in [old, looked_at] {
+        world.attr(ino);
+    }
+    // Other mounts' leases are renewed all the time, and so are these.
+    world.rest(ms(8000));
+    let before = world.count(Kind::GetAttr);
+    world.attr(looked_at);
+    assert_eq!(world.count(Kind::GetAttr), before, "it is known");
+    world.rest(ms(2000));
+    world.forgotten.clear();
+    world.crash(0);
+    while world.forgotten.is_empty() {
+        world.step();
+    }
+    let (inodes, names) = &world.forgotten[0];
+    assert!(*names && inodes.contains(&looked_at) && inodes.contains(&open), "{inodes:?}");
+    assert!(!inodes.contains(&old), "{inodes:?}");
+    world.rest(ms(100));
+    assert_eq!(world.attr(old).ino, old);
+    assert!(world.count(Kind::GetAttr) > before, "it is asked for");
+}
+
+/// What the kernel lets go of for want of memory takes none here either; but what is written and not told yet is kept.
+#[test]
+fn the_cache_shrinks_with_the_kernels() {
+    let mut world = World::ready(config(), 39);
+    let (open, handle) = world.create(b"open");
+    world.write(handle, 0, b"data", false).unwrap();
+    let mknod = |index: usize| FsOp::Make {
+        parent: Ino::ROOT,
+        name: index.to_le_bytes().to_vec(),
+        mode: 0o100_644,
+        umask: 0,
+        rdev: 0,
+        target: Vec::new(),
+    };
+    // As many inodes as names go.
+    let made = |index| match world.run(mknod(index)) {
+        Ok(FsReply::Entry(attr, _)) => attr.ino,
+        other => panic!("{other:?}"),
+    };
+    let inodes: Vec<Ino> = (0..TRIM_COUNT_MIN / 2 + 100).map(made).collect();
+    let asked = |world: &World| world.count(Kind::GetAttr);
+    // A change of a name that was never looked up makes all attributes unsure.
+    let look = |world: &mut World| {
+        for ino in &inodes {
+            world.attr(*ino);
+        }
+        world.attr(open);
+    };
+    look(&mut world);
+    let before = asked(&world);
+    look(&mut world);
+    assert_eq!(asked(&world), before, "all are known");
+    assert_eq!(world.trimmed_count, 0);
+    for ino in inodes.iter().chain([&open]) {
+        let now = world.now;
+        world.core.op(OpId(0), Caller::default(), FsOp::Forget { ino: *ino, count: 1 }, now);
+    }
+    world.rest(ms(3000));
+    assert_eq!(world.trimmed_count, 1, "memory is given back once for all");
+    world.attr(inodes[0]);
+    assert_eq!(asked(&world), before + 1, "it is asked for again");
+    world.attr(open);
+    assert_eq!(asked(&world), before + 1, "an open file stays known");
 }

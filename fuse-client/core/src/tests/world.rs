@@ -73,6 +73,8 @@ pub(super) struct World {
     pub(super) down: bool,
     /// What the kernel was told to forget.
     pub(super) forgotten: Vec<(Vec<Ino>, bool)>,
+    /// How often memory was to be given back.
+    pub(super) trimmed_count: usize,
     recall_id: u64,
     pub(super) returned: Vec<u64>,
     pub(super) ready: bool,
@@ -105,6 +107,7 @@ impl World {
             faults: Faults::default(),
             down: false,
             forgotten: Vec::new(),
+            trimmed_count: 0,
             recall_id: 0,
             returned: Vec::new(),
             ready: false,
@@ -133,7 +136,7 @@ impl World {
         let config = self.core.config.clone();
         // Its slots are free before they are claimed.
         self.core = ClientCore::new(config.clone(), self.pool.clone(), "host:1");
-        self.core = ClientCore::keeping(config, self.pool.clone(), "host:1", keep);
+        self.core = ClientCore::keeping(config, self.pool.clone(), "host:1", keep, self.now);
         self.core.set_clock(self.now, Time { seconds: 1_000_000, nanos: 0 });
         self.core.start(self.now);
         while !self.ready {
@@ -234,6 +237,7 @@ impl World {
                     self.core.kernel_forgot(id, false, self.now);
                     self.core.kernel_forgot(id, true, self.now);
                 }
+                Output::TrimMemory => self.trimmed_count += 1,
                 Output::Ready => self.ready = true,
                 Output::Failed { sentence } => self.failed = Some(sentence),
             }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::mount::MountFlags;
+use weft_ring::SPIN_US_MAX;
 
 use super::{Kind, LogLevel, OnTimeout, Options, TransportKind, UsageError};
 use crate::negotiate::{MAX_WRITE_BYTES_LIMIT, PAGE_BYTES};
@@ -66,6 +67,7 @@ const VALUED: &[&str] = &[
     "log_file",
     "transport",
     "queue_depth",
+    "spin_us",
     "locks",
 ];
 
@@ -159,6 +161,7 @@ fn apply_value(options: &mut Options, name: &str, value: &str) -> Result<(), Usa
         "queue_depth" => {
             options.queue_depth = small(number(name, value, 1, DEPTH_MAX.into())?);
         }
+        "spin_us" => options.spin_us = small(number(name, value, 0, SPIN_US_MAX.into())?),
         _ => return Err(unknown(name)),
     }
     Ok(())

@@ -32,8 +32,12 @@ pub(super) fn ring(options: &Options) -> Result<(Ring, Option<UringConfig>), Str
         let (ring, queues) = wide_ring(options).map_err(|why| format!("transport=uring: {why}"))?;
         return Ok((ring, Some(queues)));
     }
-    let ring = Ring::new(RingConfig::serving()).map_err(|error| error.to_string())?;
+    let ring = Ring::new(ring_config(options)).map_err(|error| error.to_string())?;
     Ok((ring, None))
+}
+
+fn ring_config(options: &Options) -> RingConfig {
+    RingConfig { spin_us_max: options.spin_us, ..RingConfig::serving() }
 }
 
 fn wide_ring(options: &Options) -> Result<(Ring, UringConfig), NoOffer> {
@@ -48,7 +52,7 @@ fn wide_ring(options: &Options) -> Result<(Ring, UringConfig), NoOffer> {
         max_write_bytes: options.max_write_bytes(),
     };
     let queues = queues.fitted();
-    let config = RingConfig::serving();
+    let config = ring_config(options);
     let ops_max = config.ops_max + queues.entry_count() + queues.held_max();
     let ring = Ring::new(RingConfig { sqe128: true, ops_max, ..config })
         .map_err(|error| NoOffer::Ring(error.to_string()))?;

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::json;
 use weft_client_core::keep::read_ops;
-use weft_client_core::records::{OpRecord, OpState};
+use weft_client_core::records::OpRecord;
 
 use crate::clock;
 use crate::error::AdminError;
@@ -27,7 +27,8 @@ pub(super) fn run(mount_point: Option<&Path>) -> Result<Report, AdminError> {
         ("INODE", Right),
         ("PID", Right),
         ("STATE", Left),
-        ("FOR S", Right),
+        ("IN IT S", Right),
+        ("ASKED S AGO", Right),
         ("WAITS FOR", Left),
     ]);
     let mut rows = Vec::new();
@@ -39,7 +40,8 @@ pub(super) fn run(mount_point: Option<&Path>) -> Result<Report, AdminError> {
         let mut ops = ops?;
         ops.sort_by_key(|op| op.since_ms);
         for op in ops {
-            let seconds = clock::machine_ms().saturating_sub(op.since_ms) / 1000;
+            let ago = |since_ms| clock::machine_ms().saturating_sub(since_ms) / 1000;
+            let (state_seconds, seconds) = (ago(op.state_since_ms), ago(op.since_ms));
             let point = mount.mount_point.to_string_lossy().into_owned();
             rows.push(json!({
                 "mount_point": point,
@@ -48,12 +50,14 @@ pub(super) fn run(mount_point: Option<&Path>) -> Result<Report, AdminError> {
                 "inode": op.ino.0,
                 "pid": op.pid,
                 "state": op.state.as_str(),
+                "state_seconds": state_seconds,
                 "seconds": seconds,
                 "waits_for": op.waits_for,
             }));
             let (ino, pid) = (format!("{:x}", op.ino.0), op.pid.to_string());
             let state = op.state.as_str().to_owned();
-            table.row([point, op.what, ino, pid, state, seconds.to_string(), op.waits_for]);
+            let (in_it, asked) = (state_seconds.to_string(), seconds.to_string());
+            table.row([point, op.what, ino, pid, state, in_it, asked, op.waits_for]);
         }
     }
     let text = match rows.is_empty() {
@@ -72,9 +76,6 @@ fn ops_of(mount: &Mount) -> Result<Vec<OpRecord>, AdminError> {
         return Err(AdminError::new(what(), "its supervisor cannot be looked into", next));
     };
     let read = |at: u64, bytes: &mut [u8]| memory.read_exact_at(bytes, at);
-    let mut ops = read_ops(read).map_err(|error| AdminError::new(what(), error, ""))?;
-    if core.is_none() {
-        ops.iter_mut().for_each(|op| op.state = OpState::Unknown);
-    }
-    Ok(ops)
+    let ops = read_ops(read).map_err(|error| AdminError::new(what(), error, ""))?;
+    Ok(if core.is_some() { ops } else { ops.into_iter().map(OpRecord::without_core).collect() })
 }
