@@ -4,7 +4,8 @@
 //! Invariants:
 //! - **A reply to a change means durable.** The line is [`Volume::log_done`]: the batch with the change's command is
 //!   on the log device. Only then is it applied and answered; so reads, which see what is applied, never see what a
-//!   crash could take back. A checkpoint moves the line into the database and begins the log anew.
+//!   crash could take back. A checkpoint moves the line into the database and begins the log anew; it is written while
+//!   changes go on ([`Action::WriteCheckpoint`]), and until [`Volume::checkpoint_written`] the log has what it writes.
 //! - **`apply` is deterministic.** It sees the tables and the command (with the time stamped on it when it was taken),
 //!   nothing else: not the opens, not the clock. So an inode that loses its last name always becomes an orphan first;
 //!   whether it can be dropped is decided here from the opens, and logged as a command of its own.
@@ -46,5 +47,6 @@ pub use log::{LogDevice, log_bytes};
 pub use name::COOKIE_MIN;
 pub use record::Work;
 pub use volume::{
-    Action, Counters, FormatParams, Health, Incoming, OpenReport, Volume, VolumeParams,
+    Action, Checkpoint, CheckpointWritten, Counters, FormatParams, Health, Incoming, OpenReport,
+    Volume, VolumeParams,
 };

@@ -10,7 +10,8 @@ pub const SEGMENT_BYTES_DEFAULT: u32 = 32 << 20;
 pub const SEGMENT_BYTES_MIN: u32 = 1 << 20;
 /// Longest area.
 pub const SEGMENT_BYTES_MAX: u32 = 1 << 30;
-/// Commands between two checkpoints, unless told otherwise: bounds the replay and the open transaction.
+/// Commands between two checkpoints, unless told otherwise: bounds the replay and the open transaction, which while a
+/// checkpoint is written only memory and the log's length bound.
 pub const CHECKPOINT_COMMANDS_DEFAULT: u32 = 32_768;
 /// Seconds between two checkpoints when anything changed, unless told otherwise.
 pub const CHECKPOINT_SECONDS_DEFAULT: u32 = 30;
@@ -45,7 +46,7 @@ pub const DEPTH_MAX: u32 = 1 << 20;
 pub const MEMORY_BYTES_DEFAULT: u64 = 64 << 20;
 /// Least memory a volume works with.
 pub const MEMORY_BYTES_MIN: u64 = 10 << 20;
-/// LMDB's lists of changed and of free pages, at their longest.
+/// LMDB's lists of changed and of free pages, at their longest, and what a checkpoint is written with.
 pub const DATABASE_BYTES: u64 = 4 << 20;
 /// What a command that waits for the log takes besides its body, here and in the server's tables.
 pub const COMMAND_BYTES: u64 = 512;
@@ -67,7 +68,9 @@ pub const SLOTS_SURE: u16 = 4;
 pub struct MemoryShares {
     /// Pages changed since the last checkpoint. At the bound: a checkpoint.
     pub dirty_bytes: u64,
-    /// What a batch may change beyond that: it is applied as a whole.
+    /// Pages changed while those are written. At the bound batches wait for the checkpoint's end.
+    pub meanwhile_bytes: u64,
+    /// What a batch may change beyond either: it is applied as a whole.
     pub batch_dirty_bytes: u64,
     /// Commands that wait for the log. At the bound: `Busy`.
     pub pending_bytes: u64,
@@ -86,8 +89,9 @@ impl MemoryShares {
     pub fn new(memory_bytes: u64) -> MemoryShares {
         let sixteenth = (memory_bytes.max(MEMORY_BYTES_MIN) - DATABASE_BYTES) / 16;
         MemoryShares {
-            dirty_bytes: 5 * sixteenth,
-            batch_dirty_bytes: 2 * sixteenth,
+            dirty_bytes: 5 * sixteenth / 2,
+            meanwhile_bytes: 3 * sixteenth / 2,
+            batch_dirty_bytes: 3 * sixteenth / 2,
             pending_bytes: sixteenth,
             batch_bytes: sixteenth,
             opens_bytes: 4 * sixteenth,
@@ -100,7 +104,8 @@ impl MemoryShares {
     pub fn total_bytes(&self) -> u64 {
         DATABASE_BYTES
             + self.dirty_bytes
-            + self.batch_dirty_bytes
+            + self.meanwhile_bytes
+            + 2 * self.batch_dirty_bytes
             + self.pending_bytes
             + self.batch_bytes
             + self.opens_bytes

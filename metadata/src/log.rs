@@ -1,7 +1,8 @@
 //! The log: batches of commands, as bytes, and how they are read back.
 //!
-//! The file has two areas of equal length. The batches since checkpoint `g` are in area `g % 2`, from its start,
-//! without gaps, each at a multiple of 4 KiB. Only one append is under way at a time, so a batch that is not whole
+//! The file has two areas of equal length. The batches since the beginning of checkpoint `g` are in area `g % 2`, from its
+//! start, without gaps, each at a multiple of 4 KiB. While checkpoint `g + 1` is written the database on the disk is that
+//! of `g`, so a replay takes the batches of `g` and then those of `g + 1`. Only one append is under way at a time, so a batch that is not whole
 //! can only be the last one: whole batches (or their headers) of the same generation behind it prove that it *was*
 //! durable and is damaged now, which is an error and not the end of the log.
 
@@ -209,11 +210,13 @@ pub(crate) fn parse_batch(bytes: &[u8]) -> Vec<Command> {
     decode_commands(&raw, body).expect("what was just encoded can be decoded")
 }
 
-/// Reads the batches of one generation back, in order.
+/// Reads the batches since a checkpoint back, in order: those of its generation, and those of the next.
 pub(crate) struct Replay<'a> {
     log: &'a mut dyn LogDevice,
     identity: Identity,
     generation: u64,
+    /// It is that of the checkpoint that was under way; there is none after it.
+    is_last: bool,
     /// Where the area begins in the file.
     start: u64,
     /// Offset of the next batch in the area.
@@ -233,19 +236,26 @@ impl<'a> Replay<'a> {
             return Err(MetaError::at(Kind::LogShort, "open", len_bytes));
         }
         let start = area_start(identity, generation);
-        let mut replay =
-            Replay { log, identity: *identity, generation, start, at: 0, next_sequence };
+        let mut replay = Replay {
+            log,
+            identity: *identity,
+            generation,
+            is_last: false,
+            start,
+            at: 0,
+            next_sequence,
+        };
         replay.check_database_is_newest()?;
         Ok(replay)
     }
 
-    /// A batch is only written after the checkpoint it names is durable.
+    /// A batch is only written after the checkpoint before the one it names is durable.
     fn check_database_is_newest(&mut self) -> Result<(), MetaError> {
         for area in [0, 1] {
             let offset = area_start(&self.identity, area);
             let block = self.read_block(offset)?;
             let header = decode_header(&self.identity, &block);
-            if header.is_some_and(|raw| raw.generation.get() > self.generation) {
+            if header.is_some_and(|raw| raw.generation.get() > self.generation + 1) {
                 return Err(MetaError::at(Kind::LogNewer, "open", offset));
             }
         }
@@ -270,19 +280,26 @@ impl<'a> Replay<'a> {
     /// # Errors
     /// `LogDamaged` when the batch is not whole though later ones are there; `LogIo`; `Version`.
     pub(crate) fn next_batch(&mut self) -> Result<Option<Vec<Command>>, MetaError> {
-        if self.at >= self.identity.segment_bytes {
-            return Ok(None);
+        loop {
+            if self.at < self.identity.segment_bytes {
+                if let Some((raw, commands)) = self.whole_batch()? {
+                    let body_bytes = to_usize(u64::from(raw.body_bytes.get()));
+                    self.at += to_u32(padded(BATCH_HEADER_BYTES + body_bytes));
+                    self.next_sequence += to_u64(commands.len());
+                    return Ok(Some(commands));
+                }
+                if !planted::is(Bug::EndAtDamage) {
+                    self.check_nothing_follows()?;
+                }
+            }
+            if self.is_last {
+                return Ok(None);
+            }
+            self.is_last = true;
+            self.generation += 1;
+            self.start = area_start(&self.identity, self.generation);
+            self.at = 0;
         }
-        if let Some((raw, commands)) = self.whole_batch()? {
-            let whole = padded(BATCH_HEADER_BYTES + to_usize(u64::from(raw.body_bytes.get())));
-            self.at += to_u32(whole);
-            self.next_sequence += to_u64(commands.len());
-            return Ok(Some(commands));
-        }
-        if !planted::is(Bug::EndAtDamage) {
-            self.check_nothing_follows()?;
-        }
-        Ok(None)
     }
 
     fn whole_batch(&mut self) -> Result<Option<(RawBatch, Vec<Command>)>, MetaError> {

@@ -5,6 +5,8 @@ weft_wire::bugs_to_plant! {
     AckBeforeLog,
     /// The log begins anew before the checkpoint is committed.
     CutLogEarly,
+    /// The log begins anew once more while a checkpoint is written: over what the database on the disk still needs.
+    CutLogTwice,
     /// A rename leaves one of its rows out.
     HalfRename,
     /// A change that comes again is done again.

@@ -1,10 +1,11 @@
-//! The tables, and the write transaction that stays open from one checkpoint to the next.
+//! The tables, and the write transaction that stays open from one checkpoint to the next; it goes on while the one
+//! before it is written.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use weft_lmdb::{Env, OpenOptions, Table, WriteTxn};
+use weft_lmdb::{Commit, Env, OpenOptions, Table, WriteTxn, Written};
 use weft_wire::units::to_u64;
 use weft_wire::{Ino, Status};
 
@@ -94,6 +95,10 @@ pub(crate) struct Store {
     pub(crate) live_bytes: u64,
     /// Changed pages after which a checkpoint is due, when there is room for them.
     dirty_bytes_max: u64,
+    /// The same while one is being written.
+    meanwhile_bytes_max: u64,
+    /// Memory of the changes that a checkpoint under way writes.
+    writing_bytes: u64,
     /// Length of the file's part in use at the last commit.
     used_bytes: u64,
     /// The disk did not give what was asked for.
@@ -130,15 +135,18 @@ impl Store {
             hash_seed: [0; 16],
             live_bytes: 0,
             dirty_bytes_max: DIRTY_BYTES_MIN,
+            meanwhile_bytes_max: DIRTY_BYTES_MIN,
+            writing_bytes: 0,
             used_bytes,
             room_wanted: false,
             map_bytes,
         })
     }
 
-    /// How much may change between two checkpoints; room for that is set aside from here on.
-    pub(crate) fn set_dirty_bytes_max(&mut self, bytes: u64) {
+    /// How much may change between two checkpoints, and while one is written; room for that is set aside from here on.
+    pub(crate) fn set_dirty_bytes_max(&mut self, bytes: u64, meanwhile_bytes: u64) {
         self.dirty_bytes_max = bytes.max(DIRTY_BYTES_MIN);
+        self.meanwhile_bytes_max = meanwhile_bytes.max(DIRTY_BYTES_MIN);
         self.make_room();
     }
 
@@ -265,15 +273,34 @@ impl Store {
         .map_err(|e| MetaError::database("write", e))
     }
 
-    /// Makes everything written durable (this is the checkpoint's line) and begins the next transaction.
-    pub(crate) fn commit(&mut self) -> Result<(), MetaError> {
+    /// Begins the next transaction, on top of everything written so far, which is durable when what this gives was
+    /// written and [`Store::committed`] was told. `None`: there is nothing new.
+    pub(crate) fn begin_commit(&mut self) -> Result<Option<Commit>, MetaError> {
         let failed = |e| MetaError::database("checkpoint", e);
         let txn = self.txn.take().ok_or(MetaError::new(Kind::Database, "checkpoint"))?;
-        txn.commit().map_err(failed)?;
+        let bytes = txn.dirty_bytes();
+        let commit = txn.commit_apart().map_err(failed)?;
+        self.writing_bytes = if commit.is_some() { bytes } else { 0 };
         self.used_bytes = self.env.used_bytes().map_err(failed)?;
         self.txn = Some(self.env.write().map_err(failed)?);
+        Ok(commit)
+    }
+
+    /// The writing of a commit is over: with `Ok` it is durable (this is the checkpoint's line).
+    pub(crate) fn committed(&mut self, written: Written) -> Result<(), MetaError> {
+        let txn = self.txn.as_mut().ok_or(MetaError::new(Kind::Database, "checkpoint"))?;
+        txn.written(written).map_err(|e| MetaError::database("checkpoint", e))?;
+        self.writing_bytes = 0;
         self.make_room();
         Ok(())
+    }
+
+    /// Makes everything written durable, here and now.
+    pub(crate) fn commit(&mut self) -> Result<(), MetaError> {
+        match self.begin_commit()? {
+            Some(commit) => self.committed(commit.write()),
+            None => Ok(()),
+        }
     }
 
     /// Gives the transaction up: nothing is answered from here on.
@@ -295,7 +322,10 @@ impl Store {
     /// Has room set aside on the disk for the next transactions, as much of it as there is when a part stays free for
     /// others: the indices of the targets grow on the same disk, and a volume that took all of it had their writes fail.
     pub(crate) fn make_room(&mut self) {
-        let ahead = AHEAD_TXNS * self.dirty_bytes_max;
+        if self.env.is_writing() {
+            return; // Asked again at its end.
+        }
+        let ahead = AHEAD_TXNS * self.txn_bytes_max();
         // What was set aside before the database was opened is there still.
         let there = self.env.there_bytes().unwrap_or(0).min(self.used_bytes + ahead);
         if self.env.reserved_bytes() < there && self.env.reserve(there).is_err() {
@@ -321,26 +351,40 @@ impl Store {
         }
     }
 
+    /// Memory of the changes that a checkpoint under way writes.
+    pub(crate) fn writing_bytes(&self) -> u64 {
+        self.writing_bytes
+    }
+
     /// Memory the changes since the last checkpoint take.
     pub(crate) fn dirty_bytes(&self) -> u64 {
         self.txn.as_ref().map_or(0, WriteTxn::dirty_bytes)
     }
 
-    /// What commands that grow the namespace leave alone.
-    fn reserve_bytes(&self) -> u64 {
-        (self.env.reserved_bytes() / RESERVE_DIVISOR).min(AHEAD_TXNS * self.dirty_bytes_max)
+    /// The longest transaction: after a crash under a checkpoint one takes what two had.
+    fn txn_bytes_max(&self) -> u64 {
+        self.dirty_bytes_max + self.meanwhile_bytes_max
     }
 
-    /// Changed pages after which a checkpoint is due: less when there is little room, so that several transactions fit
-    /// in what is left.
+    /// What commands that grow the namespace leave alone.
+    fn reserve_bytes(&self) -> u64 {
+        (self.env.reserved_bytes() / RESERVE_DIVISOR).min(AHEAD_TXNS * self.txn_bytes_max())
+    }
+
+    /// Changed pages after which a checkpoint is due, or, while one is written, changes wait: less when there is little
+    /// room, so that several transactions fit in what is left.
     pub(crate) fn dirty_bytes_due(&self) -> u64 {
         let left = self.env.reserved_bytes().saturating_sub(self.used_bytes);
         let fits = left.max(self.reserve_bytes()) / AHEAD_TXNS;
-        self.dirty_bytes_max.min(fits).max(DIRTY_BYTES_MIN)
+        let bytes_max = match self.env.is_writing() {
+            true => self.meanwhile_bytes_max,
+            false => self.dirty_bytes_max,
+        };
+        bytes_max.min(fits).max(DIRTY_BYTES_MIN)
     }
 
-    /// Whether so much changed that a checkpoint should bound the open transaction.
-    pub(crate) fn is_checkpoint_due(&self) -> bool {
+    /// Whether so much changed that a checkpoint should bound the open transaction, or the end of one under way.
+    pub(crate) fn is_full(&self) -> bool {
         self.dirty_bytes() >= self.dirty_bytes_due()
     }
 

@@ -1,6 +1,7 @@
 //! A volume with a log in memory, driven by hand, and the tests over it.
 
 mod cases;
+mod checkpoint;
 mod crash;
 mod data;
 mod directory;
@@ -20,8 +21,8 @@ use weft_wire::{ClusterId, Ino, SessionId, Status, TargetId};
 
 use crate::limits::SEGMENT_BYTES_MIN;
 use crate::{
-    Action, Fence, FormatParams, Incoming, LogDevice, MetaError, OpenReport, Volume, VolumeParams,
-    Work, check, log_bytes,
+    Action, Checkpoint, Fence, FormatParams, Incoming, LogDevice, MetaError, OpenReport, Volume,
+    VolumeParams, Work, check, log_bytes,
 };
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
@@ -84,6 +85,9 @@ struct Rig {
     volume: Option<Volume>,
     log: MemoryLog,
     append: Option<Append>,
+    /// What a checkpoint has to write; held back while `checkpoints_wait`.
+    checkpoint: Option<Checkpoint>,
+    checkpoints_wait: bool,
     replies: BTreeMap<u64, (Status, Vec<u8>)>,
     works: Vec<Work>,
     /// Sessions that others may go on without, and what they are told.
@@ -129,6 +133,8 @@ impl Rig {
             volume: None,
             log,
             append: None,
+            checkpoint: None,
+            checkpoints_wait: false,
             replies: BTreeMap::new(),
             works: Vec::new(),
             fenced: Vec::new(),
@@ -148,6 +154,7 @@ impl Rig {
 
     fn open(&mut self) -> Result<OpenReport, MetaError> {
         self.volume = None;
+        self.checkpoint = None;
         let opened = loop {
             match Volume::open(self.dir.path(), &self.params, &mut self.log) {
                 // A child that another test of this process starts holds our lock until it execs.
@@ -191,6 +198,10 @@ impl Rig {
                 Action::Fenced { session, number, .. } | Action::Expired { session, number } => {
                     self.fenced.push((session, number));
                 }
+                Action::WriteCheckpoint(checkpoint) => {
+                    assert!(self.checkpoint.is_none(), "one checkpoint at a time");
+                    self.checkpoint = Some(checkpoint);
+                }
                 Action::Stopped => self.stopped = true,
             }
         }
@@ -217,9 +228,23 @@ impl Rig {
     }
 
     fn flush(&mut self) {
+        loop {
+            let mut out = Vec::new();
+            self.volume().flush_log(&mut out);
+            self.take(out);
+            if self.checkpoints_wait || !self.write_checkpoint() {
+                return;
+            }
+        }
+    }
+
+    /// The checkpoint under way is durable; whether there was one.
+    fn write_checkpoint(&mut self) -> bool {
+        let Some(checkpoint) = self.checkpoint.take() else { return false };
         let mut out = Vec::new();
-        self.volume().flush_log(&mut out);
+        self.volume().checkpoint_written(checkpoint.write(), &mut out);
         self.take(out);
+        true
     }
 
     /// The append under way is durable; what it was.

@@ -5,6 +5,7 @@
 //! here on** -> applied in order -> the replies go out. A `SetAttr` of the size waits further: for the targets, and for
 //! the logged word that they are done, so that the cut is never repeated after later writes were acknowledged.
 
+mod checkpoint;
 mod open;
 mod turn;
 
@@ -17,6 +18,7 @@ use weft_wire::meta::{Attr, Caller, DataPlace, MetaReply, MetaRequest, Time};
 use weft_wire::units::{to_u64, to_usize};
 use weft_wire::{Ino, Layout, SessionId, Status, VolumeId};
 
+pub use checkpoint::{Checkpoint, CheckpointWritten};
 pub use open::{FormatParams, OpenReport, VolumeParams};
 
 use crate::apply::numbers_body;
@@ -51,7 +53,7 @@ pub struct Incoming<'a> {
 const LOG_RETRY: Duration = Duration::from_secs(1);
 
 /// What the volume wants done.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub enum Action {
     /// Write `bytes` at `offset` of the log file and make them durable (RWF_DSYNC), then call
     /// [`Volume::log_done`]. Offset and length are multiples of 4096. One at a time.
@@ -90,6 +92,8 @@ pub enum Action {
     },
     /// Have the targets do this, then call [`Volume::work_done`].
     Work(Work),
+    /// Have this written, on whatever thread may wait for a disk, then call [`Volume::checkpoint_written`]. One at a time.
+    WriteCheckpoint(Checkpoint),
     /// The last checkpoint is made: the volume can be dropped.
     Stopped,
 }
@@ -124,7 +128,7 @@ pub struct Counters {
     pub orphan_count: usize,
     /// Works the targets are not done with.
     pub work_count: usize,
-    /// Memory of the changes since the last checkpoint.
+    /// Memory of the changes since the last checkpoint, and of those that one under way writes.
     pub dirty_bytes: u64,
     /// The disk gives no more room for the database: what grows the namespace is, or will soon be, refused.
     pub disk_full: bool,
@@ -188,6 +192,10 @@ pub struct Volume {
     checkpoint_interval: Duration,
     checkpoint_at: Option<Duration>,
     checkpoint_due: bool,
+    /// A checkpoint is being written.
+    writing: bool,
+    /// Its end makes what was `unsure_count` certain.
+    settles_unsure: bool,
     /// The disk has no room for the checkpoint that is due: changes are refused until it has.
     starved: bool,
     stopping: bool,
@@ -257,7 +265,7 @@ impl Volume {
             open_count: self.opens.len(),
             orphan_count: self.orphans.len(),
             work_count: self.works.len(),
-            dirty_bytes: self.store.dirty_bytes(),
+            dirty_bytes: self.store.dirty_bytes() + self.store.writing_bytes(),
             disk_full: self.starved || self.store.wants_room(),
         }
     }
@@ -586,17 +594,15 @@ impl Volume {
     }
 
     /// Sends what waits to the log, when the log is idle. Called once in each turn of the caller's loop, after the
-    /// replies of the last turn went out: it also makes the checkpoint that is due, which blocks.
+    /// replies of the last turn went out: it also begins the checkpoint that is due.
     pub fn flush_log(&mut self, out: &mut Vec<Action>) {
         if self.flight.is_some() || self.stopped {
             return;
         }
         if self.health == Health::Good || std::mem::take(&mut self.retry_due) {
             self.retry_at = None;
-            if (self.checkpoint_due || self.unsure_count > 0)
-                && let Err(error) = self.checkpoint()
-            {
-                return self.fail(error, out);
+            if !self.checkpoint_if_due(out) {
+                return;
             }
             self.push_internal();
             if !self.pending.is_empty() && self.log_has_room() {
@@ -609,11 +615,12 @@ impl Volume {
     }
 
     fn stop(&mut self, out: &mut Vec<Action>) {
-        if self.health == Health::Good
-            && self.commands_since_checkpoint > 0
-            && let Err(error) = self.checkpoint()
-        {
-            self.fail(error, out);
+        if !self.writing && self.health == Health::Good && self.commands_since_checkpoint > 0 {
+            self.checkpoint_due = true;
+            self.checkpoint_if_due(out);
+        }
+        if self.writing {
+            return; // Its end comes first.
         }
         // Without room for a checkpoint the log keeps what it has.
         self.stopped = true;

@@ -69,6 +69,8 @@ enum Event {
     Tick(u64),
     /// A connection's socket and hello arrive at another shard.
     HandOver(u64, usize, ConnKey, Box<weft_net::Frame>),
+    /// The checkpoint that the server writes gets a step further.
+    Checkpoint(u64),
     /// Something goes wrong.
     Fault,
     /// The server is started.
@@ -86,6 +88,8 @@ enum End {
 struct World {
     plan: Plan,
     random: Random,
+    /// How long checkpoints take.
+    checkpoint_random: Random,
     telling: Telling,
     now: Duration,
     queue: BTreeMap<(Duration, u64), Event>,
@@ -156,6 +160,7 @@ impl World {
             },
             plan,
             random,
+            checkpoint_random: Random::new(seed.rotate_left(29) ^ 0xc4),
             telling,
             now,
             queue: BTreeMap::new(),
@@ -270,6 +275,7 @@ impl World {
             Event::HandOver(epoch, shard, conn, hello) => {
                 self.take_over(epoch, shard, conn, *hello);
             }
+            Event::Checkpoint(epoch) => self.checkpoint(epoch),
             Event::Fault => self.fault(),
             Event::Start => self.start_server(),
         }

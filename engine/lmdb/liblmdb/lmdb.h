@@ -1065,6 +1065,35 @@ void mdb_env_set_dirty_max(MDB_env *env, unsigned int max);
 	/** weft: pages and runs a write transaction holds in memory, page numbers its free
 	 *	list has to write, and the pages the data file will have before that. */
 void mdb_txn_size(MDB_txn *txn, mdb_size_t *dirty, mdb_size_t *freed, mdb_size_t *pages);
+
+	/** weft: a changed page, or run of pages. The last bytes (mdb_env_set_checksum()) are not
+	 *	set: they are written with the sum of those before. */
+typedef struct MDB_changed {
+	void *mp_data;
+	mdb_size_t mp_number;	/**< of the first page */
+	mdb_size_t mp_run;	/**< how many pages */
+} MDB_changed;
+
+	/** weft: a commit whose writing is the caller's: all pages, the file at least so long, a sync;
+	 *	then the meta page, synced, or, if that fails, the old one. Until it is told how that
+	 *	went, nobody changes the pages, and the write transaction reads them here. */
+typedef struct MDB_commit {
+	mdb_size_t mc_file_len;
+	mdb_size_t mc_meta_at;
+	mdb_size_t mc_meta_len;
+	mdb_size_t mc_meta[32];
+	mdb_size_t mc_meta_old[32];
+	mdb_size_t mc_count;
+	MDB_changed mc_pages[];	/**< ascending */
+} MDB_commit;
+
+	/** weft: as mdb_txn_commit(), but for the writing. One at a time: EBUSY. */
+int mdb_txn_commit_apart(MDB_txn *txn, MDB_commit **apart);
+	/** weft: how the writing went. After a failure the environment can only be closed. */
+void mdb_env_apart_done(MDB_env *env);
+void mdb_env_apart_failed(MDB_env *env);
+	/** weft: after the environment was closed. */
+void mdb_commit_free(MDB_commit *apart);
 #endif
 
 	/** @brief Create a transaction for use with the environment.

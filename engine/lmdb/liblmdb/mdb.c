@@ -1512,6 +1512,7 @@ struct MDB_txn {
 #define MDB_TXN_HAS_CHILD	0x10		/**< txn has an #MDB_txn.%mt_child */
 #define MDB_TXN_DIRTYNUM	0x20		/**< dirty list uses nump list */
 #define MDB_TXN_PREPARE		0x40		/**< prepare txn, don't fully commit */
+#define MDB_TXN_APART		0x80		/**< weft: commit in memory, the caller writes (not a txn's flag) */
 	/** most operations on the txn are currently illegal */
 #define MDB_TXN_BLOCKED		(MDB_TXN_FINISHED|MDB_TXN_ERROR|MDB_TXN_HAS_CHILD|MDB_TXN_PREPARE)
 /** @} */
@@ -1693,6 +1694,8 @@ struct MDB_env {
 	unsigned int	me_nodemax;
 	/** weft: pages and runs a write txn keeps in memory before it writes some of them early */
 	unsigned int	me_dirty_max;
+	/** weft: the commit that the caller writes to the file; its txn is the newest snapshot */
+	MDB_commit	*me_apart;
 #if !(MDB_MAXKEYSIZE)
 	unsigned int	me_maxkey;	/**< max size of a key */
 #endif
@@ -1801,6 +1804,9 @@ static uint64_t mdb_meta_sum(MDB_env *env, void *page);
 static int mdb_page_verify(MDB_txn *txn, MDB_page *mp, pgno_t pgno, int numpgs);
 static int mdb_env_extend(MDB_env *env, pgno_t numpgs);
 static int mdb_dbi_load(MDB_txn *txn, MDB_dbi dbi);
+static void mdb_meta_build(MDB_txn *txn, MDB_metabuf *mbuf);
+static int mdb_commit_apart(MDB_txn *txn);
+static MDB_page *mdb_apart_find(const MDB_commit *apart, pgno_t pgno);
 static int  mdb_env_write_meta(MDB_txn *txn);
 #if defined(MDB_USE_POSIX_MUTEX) && !defined(MDB_ROBUST_SUPPORTED) /* Drop unused excl arg */
 # define mdb_env_close_active(env, excl) mdb_env_close1(env)
@@ -3360,6 +3366,13 @@ mdb_txn_renew0(MDB_txn *txn)
 			meta = mdb_env_pick_meta(env);
 			txn->mt_txnid = meta->mm_txnid;
 		}
+		/* weft: on top of the commit that is not in the file yet. Its pages are found by
+		 * mdb_page_get(). Those that the file's newest meta page leads to stay as they are:
+		 * mdb_find_oldest() lets a txn use pages again that the last but one freed. */
+		if (env->me_apart) {
+			meta = METADATA((MDB_page *)env->me_apart->mc_meta);
+			txn->mt_txnid = meta->mm_txnid;
+		}
 		txn->mt_txnid++;
 #if MDB_DEBUG
 		if (txn->mt_txnid == mdb_debug_start)
@@ -4559,6 +4572,14 @@ _mdb_txn_commit(MDB_txn *txn, int flag)
 	mdb_audit(txn);
 #endif
 
+	/* weft: in memory it is committed; the file is the caller's */
+	if (F_ISSET(flag, MDB_TXN_APART)) {
+		if ((rc = mdb_commit_apart(txn)))
+			goto fail;
+		end_mode = MDB_END_COMMITTED|MDB_END_UPDATE;
+		goto done;
+	}
+
 	if ((rc = mdb_page_flush(txn, 0)))
 		goto fail;
 	if ((unsigned)txn->mt_loose_count != txn->mt_u.dirty_list[0].mid) {
@@ -4825,6 +4846,156 @@ mdb_env_init_meta(MDB_env *env, MDB_meta *meta)
 	return rc;
 }
 
+/** weft: the meta page of a commit. It is built from its start, nothing is taken over from
+ * the mapped one: damage there must not be signed.
+ */
+static void
+mdb_meta_build(MDB_txn *txn, MDB_metabuf *mbuf)
+{
+	MDB_env *env = txn->mt_env;
+	int toggle = txn->mt_txnid & 1;
+	mdb_size_t mapsize = env->me_metas[toggle ^ 1]->mm_mapsize;
+	MDB_meta *meta;
+
+	/* Persist any increases of mapsize config */
+	if (mapsize < env->me_mapsize)
+		mapsize = env->me_mapsize;
+	memset(mbuf, 0, sizeof(*mbuf));
+	mbuf->mb_page.mp_pgno = toggle;
+	mbuf->mb_page.mp_flags = P_META;
+	meta = METADATA(&mbuf->mb_page);
+	meta->mm_magic = MDB_MAGIC;
+	meta->mm_version = MDB_DATA_VERSION;
+	meta->mm_mapsize = mapsize;
+	meta->mm_dbs[FREE_DBI] = txn->mt_dbs[FREE_DBI];
+	meta->mm_dbs[MAIN_DBI] = txn->mt_dbs[MAIN_DBI];
+	meta->mm_last_pg = txn->mt_next_pgno - 1;
+	meta->mm_txnid = txn->mt_txnid;
+	if (env->me_sumfunc)
+		meta->mm_sum = mdb_meta_sum(env, mbuf);
+}
+
+/** weft: take the changed pages out of a txn that is committed but for its writing */
+static int
+mdb_commit_apart(MDB_txn *txn)
+{
+	MDB_env *env = txn->mt_env;
+	MDB_ID2L dl = txn->mt_u.dirty_list;
+	MDB_meta *meta, *mp = env->me_metas[txn->mt_txnid & 1];
+	MDB_commit *apart;
+	MDB_page *dp;
+	unsigned i, loose = 0;
+	typedef char fits[sizeof(MDB_metabuf) <= sizeof(apart->mc_meta) ? 1 : -1];
+	(void)sizeof(fits);
+
+	for (i = 1; i <= dl[0].mid; i++)
+		loose += (((MDB_page *)dl[i].mptr)->mp_flags & P_LOOSE) != 0;
+	if (loose != (unsigned)txn->mt_loose_count)
+		return MDB_PROBLEM;	/* mt_loose_pgs does not match dirty_list */
+	apart = malloc(sizeof(*apart) + (dl[0].mid - loose) * sizeof(apart->mc_pages[0]));
+	if (!apart)
+		return ENOMEM;
+
+	mdb_meta_build(txn, (MDB_metabuf *)apart->mc_meta);
+	/* What to write when that fails: so that nobody takes what may be there for the newest */
+	memcpy(apart->mc_meta_old, apart->mc_meta, sizeof(MDB_metabuf));
+	meta = METADATA((MDB_page *)apart->mc_meta_old);
+	meta->mm_last_pg = mp->mm_last_pg;
+	meta->mm_txnid = mp->mm_txnid;
+	if (env->me_sumfunc)
+		meta->mm_sum = mdb_meta_sum(env, apart->mc_meta_old);
+	apart->mc_meta_len = sizeof(MDB_metabuf);
+	apart->mc_meta_at = (char *)mp - PAGEHDRSZ - env->me_map;
+	apart->mc_file_len = txn->mt_next_pgno * env->me_psize;
+
+	apart->mc_count = 0;
+	for (i = 1; i <= dl[0].mid; i++) {
+		dp = dl[i].mptr;
+		if (dp->mp_flags & P_LOOSE) {
+			mdb_dpage_free(env, dp);
+		} else {
+			/* Mark the page as clean */
+			dp->mp_txnid = txn->mt_txnid;
+			apart->mc_pages[apart->mc_count].mp_data = dp;
+			apart->mc_pages[apart->mc_count].mp_number = dl[i].mid;
+			apart->mc_pages[apart->mc_count].mp_run = IS_OVERFLOW(dp) ? dp->mp_pages : 1;
+			apart->mc_count++;
+		}
+	}
+	dl[0].mid = 0;
+	env->me_apart = apart;
+	return MDB_SUCCESS;
+}
+
+/** weft: the page \b pgno of a commit that is not in the file yet, or NULL. */
+static MDB_page *
+mdb_apart_find(const MDB_commit *apart, pgno_t pgno)
+{
+	size_t low = 0, high = apart->mc_count;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+		if (apart->mc_pages[mid].mp_number < pgno)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	if (low < apart->mc_count && apart->mc_pages[low].mp_number == pgno)
+		return apart->mc_pages[low].mp_data;
+	return NULL;
+}
+
+/** weft: commit in memory; *apart says what to write, and is NULL if nothing changed */
+int
+mdb_txn_commit_apart(MDB_txn *txn, MDB_commit **apart)
+{
+	MDB_env *env = txn->mt_env;
+	int rc = MDB_SUCCESS;
+
+	*apart = NULL;
+	if (env->me_apart) {
+		_mdb_txn_abort(txn);
+		return EBUSY;
+	}
+	if ((rc = _mdb_txn_commit(txn, MDB_TXN_APART)) == MDB_SUCCESS)
+		*apart = env->me_apart;
+	return rc;
+}
+
+/** weft: the commit is in the file, synced: readers may see it, and its pages are used again */
+void
+mdb_env_apart_done(MDB_env *env)
+{
+	MDB_commit *apart = env->me_apart;
+	MDB_meta *meta = METADATA((MDB_page *)apart->mc_meta);
+	mdb_size_t i;
+
+	if (env->me_txns)
+		env->me_txns->mti_txnid = meta->mm_txnid;
+	for (i = 0; i < apart->mc_count; i++)
+		mdb_dpage_free_n(env, apart->mc_pages[i].mp_data, (int)apart->mc_pages[i].mp_run);
+	free(apart);
+	env->me_apart = NULL;
+}
+
+/** weft: what the file holds is known only after it was opened again */
+void
+mdb_env_apart_failed(MDB_env *env)
+{
+	env->me_flags |= MDB_FATAL_ERROR;
+}
+
+/** weft: frees a commit whose environment is closed */
+void
+mdb_commit_free(MDB_commit *apart)
+{
+	mdb_size_t i;
+
+	for (i = 0; i < apart->mc_count; i++)
+		free(apart->mc_pages[i].mp_data);
+	free(apart);
+}
+
 /** Update the environment info to commit a transaction.
  * @param[in] txn the transaction that's being committed
  * @return 0 on success, non-zero on failure.
@@ -4890,22 +5061,8 @@ mdb_env_write_meta(MDB_txn *txn)
 	metab.mm_txnid = mp->mm_txnid;
 	metab.mm_last_pg = mp->mm_last_pg;
 
-	/* weft: the page is built and written from its start, nothing is taken
-	 * over from the mapped one: damage there must not be signed.
-	 */
-	memset(&mbuf, 0, sizeof(mbuf));
-	mbuf.mb_page.mp_pgno = toggle;
-	mbuf.mb_page.mp_flags = P_META;
+	mdb_meta_build(txn, &mbuf);
 	meta = METADATA(&mbuf.mb_page);
-	meta->mm_magic = MDB_MAGIC;
-	meta->mm_version = MDB_DATA_VERSION;
-	meta->mm_mapsize = mapsize;
-	meta->mm_dbs[FREE_DBI] = txn->mt_dbs[FREE_DBI];
-	meta->mm_dbs[MAIN_DBI] = txn->mt_dbs[MAIN_DBI];
-	meta->mm_last_pg = txn->mt_next_pgno - 1;
-	meta->mm_txnid = txn->mt_txnid;
-	if (env->me_sumfunc)
-		meta->mm_sum = mdb_meta_sum(env, &mbuf);
 
 	ptr = (char *)&mbuf;
 	len = sizeof(mbuf);
@@ -7428,6 +7585,11 @@ mdb_page_get(MDB_cursor *mc, pgno_t pgno,
 		txn->mt_flags |= MDB_TXN_ERROR;
 		return MDB_PAGE_NOTFOUND;
 	}
+
+	/* weft: pages of the commit before this txn, while they are not in the file */
+	if (!F_ISSET(txn->mt_flags, MDB_TXN_RDONLY) && txn->mt_env->me_apart &&
+		(p = mdb_apart_find(txn->mt_env->me_apart, pgno)))
+		goto done;
 
 mapped:
 #if MDB_RPAGE_CACHE
@@ -11875,7 +12037,8 @@ mdb_env_info(MDB_env *env, MDB_envinfo *arg)
 	if (env == NULL || arg == NULL)
 		return EINVAL;
 
-	meta = mdb_env_pick_meta(env);
+	/* weft: also while it is not in the file */
+	meta = env->me_apart ? METADATA((MDB_page *)env->me_apart->mc_meta) : mdb_env_pick_meta(env);
 	arg->me_mapaddr = meta->mm_address;
 	arg->me_last_pgno = meta->mm_last_pg;
 	arg->me_last_txnid = meta->mm_txnid;

@@ -1,5 +1,6 @@
 //! An environment: the data file, its map, its tables.
 
+use crate::commit::{Apart, Files};
 use crate::error::{Error, Kind, check};
 use crate::ffi;
 use crate::room::Room;
@@ -7,7 +8,7 @@ use crate::sigbus::Guard;
 use crate::txn::{ReadTxn, View, WriteTxn};
 use crate::{PAGE_BYTES, READERS_MAX, header, sum};
 use rustix::fs::{FlockOperation, flock};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::CString;
 use std::fs::File;
 use std::io::ErrorKind;
@@ -15,6 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 const DATA_FILE: &str = "data.mdb";
@@ -79,8 +81,9 @@ pub(crate) struct Inner {
     room: Room,
     /// Unregistered in `drop`, before the map goes away.
     guard: Option<Guard>,
-    /// Held, not read: closing it lets the next opener in.
-    _owner: File,
+    pub(crate) files: Arc<Files>,
+    /// The commit that is being written. Outlives `raw`, which has its address.
+    pub(crate) apart: RefCell<Option<Arc<Apart>>>,
 }
 
 impl Drop for Inner {
@@ -114,12 +117,14 @@ impl Env {
         let readers = dir.join(READERS_FILE);
         blank(&readers)?;
         let room = Room::new(&dir.join(DATA_FILE))?;
+        let files = Arc::new(Files::open(&dir.join(DATA_FILE), owner)?);
         let raw = open_raw(dir, options)?;
         allocate(&readers);
         static NEXT_ID: AtomicU32 = AtomicU32::new(1);
         let env_id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let writing = Cell::new(false);
-        let mut inner = Inner { raw, env_id, writing, room, guard: None, _owner: owner };
+        let apart = RefCell::new(None);
+        let mut inner = Inner { raw, env_id, writing, room, guard: None, files, apart };
         let (start, len_bytes) = map_of(raw);
         inner.guard = Some(Guard::new(start, len_bytes)?);
         Ok(Env(Rc::new(inner)))
@@ -168,6 +173,11 @@ impl Env {
         Ok(ReadTxn::new(View::begin(self, false)?))
     }
 
+    /// Whether a commit made apart is not written yet.
+    pub fn is_writing(&self) -> bool {
+        self.0.apart.borrow().is_some()
+    }
+
     /// Length of the part of the file in use at the last commit, free pages within it included.
     ///
     /// # Errors
@@ -190,9 +200,15 @@ impl Env {
     /// A file system that cannot do that (`fallocate`) promises nothing.
     ///
     /// # Errors
-    /// `Full` if there is not so much, nothing is kept of it then; `Io`.
+    /// `Full` if there is not so much, nothing is kept of it then; `Busy` if it is more than before and a commit made
+    /// apart is being written; `Io`.
     pub fn reserve(&self, bytes: u64) -> Result<(), Error> {
-        self.0.room.reserve(bytes.min(self.map_bytes()?))
+        let bytes = bytes.min(self.map_bytes()?);
+        // Giving back what there is too little of sets the file's length, as the writing does.
+        if self.is_writing() && bytes > self.reserved_bytes() {
+            return Err(Error::new(Kind::Busy, "reserve"));
+        }
+        self.0.room.reserve(bytes)
     }
 
     /// What [`Env::reserve`] set aside since the environment was opened.

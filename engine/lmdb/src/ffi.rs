@@ -54,6 +54,26 @@ pub(crate) struct MdbEnvInfo {
     pub(crate) readers_count: c_uint,
 }
 
+/// `MDB_changed`: a page or run of pages of a commit.
+#[repr(C)]
+pub(crate) struct MdbChanged {
+    pub(crate) data: *const u8,
+    pub(crate) number: size_t,
+    pub(crate) run: size_t,
+}
+
+/// `MDB_commit`, up to its pages, which follow it.
+#[repr(C)]
+pub(crate) struct MdbCommit {
+    pub(crate) file_bytes: size_t,
+    pub(crate) meta_at: size_t,
+    pub(crate) meta_bytes: size_t,
+    pub(crate) meta: [u64; 32],
+    pub(crate) meta_old: [u64; 32],
+    pub(crate) count: size_t,
+    pub(crate) pages: [MdbChanged; 0],
+}
+
 pub(crate) type MdbSumFunc =
     unsafe extern "C" fn(source: *const MdbVal, sum: *mut MdbVal, key: *const MdbVal);
 
@@ -117,6 +137,10 @@ unsafe extern "C" {
         txn: *mut *mut MdbTxn,
     ) -> c_int;
     pub(crate) fn mdb_txn_commit(txn: *mut MdbTxn) -> c_int;
+    pub(crate) fn mdb_txn_commit_apart(txn: *mut MdbTxn, apart: *mut *mut MdbCommit) -> c_int;
+    pub(crate) fn mdb_env_apart_done(env: *mut MdbEnv);
+    pub(crate) fn mdb_env_apart_failed(env: *mut MdbEnv);
+    pub(crate) fn mdb_commit_free(apart: *mut MdbCommit);
     pub(crate) fn mdb_txn_abort(txn: *mut MdbTxn);
     pub(crate) fn mdb_dbi_open(
         txn: *mut MdbTxn,

@@ -3,11 +3,13 @@
 //! A slice handed out points into the map or into a page buffer of the write transaction. Both
 //! stay put until the transaction changes something or ends, which the borrow forbids meanwhile.
 
+use crate::commit::{Apart, Commit, Written};
 use crate::env::{Env, Inner, Table};
 use crate::error::{Error, Kind, check};
 use crate::{KEY_BYTES_MAX, PAGE_BYTES, VALUE_BYTES_MAX, ffi};
 use std::ops::{ControlFlow, Deref};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Page numbers on a page of the free list, at least: it may be a quarter full.
 const LIST_NUMBERS_PER_PAGE: u64 = 100;
@@ -79,6 +81,16 @@ impl View {
         // SAFETY: alive - begun in `begin`; until - here, LMDB frees it on success and failure,
         // and `raw` is null now; alone - `self` is owned, so no slice or cursor is left.
         check(op, unsafe { ffi::mdb_txn_commit(raw) })
+    }
+
+    fn commit_apart(mut self) -> Result<Option<Commit>, Error> {
+        let raw = std::mem::replace(&mut self.raw, std::ptr::null_mut());
+        let mut apart = std::ptr::null_mut();
+        // SAFETY: as in `commit`; `apart` is a local.
+        check("commit", unsafe { ffi::mdb_txn_commit_apart(raw, &raw mut apart) })?;
+        let apart = Apart::new(apart).map(Arc::new);
+        self.env.apart.replace(apart.clone());
+        Ok(apart.map(|apart| Commit { apart, files: Arc::clone(&self.env.files) }))
     }
 
     fn dbi(&self, table: Table, op: &'static str) -> Result<u32, Error> {
@@ -310,12 +322,55 @@ impl WriteTxn {
     ///
     /// # Errors
     /// The error of an earlier failed change; `Full`, `Damaged`, `Io`: the changes are undone;
-    /// an error in the last step (writing the meta page) makes the environment `Broken`.
+    /// an error in the last step (writing the meta page) makes the environment `Broken`. `Busy` while a commit made
+    /// apart is being written.
     pub fn commit(self) -> Result<(), Error> {
         match self.failed {
             Some(e) => Err(e),
+            None if self.view.env.apart.borrow().is_some() => Err(Error::new(Kind::Busy, "commit")),
             None => self.view.commit("commit"),
         }
+    }
+
+    /// Commits in memory: the next transaction begins on top of it at once, and nothing is durable before the writing is
+    /// ([`Commit::write`], [`WriteTxn::written`]). `None`: nothing changed. One at a time.
+    ///
+    /// # Errors
+    /// The error of an earlier failed change; `Full`, `Damaged`: the changes are undone. So are they with `Busy`: the
+    /// commit before this one is still being written.
+    pub fn commit_apart(self) -> Result<Option<Commit>, Error> {
+        match self.failed {
+            Some(e) => Err(e),
+            None if self.view.env.apart.borrow().is_some() => Err(Error::new(Kind::Busy, "commit")),
+            None => self.view.commit_apart(),
+        }
+    }
+
+    /// Takes the end of the commit this transaction is on top of: it is what readers see from here on, and this one may
+    /// be committed.
+    ///
+    /// # Errors
+    /// What the writing failed with: what is durable is known only after a reopen, and this environment is of no use any
+    /// more. `Invalid`: the commit is another environment's.
+    pub fn written(&mut self, written: Written) -> Result<(), Error> {
+        let Written { apart, result } = written;
+        let env = &self.view.env;
+        let ours = env.apart.borrow().as_ref().is_some_and(|waiting| Arc::ptr_eq(waiting, &apart));
+        if !ours {
+            return Err(Error::new(Kind::Invalid, "commit"));
+        }
+        drop(apart);
+        if let Err(e) = result {
+            // SAFETY: alive - `self` holds the environment; until - the call returns; alone - this thread.
+            unsafe { ffi::mdb_env_apart_failed(env.raw) };
+            return Err(e);
+        }
+        let apart = env.apart.take().and_then(Arc::into_inner);
+        apart.expect("the share that was written with is gone").give_back();
+        // SAFETY: alive - the environment has the pages, and no other share of them is left; until - the call, which uses
+        // them again; alone - `&mut self`: no slice of them is lent out.
+        unsafe { ffi::mdb_env_apart_done(env.raw) };
+        Ok(())
     }
 
     /// Memory its changed pages take; each time a long value is set counts, also where it was written early.

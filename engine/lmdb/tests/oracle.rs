@@ -9,7 +9,7 @@
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use weft_lmdb::{Env, Kind, OpenOptions, Reader, Table};
+use weft_lmdb::{Commit, Env, Kind, OpenOptions, Reader, Table};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -19,10 +19,22 @@ fn options() -> OpenOptions {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Put { key: u16, value_bytes: usize, fill: u8 },
-    Delete { key: u16 },
-    Next { key: u16 },
+    Put {
+        key: u16,
+        value_bytes: usize,
+        fill: u8,
+    },
+    Delete {
+        key: u16,
+    },
+    Next {
+        key: u16,
+    },
     Commit,
+    /// Commit in memory.
+    Apart,
+    /// Write what was committed so.
+    Write,
     Abort,
     Reopen,
 }
@@ -45,6 +57,8 @@ fn op() -> impl Strategy<Value = Op> {
         5 => key.clone().prop_map(|key| Op::Delete { key }),
         2 => key.prop_map(|key| Op::Next { key }),
         1 => Just(Op::Commit),
+        2 => Just(Op::Apart),
+        1 => Just(Op::Write),
         1 => Just(Op::Abort),
         1 => Just(Op::Reopen),
     ]
@@ -92,11 +106,32 @@ proptest! {
         let options = OpenOptions { changed_pages_max, ..options() };
         let mut env = Env::open(dir.path(), &options).unwrap();
         let mut table = env.table("t").unwrap();
+        // What the file has, what is committed, and what the transaction sees.
+        let mut written = Model::new();
         let mut committed = Model::new();
         let mut model = Model::new();
         let mut txn = env.write().unwrap();
+        let mut apart = None;
         for op in ops {
+            let write_first = matches!(op, Op::Commit | Op::Apart | Op::Write);
+            if write_first && let Some(commit) = apart.take() {
+                assert_same(&env.read().unwrap(), table, &written);
+                txn.written(Commit::write(commit)).unwrap();
+                written = committed.clone();
+                assert_same(&env.read().unwrap(), table, &written);
+            }
             match op {
+                Op::Write => {}
+                Op::Apart => {
+                    let snapshot = env.read().unwrap();
+                    apart = txn.commit_apart().unwrap();
+                    assert_same(&snapshot, table, &written);
+                    committed = model.clone();
+                    if apart.is_none() {
+                        prop_assert!(written == committed);
+                    }
+                    txn = env.write().unwrap();
+                }
                 Op::Put { key, value_bytes, fill } => {
                     let value = value_of(value_bytes, fill);
                     txn.put(table, &key_of(key), &value).unwrap();
@@ -121,6 +156,7 @@ proptest! {
                     txn.commit().unwrap();
                     assert_same(&snapshot, table, &committed);
                     committed = model.clone();
+                    written = model.clone();
                     assert_same(&env.read().unwrap(), table, &committed);
                     txn = env.write().unwrap();
                 }
@@ -132,7 +168,10 @@ proptest! {
                 Op::Reopen => {
                     drop(txn);
                     drop(env);
-                    model = committed.clone();
+                    // A commit that nobody wrote is as if it had never been.
+                    apart = None;
+                    committed = written.clone();
+                    model = written.clone();
                     env = Env::open(dir.path(), &options).unwrap();
                     table = env.table("t").unwrap();
                     assert_same(&env.read().unwrap(), table, &committed);

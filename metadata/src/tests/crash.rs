@@ -13,7 +13,7 @@ fn send(rig: &mut Rig, slot: u16, name: &str) -> u64 {
     rig.submit_as(ALICE, caller, &make(ROOT, name.as_bytes(), FILE))
 }
 
-fn has(rig: &mut Rig, name: &str) -> bool {
+pub(super) fn has(rig: &mut Rig, name: &str) -> bool {
     rig.ask(&MetaRequest::Lookup { parent: ROOT, name: name.as_bytes() }).is_ok()
 }
 
@@ -192,7 +192,7 @@ fn fail_append(rig: &mut Rig, landed: bool) {
     }
     let mut out = Vec::new();
     rig.volume().log_done(append.io + 1, Ok(()), &mut out);
-    assert_eq!(out, [], "not the write that is under way");
+    assert!(out.is_empty(), "not the write that is under way");
     rig.volume().log_done(append.io, Err(5), &mut out);
     rig.take(out);
 }

@@ -45,6 +45,8 @@ impl World {
     fn new(seed: u64) -> World {
         let checkpoint_commands_max = [1, 7, 50, 100_000][to_usize(seed % 4)];
         let mut rig = Rig::with(VolumeParams { checkpoint_commands_max, ..params() });
+        // Checkpoints take their time in three lives of four.
+        rig.checkpoints_wait = !(seed / 4).is_multiple_of(4);
         let policy = LayoutPolicy { inline_bytes: INLINE_MAX, ..LayoutPolicy::default() };
         let caller = Caller { uid: 0, gid: 0, slot: 0, sequence: 1 };
         let nobody = SessionId([0xff; 16]);
@@ -92,6 +94,9 @@ impl World {
         }
         if self.rng.one_in(2) {
             self.complete();
+        }
+        if self.rng.one_in(8) {
+            self.rig.write_checkpoint();
         }
     }
 
@@ -394,6 +399,11 @@ impl World {
     fn crash(&mut self) {
         let mut rng = self.rng.clone();
         let append = self.rig.append.clone();
+        if rng.one_in(2)
+            && let Some(checkpoint) = self.rig.checkpoint.take()
+        {
+            drop(checkpoint.write());
+        }
         let report = self.rig.crash(|log, append| tear(log, &append, &mut rng)).unwrap();
         self.rng.next();
         let applied = self.rig.volume().counters().applied;
@@ -440,7 +450,7 @@ impl World {
             }
             self.rig.volume().tick(Duration::ZERO);
             self.rig.flush();
-            if self.rig.append.is_none() {
+            if self.rig.append.is_none() && !self.rig.write_checkpoint() {
                 break;
             }
             self.complete();

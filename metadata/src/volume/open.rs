@@ -88,7 +88,7 @@ pub struct VolumeParams {
     pub map_bytes_max: u64,
     /// Memory the volume may take, in bytes; see [`crate::limits::MemoryShares`].
     pub memory_bytes_max: u64,
-    /// Commands between two checkpoints.
+    /// Commands between two checkpoints; more when the first takes so long.
     pub checkpoint_commands_max: u32,
     /// Time between two checkpoints, when anything changed.
     pub checkpoint_interval: Duration,
@@ -197,10 +197,13 @@ impl Volume {
         store.live_bytes = state.live_bytes;
         let mut report = OpenReport::default();
         let memory = MemoryShares::new(params.memory_bytes_max);
-        store.set_dirty_bytes_max(memory.dirty_bytes);
+        store.set_dirty_bytes_max(memory.dirty_bytes, memory.meanwhile_bytes);
         let mut volume = Volume::idle(identity, store, state, params);
         volume.load_rows(&mut report)?;
         volume.replay(log, &mut report)?;
+        // What changes now without being logged, the targets, must not be missing before the next commands: a database
+        // from before this checkpoint is refused where it would not be if the generations were next to each other.
+        volume.state.generation += 1;
         volume.state.targets.clone_from(&params.targets);
         // A volume of an older build is one of this build from here on.
         volume.store.write(Name::Meta, VOLUME_KEY, Some(&volume.identity.encode()))?;
@@ -246,6 +249,8 @@ impl Volume {
             checkpoint_interval: params.checkpoint_interval,
             checkpoint_at: None,
             checkpoint_due: false,
+            writing: false,
+            settles_unsure: false,
             starved: false,
             stopping: false,
             stopped: false,

@@ -1,4 +1,4 @@
-//! A batch's way: out to the log, and once durable into the state; then, now and then, a checkpoint.
+//! A batch's way: out to the log, and once durable into the state.
 //!
 //! **A log write that fails** leaves the batch on the log or not, and nobody can say which: read back it may come from
 //! a cache. An answer would be a guess, and a wrong "failed" is worse than none: a truncate that happens after all, at
@@ -11,7 +11,7 @@ use weft_wire::meta::{Caller, MetaRequest};
 use weft_wire::units::{to_u32, to_usize};
 use weft_wire::{Ino, Status};
 
-use super::{Action, Flight, Health, Volume, WorkState, command_bytes, open, push_reply};
+use super::{Action, Flight, Health, Volume, WorkState, command_bytes, push_reply};
 use crate::apply::{Applied, apply};
 use crate::ended::Fence;
 use crate::error::{Kind, MetaError};
@@ -22,7 +22,6 @@ use crate::log::{
 };
 use crate::planted::{self, Bug};
 use crate::record::Outcome;
-use crate::store::Name;
 
 impl Volume {
     pub(super) fn send_batch(&mut self, out: &mut Vec<Action>) {
@@ -64,13 +63,14 @@ impl Volume {
         u64::from(self.identity.segment_bytes / 4).min(self.memory.batch_bytes / 2)
     }
 
-    /// Whether the log takes a batch now: always, but when a checkpoint is due that the disk has no room for.
+    /// Whether the log takes a batch now: always, but when a checkpoint that the disk has no room for is due, or one is
+    /// being written and there is no more memory, or log, for what happens meanwhile.
     pub(super) fn log_has_room(&self) -> bool {
-        if self.unsure_count > 0 {
+        if self.unsure_count > 0 || self.writing && self.store.is_full() {
             return false;
         }
         let batch = self.batch_bytes_max().max(u64::from(BODY_BYTES_MAX + 2 * LOG_BLOCK_BYTES));
-        !self.starved
+        !self.starved && !self.writing
             || u64::from(self.log_used_bytes) + batch <= u64::from(self.identity.segment_bytes)
     }
 
@@ -87,9 +87,7 @@ impl Volume {
                 return self.fail(error, out);
             }
         }
-        self.checkpoint_due |= self.log_used_bytes > self.identity.segment_bytes / 2
-            || self.commands_since_checkpoint >= self.checkpoint_commands_max
-            || self.store.is_checkpoint_due();
+        self.note_checkpoint_due();
     }
 
     /// The commands of the batch go back to the head of the queue, for after the checkpoint that settles them.
@@ -210,38 +208,10 @@ impl Volume {
         }
     }
 
-    /// Makes the state durable in the database and begins the log's other area. If the disk has no room for that,
-    /// nothing is lost and nothing is done: `starved`, until a tick finds room.
-    pub(crate) fn checkpoint(&mut self) -> Result<(), MetaError> {
-        assert!(self.flight.is_none(), "what is in the log is applied");
-        self.checkpoint_due = false;
-        let rows = self.slots.dirty_rows();
-        let bytes = self
-            .store
-            .check_rows(&rows)
-            .map_err(|_| MetaError::new(Kind::Damaged, "checkpoint"))?;
-        self.store.write_rows(&rows, bytes)?;
-        self.starved = !self.store.can_commit();
-        if self.starved {
-            return Ok(());
-        }
-        self.state.generation += 1;
-        self.state.live_bytes = self.store.live_bytes;
-        self.store.write(Name::Meta, open::STATE_KEY, Some(&self.state.encode()))?;
-        if !planted::is(Bug::CutLogEarly) {
-            self.store.commit()?;
-        }
-        self.slots.set_clean();
-        self.tried_before |= std::mem::take(&mut self.unsure_count) > 0;
-        self.log_used_bytes = 0;
-        self.commands_since_checkpoint = 0;
-        assert_eq!(self.next_sequence, self.state.applied + 1, "the log continues the state");
-        Ok(())
-    }
-
     /// The database failed. What the log has or may have is not answered.
     pub(super) fn fail(&mut self, error: MetaError, out: &mut Vec<Action>) {
         self.store.abandon();
+        self.writing = false;
         self.health = Health::Broken(error);
         self.flight = None;
         self.refuse_unlogged(error.status(), out);

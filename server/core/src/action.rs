@@ -72,7 +72,7 @@ pub enum Action {
         /// Its request.
         request: weft_wire::Header,
     },
-    /// Log work of the volume; never a reply.
+    /// Log work or a checkpoint of the volume; never a reply.
     Volume(weft_metadata::Action),
     /// A message for another shard of this node.
     ToShard {

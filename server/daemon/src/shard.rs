@@ -3,6 +3,7 @@
 //! One turn: wait for completions or mail, hand each to the core, then do what the core wants, and send what was
 //! queued on each connection in as few operations as possible. Nothing here decides what a request means.
 
+mod checkpoint;
 mod conn;
 mod disk;
 
@@ -67,6 +68,7 @@ pub(crate) struct ShardLoop {
     pool: Pool,
     targets: Targets,
     log: Option<LogFiles>,
+    checkpoints: Option<CheckpointWriter>,
     conns: BTreeMap<ConnId, ConnIo>,
     conn_next: u64,
     /// For the bodies of frames that are not whole yet.
@@ -111,10 +113,15 @@ pub(crate) struct ShardSetup {
     pub(crate) registry: Arc<Registry>,
 }
 
+pub(crate) use checkpoint::{CheckpointWriter, WriterThread};
 pub(crate) use disk::LogFiles;
 
 impl ShardLoop {
-    pub(crate) fn new(setup: ShardSetup) -> Result<ShardLoop, String> {
+    /// `checkpoints`: for a shard with a volume.
+    pub(crate) fn new(
+        setup: ShardSetup,
+        checkpoints: Option<CheckpointWriter>,
+    ) -> Result<ShardLoop, String> {
         let mut zeros = setup.pool.alloc(ZEROS_BYTES).ok_or("no memory for buffers")?;
         zeros.as_mut_slice().fill(0);
         let metrics = LoopMetrics::new(&setup.core.id().to_string(), &setup.core.target_ids());
@@ -128,6 +135,7 @@ impl ShardLoop {
             pool: setup.pool,
             targets: setup.targets,
             log: setup.log,
+            checkpoints,
             conns: BTreeMap::new(),
             conn_next: 0,
             to_send: Vec::new(),
@@ -166,6 +174,7 @@ impl ShardLoop {
             self.turn = clock::mono();
             self.take_completions();
             self.take_mail();
+            self.take_checkpoint()?;
             let now = clock::now();
             if now.mono.saturating_sub(last_tick) >= TICK {
                 last_tick = now.mono;
@@ -270,6 +279,14 @@ impl ShardLoop {
         }
     }
 
+    fn take_checkpoint(&mut self) -> Result<(), String> {
+        let Some(writer) = &self.checkpoints else { return Ok(()) };
+        if let Some(written) = writer.next_written()? {
+            self.core.checkpoint_written(written, clock::now());
+        }
+        Ok(())
+    }
+
     /// Does what the core wants until it wants no more, then sends what was queued.
     fn carry_out(&mut self) {
         self.core.set_replies_full(self.unsent_bytes >= self.unsent_bytes_max);
@@ -307,6 +324,10 @@ impl ShardLoop {
                 self.metrics.count();
                 let text = self.registry.render_shard(&self.core.id().to_string());
                 self.core.metrics(conn, &request, &text, clock::now());
+            }
+            Action::Volume(weft_metadata::Action::WriteCheckpoint(checkpoint)) => {
+                let writer = self.checkpoints.as_ref();
+                writer.expect("a shard with a volume has one").write(checkpoint);
             }
             Action::Volume(action) => {
                 let log = self.log.expect("only a shard with a volume has log work");

@@ -23,7 +23,7 @@ use weft_wire::{ShardId, TargetId, VolumeId};
 use crate::clock;
 use crate::metrics::{self, Registry};
 use crate::open::{self, TargetMemory, TargetPlace, Unopened};
-use crate::shard::{Mail, ShardLoop, ShardSetup};
+use crate::shard::{Mail, ShardLoop, ShardSetup, WriterThread};
 
 /// Messages that may wait for one shard.
 const MAIL_MAX: usize = 4096;
@@ -282,6 +282,7 @@ fn cluster_map(config: &Config, targets: &[TargetPlace]) -> ClusterMap {
 
 /// A shard's thread, from its ring to its end.
 fn run_shard(seed: Seed, reports: &mpsc::Sender<Report>) -> Result<(), String> {
+    let writer = (seed.id == ShardId(0)).then(WriterThread::start).transpose()?;
     let core = usize::from(seed.config.cores[usize::from(seed.id.0)]);
     weft_ring::pin_to_core(core).map_err(|error| error.to_string())?;
     if let Err(error) = weft_ring::run_soon() {
@@ -297,7 +298,8 @@ fn run_shard(seed: Seed, reports: &mpsc::Sender<Report>) -> Result<(), String> {
     let (Ok(()), Ok(peers)) = (told, seed.peers.recv()) else {
         return Ok(()); // the node is going down before it was up
     };
-    let shard = ShardLoop::new(build_shard(seed, ring, mailbox, peers)?)?;
+    let checkpoints = writer.map(|writer| writer.join_shard(&ring.bell()));
+    let shard = ShardLoop::new(build_shard(seed, ring, mailbox, peers)?, checkpoints)?;
     shard.run(|| drop(reports.send(Report::Serving)))
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use weft_iobuf::Pool;
-use weft_metadata::{LogDevice, Volume, VolumeParams};
+use weft_metadata::{Checkpoint, CheckpointWritten, LogDevice, Volume, VolumeParams};
 use weft_net::Budget;
 use weft_server_core::memory::{MemoryPlan, SHARD_BYTES_MIN};
 use weft_server_core::{Message, Now, ScrubSchedule, Shard, ShardParams, TargetParams};
@@ -59,7 +59,17 @@ pub(super) struct Process {
     pub(super) shards: Vec<Host>,
     /// Messages on their way, by receiver.
     pub(super) mail: BTreeMap<(usize, usize), VecDeque<Message>>,
+    /// The volume's checkpoint under way. It dies with the process, as a thread of it would.
+    pub(super) checkpoint: Option<Writing>,
     pub(super) stopping: bool,
+}
+
+/// How far a checkpoint's writing is.
+#[derive(Debug)]
+pub(super) enum Writing {
+    Begun(Checkpoint),
+    /// The volume does not know.
+    Written(CheckpointWritten),
 }
 
 /// The machine.
@@ -253,7 +263,8 @@ impl Node {
             let (turn, stopped, serving) = (false, false, false);
             shards.push(Host { core, pool, bodies, disks, turn, stopped, serving });
         }
-        self.process = Some(Process { shards, mail: BTreeMap::new(), stopping: false });
+        let mail = BTreeMap::new();
+        self.process = Some(Process { shards, mail, checkpoint: None, stopping: false });
     }
 }
 

@@ -13,7 +13,7 @@ use weft_wire::Kind;
 use weft_wire::units::to_u64;
 
 use super::net::{Conn, ConnKey, Pipe, Way};
-use super::node::{Host, Which, clocks, disk_work};
+use super::node::{Host, Which, Writing, clocks, disk_work};
 use super::{Event, TICK, World};
 use crate::disk::{Through, Work};
 
@@ -152,6 +152,11 @@ impl World {
                 let work = Work::Write { offset, bytes, through: Through::Durably };
                 self.submit(Which::Log, io, work);
             }
+            Action::Volume(VolumeAction::WriteCheckpoint(checkpoint)) => {
+                let Some(process) = &mut self.node.process else { return };
+                process.checkpoint = Some(Writing::Begun(checkpoint));
+                self.checkpoint_goes_on();
+            }
             Action::Volume(_) => unreachable!("the core keeps what is no log work"),
             Action::ToShard { shard: to, message } => {
                 let to = usize::from(to.0);
@@ -164,6 +169,32 @@ impl World {
                 if let Some(host) = self.host(shard) {
                     host.stopped = true;
                 }
+            }
+        }
+    }
+
+    fn checkpoint_goes_on(&mut self) {
+        let millis = self.checkpoint_random.pick(&[1, 10, 100, 2_000]);
+        let after = Duration::from_micros(self.checkpoint_random.below(millis * 1_000));
+        let epoch = self.node.epoch;
+        self.later(after, Event::Checkpoint(epoch));
+    }
+
+    /// The checkpoint that is written gets a step further: into the database, then word of it to the volume. The server
+    /// may end before, between and after these.
+    pub(super) fn checkpoint(&mut self, epoch: u64) {
+        let Some(process) = self.node.process.as_mut().filter(|_| epoch == self.node.epoch) else {
+            return;
+        };
+        match process.checkpoint.take() {
+            None => {}
+            Some(Writing::Begun(checkpoint)) => {
+                process.checkpoint = Some(Writing::Written(checkpoint.write()));
+                self.checkpoint_goes_on();
+            }
+            Some(Writing::Written(written)) => {
+                let now = clocks(self.now);
+                self.with_shard(0, |core| core.checkpoint_written(written, now));
             }
         }
     }

@@ -242,6 +242,16 @@ fn what_is_written_before_the_commit_survives() {
 }
 
 #[test]
+fn commits_written_while_changes_go_on_survive() {
+    lives("apart");
+}
+
+#[test]
+fn commits_written_while_changes_are_written_early_survive() {
+    lives("apart-early");
+}
+
+#[test]
 fn planted_faults_are_found() {
     let all = [Planted::NoSync, Planted::MetaNotSynced, Planted::MetaFirst, Planted::SyncTooEarly];
     for planted in all {

@@ -1,10 +1,10 @@
-//! What is written before the power goes: six kinds of work, and a model of each commit.
+//! What is written before the power goes: eight kinds of work, and a model of each commit.
 
 use crate::disk::Rng;
 use crate::record;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use weft_lmdb::{Env, Error, OpenOptions, Reader, Table, WriteTxn};
+use weft_lmdb::{Commit, Env, Error, OpenOptions, Reader, Table, WriteTxn};
 
 /// Values are made from these again when needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,9 +51,11 @@ pub(crate) struct Shape {
     value_bytes_max: (usize, usize),
     /// Pages a transaction keeps in memory; all of them without.
     changed_pages_max: Option<u32>,
+    /// Commits are made apart: each is written while the next transaction goes on.
+    apart: bool,
 }
 
-pub(crate) const SHAPES: [Shape; 6] = [
+pub(crate) const SHAPES: [Shape; 8] = [
     // As the chunk index is used: few tables, a checkpoint's records at a time.
     Shape {
         name: "index",
@@ -66,6 +68,7 @@ pub(crate) const SHAPES: [Shape; 6] = [
         long_one_in: 10,
         value_bytes_max: (600, 3000),
         changed_pages_max: None,
+        apart: false,
     },
     // As the namespace is used: many tables, everything since the last checkpoint at once.
     Shape {
@@ -79,6 +82,7 @@ pub(crate) const SHAPES: [Shape; 6] = [
         long_one_in: 40,
         value_bytes_max: (300, 4096),
         changed_pages_max: None,
+        apart: false,
     },
     // Runs of pages come, go and change their length.
     Shape {
@@ -92,6 +96,7 @@ pub(crate) const SHAPES: [Shape; 6] = [
         long_one_in: 1,
         value_bytes_max: (1, 40_000),
         changed_pages_max: None,
+        apart: false,
     },
     // Filled and emptied: the free list is long, and its pages are used again.
     Shape {
@@ -105,6 +110,7 @@ pub(crate) const SHAPES: [Shape; 6] = [
         long_one_in: 30,
         value_bytes_max: (200, 9000),
         changed_pages_max: None,
+        apart: false,
     },
     // The file grows with each commit.
     Shape {
@@ -118,6 +124,7 @@ pub(crate) const SHAPES: [Shape; 6] = [
         long_one_in: 20,
         value_bytes_max: (400, 20_000),
         changed_pages_max: None,
+        apart: false,
     },
     // As the chunk index is used where there is little memory: most of a commit is written before it.
     Shape {
@@ -131,6 +138,35 @@ pub(crate) const SHAPES: [Shape; 6] = [
         long_one_in: 10,
         value_bytes_max: (600, 9000),
         changed_pages_max: Some(32),
+        apart: false,
+    },
+    // As the namespace is used: changes go on while a checkpoint is written.
+    Shape {
+        name: "apart",
+        tables: &["inodes", "entries", "xattrs", "orphans", "works", "slots", "meta"],
+        commits_max: 8,
+        changes_max: 200,
+        keys: 500,
+        key_bytes: 18,
+        delete_percent: [30, 60],
+        long_one_in: 20,
+        value_bytes_max: (300, 9000),
+        changed_pages_max: None,
+        apart: true,
+    },
+    // The same, and the next transaction writes most of what it changes before the commit under it is written.
+    Shape {
+        name: "apart-early",
+        tables: &["chunks", "space", "meta"],
+        commits_max: 5,
+        changes_max: 400,
+        keys: 2_000,
+        key_bytes: 16,
+        delete_percent: [20, 60],
+        long_one_in: 10,
+        value_bytes_max: (600, 9000),
+        changed_pages_max: Some(32),
+        apart: true,
     },
 ];
 
@@ -161,6 +197,9 @@ impl Shape {
     /// Some commits, and transactions that are given up, each noted in `models` and in the
     /// recording.
     pub(crate) fn run(&self, opened: &Opened, models: &mut Models, rng: &mut Rng) {
+        if self.apart {
+            return self.run_apart(opened, models, rng);
+        }
         let mut snapshot = None;
         for _ in 0..1 + rng.below(self.commits_max) {
             if rng.one_in(12) {
@@ -182,6 +221,39 @@ impl Shape {
             record::acknowledged(n);
             models.insert(n, model);
         }
+        drop(snapshot);
+    }
+
+    /// Commits, each written at some moment of the next one's changes, or before them, or after.
+    fn run_apart(&self, opened: &Opened, models: &mut Models, rng: &mut Rng) {
+        let mut under_way: Option<(u64, Commit)> = None;
+        let mut snapshot = None;
+        for _ in 0..1 + rng.below(self.commits_max) {
+            let (last, model) = models.last_key_value().expect("commit 0 is always there");
+            let (n, mut model) = (last + 1, model.clone());
+            let mut txn = opened.env.write().expect("the environment is good");
+            for part in 0..3 {
+                if rng.one_in(3) || part == 2 {
+                    write_out(under_way.take(), &mut txn);
+                }
+                if rng.one_in(6) {
+                    snapshot = Some(opened.env.read().expect("the environment is good"));
+                } else if rng.one_in(3) {
+                    snapshot = None;
+                }
+                self.change(opened, &mut txn, &mut model, n, rng).expect("it has room");
+            }
+            txn.put(opened.tables[0], NUMBER_KEY, &n.to_be_bytes()).expect("it has room");
+            self.check_rows(opened, &txn, n, &model).expect("what was changed can be read");
+            let commit = txn.commit_apart().expect("none is under way").expect("much changed");
+            under_way = Some((n, commit));
+            models.insert(n, model);
+        }
+        if rng.one_in(4) {
+            return; // Never written: the environment is closed over it.
+        }
+        let mut txn = opened.env.write().expect("the environment is good");
+        write_out(under_way.take(), &mut txn);
         drop(snapshot);
     }
 
@@ -240,6 +312,18 @@ impl Shape {
             None => 0,
         };
         let model = models.get(&n).ok_or(format!("commit {n} was never begun"))?;
+        self.check_rows(opened, &txn, n, model)?;
+        Ok(n)
+    }
+
+    /// Whether a transaction sees exactly what commit `n` leaves.
+    fn check_rows(
+        &self,
+        opened: &Opened,
+        txn: &impl Reader,
+        n: u64,
+        model: &Model,
+    ) -> Result<(), String> {
         for (table, rows) in opened.tables.iter().zip(model) {
             let mut expect = rows.iter();
             let mut wrong = None;
@@ -255,7 +339,7 @@ impl Shape {
                     }
                 }
             })
-            .map_err(told)?;
+            .map_err(|e| format!("read: {e}"))?;
             if let Some(wrong) = wrong {
                 return Err(wrong);
             }
@@ -263,6 +347,13 @@ impl Shape {
                 return Err(format!("commit {n}: {missing:?} is missing"));
             }
         }
-        Ok(n)
+        Ok(())
     }
+}
+
+/// The commit that `txn` is on top of is written, if there is one.
+fn write_out(commit: Option<(u64, Commit)>, txn: &mut WriteTxn) {
+    let Some((n, commit)) = commit else { return };
+    txn.written(commit.write()).expect("the disk is good");
+    record::acknowledged(n);
 }

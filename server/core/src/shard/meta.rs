@@ -1,6 +1,6 @@
 //! Requests to the volume, and what it answers.
 
-use weft_metadata::{Action as VolumeAction, Health, Incoming, Volume};
+use weft_metadata::{Action as VolumeAction, CheckpointWritten, Health, Incoming, Volume};
 use weft_net::Frame;
 use weft_wire::meta::{MetaReply, MetaRequest, MoveStep, SetAttr};
 use weft_wire::units::{to_u64, to_usize};
@@ -78,6 +78,12 @@ impl Shard {
         self.log_write = None;
     }
 
+    /// The writing of the volume's checkpoint is over.
+    pub fn checkpoint_written(&mut self, written: CheckpointWritten, now: Now) {
+        self.now = now;
+        self.with_volume(|volume, actions| volume.checkpoint_written(written, actions));
+    }
+
     pub(super) fn flush_volume_log(&mut self) {
         self.with_volume(Volume::flush_log);
     }
@@ -142,7 +148,8 @@ impl Shard {
                     self.volume_stopped = true;
                     self.stop_if_done();
                 }
-                action => {
+                action @ VolumeAction::WriteCheckpoint(_) => self.out.push(Action::Volume(action)),
+                action @ VolumeAction::AppendLog { .. } => {
                     self.log_began = self.now.mono;
                     self.out.push(Action::Volume(action));
                 }

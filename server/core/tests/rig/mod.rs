@@ -445,6 +445,10 @@ impl Node {
                 let now = self.now();
                 self.shard.as_mut().unwrap().volume_io_done(io, Ok(()), now);
             }
+            Action::Volume(weft_metadata::Action::WriteCheckpoint(checkpoint)) => {
+                let (written, now) = (checkpoint.write(), self.now());
+                self.shard.as_mut().unwrap().checkpoint_written(written, now);
+            }
             Action::OpenUp { .. } => {}
             Action::Close { conn } => self.closed.push(conn),
             Action::Stopped => self.stopped = true,
