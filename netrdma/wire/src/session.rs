@@ -1,6 +1,7 @@
 //! How two ends meet: the hello, the map of the cluster, and what a shard says about its targets.
 
 use crate::codec::{Reader, WireError, WireErrorKind, Writer};
+use crate::data::Known;
 use crate::ids::{ClusterId, SessionId, ShardId, TargetId, VolumeId};
 use crate::limits::{LIST_COUNT_MAX, TEXT_BYTES_MAX};
 use crate::units::to_u32;
@@ -21,13 +22,17 @@ pub const FEATURE_ACL_SETGID: u64 = 32;
 /// What a welcome says of fences ([`Welcome::fence`]) outlives the server's process.
 pub const FEATURE_FENCES: u64 = 64;
 
+/// The server copies from chunk to chunk ([`crate::data::DataRequest::Copy`]), among the targets of its node.
+pub const FEATURE_COPY: u64 = 128;
+
 /// The first frame of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hello {
     /// Oldest and newest version the client speaks.
     pub versions: (u16, u16),
     /// Optional abilities, a bit each ([`FEATURE_LEASES`], [`FEATURE_PARENTS`], [`FEATURE_SYNC_ALL`],
-    /// [`FEATURE_TRACE`], [`FEATURE_INLINE`], [`FEATURE_ACL_SETGID`], [`FEATURE_FENCES`]); unknown ones are ignored.
+    /// [`FEATURE_TRACE`], [`FEATURE_INLINE`], [`FEATURE_ACL_SETGID`], [`FEATURE_FENCES`], [`FEATURE_COPY`]); unknown ones
+    /// are ignored.
     pub features: u64,
     /// The cluster meant; all zero for any.
     pub cluster: ClusterId,
@@ -99,6 +104,12 @@ pub struct Welcome {
 pub const FENCE_ENDED: u32 = 1 << 16;
 
 impl Welcome {
+    /// Which process it is, and what that has not lost.
+    #[must_use]
+    pub fn known(&self) -> Known {
+        Known { epoch: self.epoch, boot: self.boot }
+    }
+
     /// Appends the body.
     pub fn encode(&self, body: &mut Vec<u8>) {
         let out = &mut Writer::new(body);
