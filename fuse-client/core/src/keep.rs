@@ -35,7 +35,7 @@ pub(crate) use records::{
 use table::{Shape, Table};
 
 /// Version of the layout: a successor that has another one cannot take over.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 const MAGIC: [u8; 8] = *b"WEFTKEEP";
 const HEADER_BYTES: usize = 4096;
 /// In the header: set once the client-core was ready.
