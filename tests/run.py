@@ -39,6 +39,7 @@ MODULES = [
     "database",
     "verify_fio",
     "verify_fsx",
+    "copies",
     "posix",
     "locks",
     "stress",

@@ -50,7 +50,7 @@ def fsx(ctx):
     """fsx, 100,000 operations on a file inside one chunk, 8,000 on one over all targets, at once: no mismatch."""
     fs = ctx.fs()
     plans = [
-        ("small", 256 << 10, 64 << 10, ctx.scaled(100_000, 5_000)),
+        ("small", 256 << 10, 96 << 10, ctx.scaled(100_000, 5_000)),
         ("striped", 10 << 20, 1_300_000, ctx.scaled(8_000, 1_000)),
     ]
     begin = time.monotonic()

@@ -145,7 +145,7 @@ impl World {
     fn new(seed: u64, telling: Telling) -> World {
         let mut random = Random::new(seed);
         let plan = Plan::draw(&mut random).losing_flushes(seed).parting(seed).sharing(seed);
-        let plan = plan.forgetting(seed);
+        let plan = plan.forgetting(seed).copying(seed);
         let node = Node::new(&plan, &mut random);
         let now = Duration::from_secs(1);
         let mut clients: Vec<Client> =

@@ -1,21 +1,24 @@
-//! fallocate and lseek: space given out and back, zeros, and where data and holes are.
+//! fallocate: space given out and back, and zeros; and the destination of a copy.
 //!
 //! An allocation holds the file like a truncation: it waits for the writes before it, later reads and writes wait for
 //! it. What takes data away also waits until the writes before it are durable, and is made durable before it is
 //! answered: a write that is kept to be written again after a restart of its target would bring back what was taken.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use weft_wire::blocks::BLOCK_BYTES;
-use weft_wire::data::{BlocksReply, ChunkRange, DataRequest, SeekFrom, SeekReply, ZeroHow};
+use weft_wire::data::{BlocksReply, ChunkRange, CopyReply, DataRequest, ZeroHow};
 use weft_wire::limits::FILE_BYTES_MAX;
 use weft_wire::meta::{MetaReply, MetaRequest};
-use weft_wire::units::{to_u32, to_u64, to_usize};
-use weft_wire::{ChunkId, ChunkIndex, Ino, Layout, LeaseBits, LeaseMode, Status};
+use weft_wire::{ChunkId, Ino, Layout, LeaseBits, LeaseMode, Status};
 
+use crate::copy::Source;
 use crate::core::{ClientCore, at};
-use crate::limits::{ROOM_ASKED_BYTES, ZEROS_MAX};
-use crate::op::{FsReply, Handle, LinkId, OpId, Whence};
+use crate::leases::Forgetting;
+use crate::limits::{COPIES_MAX, ROOM_ASKED_BYTES, ZEROS_MAX};
+use crate::op::{FsReply, Handle, LinkId, OpId};
+use crate::planted::{self, Bug};
 use crate::state::{Answer, Call, OpKind, Purpose, errno};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -47,14 +50,62 @@ pub(crate) struct Allocation {
     /// Requests that are out.
     in_flight: u32,
     errno: i32,
+    /// It is a copy.
+    copying: Option<Box<Copying>>,
     /// The targets' sync that ends it, once that is asked for; and up to where the volume is told.
     sync: Option<u64>,
     tell: Option<u64>,
 }
 
+/// Where a copy takes its bytes from.
+#[derive(Debug)]
+pub(crate) struct Copying {
+    pub(crate) source: Source,
+    /// Of the source, what goes to the first byte of the destination's range.
+    pub(crate) from: u64,
+    pub(crate) layout: Layout,
+    /// Setuid and setgid go from the destination, first.
+    pub(crate) set_ids: bool,
+    /// They are on their way.
+    pub(crate) stripping: bool,
+    /// The source's server is not the one that was known: all is copied again, not before this time.
+    pub(crate) again: Option<Duration>,
+}
+
 impl Allocation {
     pub(crate) fn ino(&self) -> Ino {
         self.ino
+    }
+
+    pub(crate) fn copying_mut(&mut self) -> Option<&mut Copying> {
+        self.copying.as_deref_mut()
+    }
+
+    pub(crate) fn is_copy(&self) -> bool {
+        self.copying.is_some()
+    }
+
+    pub(crate) fn fail(&mut self, code: i32) {
+        self.errno = code;
+    }
+
+    /// A piece of the copy is answered. Gives the file when it is to be begun again, at `pause_ends`.
+    pub(crate) fn copy_ended(
+        &mut self,
+        reply: Result<CopyReply, i32>,
+        pause_ends: Duration,
+    ) -> Option<Ino> {
+        self.in_flight -= 1;
+        match (reply, &mut self.copying) {
+            (Ok(CopyReply::Copied(added)), _) => self.added += added,
+            (Ok(CopyReply::Unknown), Some(copying)) => {
+                copying.again = Some(pause_ends);
+                return Some(self.ino);
+            }
+            (Ok(CopyReply::Unknown), None) => unreachable!("only a copy asks for one"),
+            (Err(code), _) => self.errno = code,
+        }
+        None
     }
 }
 
@@ -63,43 +114,35 @@ impl Allocation {
 struct Stretch {
     start: u64,
     end: u64,
-    how: ZeroHow,
+    how: How,
 }
 
-/// A search for data or a hole.
-#[derive(Debug)]
-pub(crate) struct Search {
-    handle: Handle,
-    offset: u64,
-    hole: bool,
-    barrier: u64,
-    /// The attributes are not older than the search.
-    fresh: bool,
-    /// Answers that are missing; `None` until the targets are asked.
-    left: Option<usize>,
-    best: u64,
-    errno: i32,
+#[derive(Clone, Copy, Debug)]
+enum How {
+    Zero(ZeroHow),
+    Copy,
 }
 
 /// What to go through for `mode`; `None` for a mode that is not known.
 fn plan(mode: u32, start: u64, end: u64, size: u64) -> Option<Vec<Stretch>> {
     let (inner_start, outer_start) = (start.next_multiple_of(BLOCK), start / BLOCK * BLOCK);
-    let whole = Stretch { start: outer_start, end: outer(end), how: ZeroHow::Allocate };
+    let (allocate, erase) = (How::Zero(ZeroHow::Allocate), How::Zero(ZeroHow::Erase));
+    let whole = Stretch { start: outer_start, end: outer(end), how: allocate };
     Some(match mode & !KEEP_SIZE {
         0 => vec![whole],
-        ZERO_RANGE => vec![Stretch { start, end, how: ZeroHow::Erase }, whole],
+        ZERO_RANGE => vec![Stretch { start, end, how: erase }, whole],
         PUNCH_HOLE if mode & KEEP_SIZE != 0 => {
             // Nothing lies behind the end of the file: its last block goes whole.
             let last = outer(size);
             let end = end.min(last);
             let inner_end = if end >= size { last } else { end / BLOCK * BLOCK };
             if inner_start >= inner_end {
-                vec![Stretch { start, end: end.max(start), how: ZeroHow::Erase }]
+                vec![Stretch { start, end: end.max(start), how: erase }]
             } else {
                 vec![
-                    Stretch { start, end: inner_start, how: ZeroHow::Erase },
-                    Stretch { start: inner_start, end: inner_end, how: ZeroHow::Punch },
-                    Stretch { start: inner_end, end: end.max(inner_end), how: ZeroHow::Erase },
+                    Stretch { start, end: inner_start, how: erase },
+                    Stretch { start: inner_start, end: inner_end, how: How::Zero(ZeroHow::Punch) },
+                    Stretch { start: inner_end, end: end.max(inner_end), how: erase },
                 ]
             }
         }
@@ -150,6 +193,7 @@ impl ClientCore {
             takes,
             in_flight: 0,
             errno: 0,
+            copying: None,
             sync: None,
             tell: None,
         };
@@ -164,6 +208,43 @@ impl ClientCore {
                 Ok(())
             }
         }
+    }
+
+    /// The destination of a copy, whose source is known: `range` of it is to be as that.
+    pub(crate) fn begin_copying(
+        &mut self,
+        id: OpId,
+        handle: Handle,
+        range: Range<u64>,
+        copying: Copying,
+    ) -> Result<(), i32> {
+        let ino = self.handle(handle, false)?.ino;
+        self.take_error(handle)?;
+        self.push_run_out(ino);
+        let file = self.files.get_mut(&ino).ok_or(errno::EBADF)?;
+        file.exclusive += 1;
+        let stretch = Stretch { start: range.start, end: range.end, how: How::Copy };
+        let allocation = Allocation {
+            handle,
+            ino,
+            barrier: file.writes.next_id(),
+            mode: 0,
+            size_min: range.end,
+            range,
+            plan: Some(vec![stretch]),
+            todo: vec![stretch],
+            added: 0,
+            room_bytes: 0,
+            takes: !planted::is(Bug::CopyUnsynced),
+            in_flight: 0,
+            errno: 0,
+            copying: Some(Box::new(copying)),
+            sync: None,
+            tell: None,
+        };
+        self.set_kind(id, OpKind::Allocate(allocation));
+        self.try_allocate(id);
+        Ok(())
     }
 
     /// How much room there is.
@@ -239,6 +320,9 @@ impl ClientCore {
             todo.reverse();
             (allocation.plan, allocation.todo) = (Some(todo.clone()), todo);
         }
+        if self.copy_waits(id, ino) {
+            return;
+        }
         let kind = self.ops.get(&id).map(|op| &op.kind);
         if matches!(kind, Some(OpKind::Allocate(allocation)) if allocation.errno == 0) {
             self.send_zeros(id, &layout);
@@ -251,11 +335,72 @@ impl ClientCore {
             return;
         }
         if allocation.errno != 0 {
-            let code = allocation.errno;
-            self.leave_file(id);
-            return self.finish(id, Err(code));
+            return self.allocate_failed(id);
         }
         self.end_allocate(id, &layout);
+    }
+
+    /// Whether a copy has to wait before it may ask for more: until all of it is begun again, until setuid is gone from its
+    /// destination, or until its source is known.
+    fn copy_waits(&mut self, id: OpId, ino: Ino) -> bool {
+        let now = self.now;
+        let Some(OpKind::Allocate(allocation)) = self.ops.get_mut(&id).map(|op| &mut op.kind)
+        else {
+            return false;
+        };
+        let (in_flight, failed) = (allocation.in_flight, allocation.errno != 0);
+        let ends = allocation.tell.is_some();
+        let Some(copying) = allocation.copying_mut() else { return false };
+        if failed || ends {
+            return false;
+        }
+        if let Some(pause_ends) = copying.again {
+            if in_flight > 0 || now < pause_ends {
+                self.files.get_mut(&ino).expect("it is held").waiting.push(id);
+                return true;
+            }
+            copying.again = None;
+            self.allocate_again(id);
+            return true;
+        }
+        if copying.stripping {
+            return true;
+        }
+        if std::mem::take(&mut copying.set_ids) {
+            copying.stripping = true;
+            if self.takes_set_ids(id, ino) {
+                return true;
+            }
+            self.stripped_for_copy(id);
+        }
+        let Some(OpKind::Allocate(allocation)) = self.ops.get(&id).map(|op| &op.kind) else {
+            return true;
+        };
+        let source = allocation.copying.as_ref().map(|copying| copying.source);
+        source.is_some_and(|source| self.waits_for_source(id, source))
+    }
+
+    /// Setuid is gone from the destination of a copy.
+    pub(crate) fn stripped_for_copy(&mut self, id: OpId) {
+        if let Some(OpKind::Allocate(allocation)) = self.ops.get_mut(&id).map(|op| &mut op.kind)
+            && let Some(copying) = allocation.copying_mut()
+        {
+            copying.stripping = false;
+        }
+    }
+
+    /// Ends an allocation with its error. Of a copy a part may be there, and the kernel has what was there before.
+    fn allocate_failed(&mut self, id: OpId) {
+        let Some(OpKind::Allocate(allocation)) = self.ops.get(&id).map(|op| &op.kind) else {
+            return;
+        };
+        let (code, ino, copy) = (allocation.errno, allocation.ino, allocation.is_copy());
+        self.leave_file(id);
+        if copy {
+            self.set_kind(id, OpKind::Forgetting { reply: Some(Err(code)) });
+            return self.kernel_forgets(vec![ino], false, Forgetting::Op(id));
+        }
+        self.finish(id, Err(code));
     }
 
     fn send_zeros(&mut self, id: OpId, layout: &Layout) {
@@ -269,13 +414,20 @@ impl ClientCore {
                 allocation.todo.pop();
                 continue;
             }
+            let how = match stretch.how {
+                How::Zero(how) => how,
+                How::Copy => match self.send_copies(id, layout) {
+                    true => continue,
+                    false => return,
+                },
+            };
             if allocation.in_flight >= ZEROS_MAX {
                 return;
             }
             let left = stretch.end - stretch.start;
             let first = layout.pieces(stretch.start, left).next().expect("it is not empty");
             stretch.start += u64::from(first.bytes);
-            let (ino, how) = (allocation.ino, stretch.how);
+            let ino = allocation.ino;
             let Some(link) = self.targets.get(&first.target).copied() else {
                 allocation.errno = Status::WrongShard.errno();
                 return;
@@ -289,6 +441,35 @@ impl ClientCore {
             self.files.get_mut(&ino).expect("it is held").zeroing += 1;
             self.ask_server(link, (kind, body), Purpose::Zero { op: id, ino }, false);
         }
+    }
+
+    /// Asks for a piece of a copy. Whether there may be another.
+    fn send_copies(&mut self, id: OpId, layout: &Layout) -> bool {
+        let Some(OpKind::Allocate(allocation)) = self.ops.get_mut(&id).map(|op| &mut op.kind)
+        else {
+            return false;
+        };
+        if allocation.in_flight >= COPIES_MAX {
+            return false;
+        }
+        let (ino, start) = (allocation.ino, allocation.range.start);
+        let Some(stretch) = allocation.todo.last().copied() else { return false };
+        let Some(copying) = allocation.copying.take() else { return false };
+        let rest = (stretch.start, stretch.end);
+        let sent = self.send_copy(id, (ino, layout), rest, (&copying, start));
+        let Some(OpKind::Allocate(allocation)) = self.ops.get_mut(&id).map(|op| &mut op.kind)
+        else {
+            return false;
+        };
+        allocation.copying = Some(copying);
+        match sent {
+            Ok(bytes) => {
+                allocation.in_flight += 1;
+                allocation.todo.last_mut().expect("looked at above").start += bytes;
+            }
+            Err(code) => allocation.errno = code,
+        }
+        sent.is_ok()
     }
 
     pub(crate) fn zero_answered(&mut self, id: OpId, ino: Ino, answer: &Answer) {
@@ -318,15 +499,23 @@ impl ClientCore {
     /// What was asked of these files' targets is not asked again, as if they had answered `status`.
     pub(crate) fn drop_zeros(&mut self, of: impl Fn(Ino) -> bool, status: Status) {
         let asked = |(tag, call): (&u64, &Call)| match call.purpose {
-            Purpose::Zero { op, ino } if of(ino) => Some((*tag, call.link, op, ino)),
+            Purpose::Zero { ino, .. } if of(ino) => Some((*tag, call.link, call.purpose)),
+            Purpose::Copy { ino, source, .. } if of(ino) || of(source) => {
+                Some((*tag, call.link, call.purpose))
+            }
             _ => None,
         };
-        let asked: Vec<(u64, LinkId, OpId, Ino)> = self.calls.iter().filter_map(asked).collect();
-        for (tag, link, op, ino) in asked {
+        let asked: Vec<(u64, LinkId, Purpose)> = self.calls.iter().filter_map(asked).collect();
+        for (tag, link, purpose) in asked {
             self.links[at(link)].cancel(tag);
             self.calls.remove(&tag);
             let (lease, body) = (LeaseBits::NONE, Vec::new());
-            self.zero_answered(op, ino, &Answer { status, lease, body, payload: None });
+            let answer = Answer { status, lease, body, payload: None };
+            match purpose {
+                Purpose::Zero { op, ino } => self.zero_answered(op, ino, &answer),
+                Purpose::Copy { op, ino, end, .. } => self.copy_answered(op, ino, end, &answer),
+                _ => {}
+            }
         }
     }
 
@@ -337,6 +526,9 @@ impl ClientCore {
             return;
         };
         allocation.todo = allocation.plan.clone().unwrap_or_default();
+        if let Some(copying) = allocation.copying_mut() {
+            copying.source.fresh = false;
+        }
         (allocation.sync, allocation.tell) = (None, None);
         let (ino, added) = (allocation.ino, std::mem::take(&mut allocation.added));
         if let Some(file) = self.files.get_mut(&ino) {
@@ -379,178 +571,16 @@ impl ClientCore {
         let synced = allocation.sync.is_none_or(|ask| file.unsynced.passed(0, ask));
         if synced && file.telling.done >= allocation.tell.unwrap_or(0) {
             let handle = allocation.handle;
+            let reply = match allocation.copying {
+                Some(_) => FsReply::Copied(allocation.range.end - allocation.range.start),
+                None => FsReply::Done,
+            };
             self.leave_file(id);
-            let result = self.take_error(handle).map(|()| FsReply::Done);
+            let result = self.take_error(handle).map(|()| reply);
             return self.finish(id, result);
         }
         file.waiting.push(id);
         self.send_syncs(ino);
         self.send_wrote(ino);
-    }
-
-    pub(crate) fn begin_seek(
-        &mut self,
-        id: OpId,
-        handle: Handle,
-        offset: u64,
-        whence: Whence,
-    ) -> Result<(), i32> {
-        let ino = self.handle(handle, false)?.ino;
-        let file = self.files.get(&ino).ok_or(errno::EBADF)?;
-        let hole = match whence {
-            Whence::Set | Whence::End => {
-                let base = if whence == Whence::End { file.size() } else { 0 };
-                let at = base.checked_add(offset).ok_or(errno::EINVAL)?;
-                self.finish(id, Ok(FsReply::Offset(at)));
-                return Ok(());
-            }
-            Whence::Data => false,
-            Whence::Hole => true,
-        };
-        if file.layout.is_none() {
-            return Err(errno::EINVAL);
-        }
-        self.push_run_out(ino);
-        let barrier = self.files[&ino].writes.next_id();
-        let fresh = self.holds(ino, LeaseMode::Read);
-        let (left, best, errno) = (None, u64::MAX, 0);
-        let search = Search { handle, offset, hole, barrier, fresh, left, best, errno };
-        self.set_kind(id, OpKind::Seek(search));
-        self.try_seek(id);
-        Ok(())
-    }
-
-    /// Asks the targets when the writes before are there and the file's length is known.
-    pub(crate) fn try_seek(&mut self, id: OpId) {
-        let Some(OpKind::Seek(search)) = self.ops.get_mut(&id).map(|op| &mut op.kind) else {
-            return;
-        };
-        let Some(ino) = self.handles.get(&search.handle).map(|state| state.ino) else {
-            return self.finish(id, Err(errno::EBADF));
-        };
-        let file = self.files.get_mut(&ino).expect("a handle keeps its file");
-        if search.left.is_some() {
-            return;
-        }
-        if file.is_held() || !file.writes.passed(search.barrier) {
-            file.waiting.push(id);
-            return;
-        }
-        let in_inode = file.inline.is_some();
-        if !search.fresh || in_inode && !file.knows_data() {
-            let request = self.ask_attributes(ino);
-            if self.ask(id, ino, &request).is_err() {
-                self.finish(id, Err(errno::EIO));
-            }
-            return;
-        }
-        let (size, layout) = (file.size(), file.layout.clone().expect("checked at the start"));
-        let (offset, hole) = (search.offset, search.hole);
-        if offset >= size {
-            return self.finish(id, Err(errno::ENXIO));
-        }
-        if let Some(inline) = &file.inline {
-            let found = inline.seek(offset, size, hole).ok_or(errno::ENXIO);
-            return self.finish(id, found.map(FsReply::Offset));
-        }
-        let (first, last) = (layout.chunk_at(offset).0, layout.chunk_at(size - 1).0);
-        let count = (last - first + 1).min(to_u64(layout.targets().len()));
-        search.left = Some(to_usize(count));
-        for index in first..first + count {
-            let within = offset % u64::from(layout.chunk_bytes()) / BLOCK;
-            let block = if index == first { within } else { 0 };
-            let block = u32::try_from(block).expect("of one chunk");
-            self.send_seek(id, ino, &layout, (ChunkIndex(index), block), hole);
-        }
-    }
-
-    /// The attributes a search waited for.
-    pub(crate) fn seek_refreshed(
-        &mut self,
-        id: OpId,
-        reply: Result<MetaReply, i32>,
-        lease: LeaseBits,
-    ) {
-        if let Err(code) = reply.and_then(|reply| self.learn_answer(reply, lease)) {
-            return self.finish(id, Err(code));
-        }
-        if let Some(OpKind::Seek(search)) = self.ops.get_mut(&id).map(|op| &mut op.kind) {
-            search.fresh = true;
-        }
-        self.try_seek(id);
-    }
-
-    fn send_seek(
-        &mut self,
-        id: OpId,
-        ino: Ino,
-        layout: &Layout,
-        (index, block): (ChunkIndex, u32),
-        hole: bool,
-    ) {
-        let target = layout.target(index);
-        let Some(link) = self.targets.get(&target).copied() else {
-            return self.seek_ended(id, Err(Status::WrongShard.errno()));
-        };
-        let chunk_blocks = layout.chunk_bytes() / BLOCK_BYTES;
-        let stride = to_u32(layout.targets().len());
-        let from = SeekFrom { ino, index, block, chunk_blocks, stride, hole };
-        let request = DataRequest::Seek(from);
-        let (mut body, kind) = (Vec::new(), request.kind());
-        request.encode(target, &mut body);
-        self.ask_server(link, (kind, body), Purpose::Seek { op: id }, false);
-    }
-
-    pub(crate) fn seek_answered(&mut self, id: OpId, answer: &Answer) {
-        let Some(OpKind::Seek(search)) = self.ops.get(&id).map(|op| &op.kind) else { return };
-        let (hole, best) = (search.hole, search.best);
-        let ino = self.handles.get(&search.handle).map(|state| state.ino);
-        let Some((ino, file)) = ino.and_then(|ino| Some((ino, self.files.get(&ino)?))) else {
-            return self.finish(id, Err(errno::EBADF));
-        };
-        let (size, layout) = (file.size(), file.layout.clone().expect("checked at the start"));
-        let start = |index: ChunkIndex| index.0.checked_mul(u64::from(layout.chunk_bytes()));
-        match (answer.status, SeekReply::decode(&answer.body)) {
-            (Status::Ok, Ok(SeekReply::Found(index, block))) => {
-                let at = start(index).and_then(|at| at.checked_add(u64::from(block) * BLOCK));
-                self.seek_ended(id, Ok(at.unwrap_or(u64::MAX)));
-            }
-            (Status::Ok, Ok(SeekReply::Further(index)))
-                if start(index).is_some_and(|at| at < size.min(best)) =>
-            {
-                self.send_seek(id, ino, &layout, (index, 0), hole);
-            }
-            (Status::Ok, Ok(SeekReply::Further(_) | SeekReply::End)) => {
-                self.seek_ended(id, Ok(u64::MAX));
-            }
-            (Status::Ok, Err(_)) => self.seek_ended(id, Err(errno::EIO)),
-            (status, _) => self.seek_ended(id, Err(status.errno())),
-        }
-    }
-
-    /// One target has said where it found something; `u64::MAX`: nowhere.
-    fn seek_ended(&mut self, id: OpId, found: Result<u64, i32>) {
-        let Some(OpKind::Seek(search)) = self.ops.get_mut(&id).map(|op| &mut op.kind) else {
-            return;
-        };
-        match found {
-            Ok(at) => search.best = search.best.min(at.max(search.offset)),
-            Err(code) => search.errno = code,
-        }
-        let left = search.left.as_mut().expect("the targets were asked");
-        *left -= 1;
-        if *left > 0 {
-            return;
-        }
-        let (best, hole, code, handle) = (search.best, search.hole, search.errno, search.handle);
-        let ino = self.handles.get(&handle).map(|state| state.ino);
-        let size = ino.and_then(|ino| self.files.get(&ino)).map_or(0, crate::file::File::size);
-        let result = match code {
-            0 if hole => Ok(FsReply::Offset(best.min(size))),
-            0 if best < size => Ok(FsReply::Offset(best)),
-            0 => Err(errno::ENXIO),
-            code => Err(code),
-        };
-        self.finish(id, result);
     }
 }

@@ -311,6 +311,7 @@ impl ClientCore {
             .filter_map(|call| call.purpose.op())
             .collect();
         reads.into_iter().for_each(|op| self.read_again(op));
+        self.look_at_sources_again();
         let allocations = self.ops.iter().filter(|(_, op)| matches!(op.kind, OpKind::Allocate(_)));
         let allocations: Vec<OpId> = allocations.map(|(id, _)| *id).collect();
         allocations.into_iter().for_each(|op| self.allocate_again(op));

@@ -30,6 +30,8 @@ pub struct ClientConfig {
     pub dirty_file_bytes_max: usize,
     /// Bytes kept until they are durable at the targets; see `limits::UNSYNCED_BYTES_DEFAULT`.
     pub unsynced_bytes_max: usize,
+    /// Bytes of a copy_file_range from which on the servers copy; see `limits::COPY_BYTES_MIN_DEFAULT`.
+    pub copy_bytes_min: u64,
     /// What an operation does when no server answers.
     pub on_timeout: OnTimeout,
     /// The cluster that is meant; `None` takes whichever the address belongs to.
@@ -53,6 +55,7 @@ impl ClientConfig {
             dirty_bytes_max: limits::DIRTY_BYTES_DEFAULT,
             dirty_file_bytes_max: limits::DIRTY_FILE_BYTES_DEFAULT,
             unsynced_bytes_max: limits::UNSYNCED_BYTES_DEFAULT,
+            copy_bytes_min: limits::COPY_BYTES_MIN_DEFAULT,
             on_timeout: OnTimeout::Wait,
             cluster: None,
             session,

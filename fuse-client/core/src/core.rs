@@ -544,6 +544,7 @@ impl ClientCore {
                 self.write_answered(ino, id, answer.status, &answer.body);
             }
             Purpose::Zero { op, ino } => self.zero_answered(op, ino, &answer),
+            Purpose::Copy { op, ino, end, .. } => self.copy_answered(op, ino, end, &answer),
             Purpose::Seek { op } => self.seek_answered(op, &answer),
             Purpose::Read { op, piece } => self.read_answered(op, piece, answer),
             Purpose::Sync { ino, target } => self.sync_answered(ino, target, answer.status),

@@ -329,7 +329,7 @@ impl ClientCore {
                     self.ops.get_mut(&op).map(|op| &mut op.kind)
                 {
                     let reply = reply.take().expect("answered once");
-                    self.finish(op, Ok(reply));
+                    self.finish(op, reply);
                 }
             }
             _ => {}
@@ -350,7 +350,7 @@ impl ClientCore {
         let known = self.files.get(&attr.ino).is_some_and(|file| !file.tells_change(&attr));
         if known && self.pages_are_stale(attr.ino) {
             let reply = FsReply::Attr(attr, self.ttl_of(None, attr.ino));
-            self.set_kind(id, OpKind::Forgetting { reply: Some(reply) });
+            self.set_kind(id, OpKind::Forgetting { reply: Some(Ok(reply)) });
             return self.kernel_forgets(vec![attr.ino], false, Forgetting::Op(id));
         }
         self.finish(id, Ok(FsReply::Attr(attr, self.ttl_of(None, attr.ino))));
@@ -364,7 +364,7 @@ impl ClientCore {
         let leased = self.holds(ino, LeaseMode::Read);
         let stale = self.files.get_mut(&ino).is_some_and(|file| !file.changed_beside_data(leased));
         if stale {
-            self.set_kind(id, OpKind::Forgetting { reply: Some(FsReply::Done) });
+            self.set_kind(id, OpKind::Forgetting { reply: Some(Ok(FsReply::Done)) });
             return self.kernel_forgets(vec![ino], false, Forgetting::Op(id));
         }
         self.finish(id, Ok(FsReply::Done));

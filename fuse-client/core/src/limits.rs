@@ -84,5 +84,13 @@ const _: () = assert!(REOPEN_COUNT * 12 + 64 < BODY_BYTES_MAX as usize);
 
 /// Requests of one fallocate that are out at once.
 pub(crate) const ZEROS_MAX: u32 = 32;
+/// Pieces of one copy that are asked for at once.
+pub(crate) const COPIES_MAX: u32 = 8;
+/// What one copy_file_range copies at most: its caller goes on with the next. The destination is held for so long.
+pub const COPIED_AT_ONCE_BYTES_MAX: u64 = 64 << 20;
+/// Less than this is read and written: that needs no sync, and costs a copy of memory or two.
+pub const COPY_BYTES_MIN_DEFAULT: u64 = 64 << 10;
+/// After a source's server was found to be another one than known: until the connection to it says so, too.
+pub(crate) const COPY_AGAIN_PAUSE: Duration = Duration::from_millis(20);
 /// A fallocate of so much asks first whether there is room, so that one that cannot be does not fill the targets.
 pub(crate) const ROOM_ASKED_BYTES: u64 = 64 << 20;

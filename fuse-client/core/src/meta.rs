@@ -15,6 +15,7 @@ use weft_wire::session::FEATURE_ACL_SETGID;
 use weft_wire::units::to_u32;
 use weft_wire::{Kind, LeaseBits, LeaseMode, Status, VolumeId};
 
+use crate::copy::CopyAsked;
 use crate::core::{ClientCore, at};
 use crate::leases::{CAPABILITIES, Changes, wanted};
 use crate::limits::DIR_BYTES_MAX;
@@ -112,6 +113,10 @@ impl ClientCore {
             }
             FsOp::Fallocate { handle, offset, bytes, mode } => {
                 return self.begin_allocate(id, handle, (offset, bytes), mode);
+            }
+            FsOp::Copy { source, from, handle, to, bytes, set_ids } => {
+                let asked = CopyAsked { source, from, handle, to, bytes, set_ids };
+                return self.begin_copy(id, asked);
             }
             FsOp::Lseek { handle, offset, whence } => {
                 return self.begin_seek(id, handle, offset, whence);
@@ -352,6 +357,10 @@ impl ClientCore {
         match self.ops.get(&id).map(|op| &op.kind) {
             Some(OpKind::ReadWaiting { .. }) => self.read_refreshed(id, reply, answer.lease),
             Some(OpKind::Seek(_)) => self.seek_refreshed(id, reply, answer.lease),
+            Some(OpKind::CopyWaiting(..)) => self.source_told(id, reply, answer.lease),
+            Some(OpKind::Allocate(allocation)) if allocation.is_copy() => {
+                self.source_told(id, reply, answer.lease);
+            }
             Some(OpKind::Allocate(_)) => self.room_told(id, reply),
             Some(OpKind::Meta { bytes_max, name }) => {
                 let (bytes_max, name) = (*bytes_max, name.clone());

@@ -142,6 +142,10 @@ pub enum FsOp {
     /// → `Done`. `mode` as for fallocate(2): 0 (space is given out, the file is at least so long), 1 KEEP_SIZE, 3 PUNCH_HOLE,
     /// 0x10 ZERO_RANGE; others get EOPNOTSUPP. Space is given out by writing zeros where nothing was written.
     Fallocate { handle: Handle, offset: u64, bytes: u64, mode: u32 },
+    /// copy_file_range → `Copied`: at least one byte, and perhaps fewer than asked for; none only at the source's end. Durable
+    /// then. EOPNOTSUPP: it is to be done by reading and writing. `set_ids`: setuid, and setgid where the group may execute it,
+    /// go from the destination first.
+    Copy { source: Handle, from: u64, handle: Handle, to: u64, bytes: u64, set_ids: bool },
     /// → `Offset`. ENXIO beyond the file's end, and when no data follows.
     Lseek { handle: Handle, offset: u64, whence: Whence },
     /// → `Done`, when the lock is granted or given up. EAGAIN, EDEADLK, ENOLCK; EIO once when locks of this owner were
@@ -237,6 +241,8 @@ pub enum FsReply {
     },
     /// To `StatFs`.
     StatFs(StatFs),
+    /// To `Copy`: bytes copied.
+    Copied(u64),
     /// To `Lseek`.
     Offset(u64),
     /// To `TestLock`; `None` when it would be granted.

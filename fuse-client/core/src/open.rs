@@ -157,7 +157,9 @@ impl ClientCore {
             }
             // What moves to the targets must not be longer than the file.
             let moving = set.size.is_some() && file.is_moving();
-            if !acknowledged || file.telling.done < wanted || moving {
+            // Nor may anything come to the targets after the cut that was asked for before.
+            let zeroing = set.size.is_some() && file.zeroing > 0;
+            if !acknowledged || file.telling.done < wanted || moving || zeroing {
                 file.waiting.push(id);
                 return self.send_wrote(ino);
             }

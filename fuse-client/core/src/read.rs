@@ -183,6 +183,7 @@ impl ClientCore {
                 _ => {}
             }
         }
+        self.look_at_sources_again();
         again.into_iter().for_each(|id| self.read_again(id));
     }
 

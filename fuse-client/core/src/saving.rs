@@ -283,6 +283,7 @@ impl ClientCore {
             OpKind::Settle { durable: true, .. } => "targets to make data durable",
             OpKind::Settle { .. } => "targets to take data",
             OpKind::SetAttr { .. } => "writes before it",
+            OpKind::CopyWaiting(..) => "writes to what is copied",
             OpKind::Lock { .. } => "a lock",
             _ => "",
         };
@@ -345,6 +346,7 @@ pub(crate) fn describe(op: &FsOp) -> (&'static str, Ino) {
         FsOp::ListXattr { ino, .. } => ("listxattr", *ino),
         FsOp::RemoveXattr { ino, .. } => ("removexattr", *ino),
         FsOp::Fallocate { .. } => ("fallocate", none),
+        FsOp::Copy { .. } => ("copy", none),
         FsOp::Lseek { .. } => ("lseek", none),
         _ => ("other", none),
     }

@@ -27,6 +27,9 @@ impl ClientCore {
             FsOp::Fallocate { handle, offset, .. } | FsOp::Lseek { handle, offset, .. } => {
                 (handle, *offset, 0)
             }
+            FsOp::Copy { handle, to, bytes, .. } => {
+                (handle, *to, u32::try_from(*bytes).unwrap_or(u32::MAX))
+            }
             FsOp::Flush { handle }
             | FsOp::Fsync { handle, .. }
             | FsOp::Release { handle }
@@ -46,6 +49,7 @@ impl ClientCore {
         let bytes = match result {
             Ok(FsReply::Data(pieces)) => pieces.iter().map(|piece| piece.bytes()).sum(),
             Ok(FsReply::Written(bytes)) => to_usize(u64::from(*bytes)),
+            Ok(FsReply::Copied(bytes)) => to_usize(*bytes),
             _ => 0,
         };
         let found = match result {
@@ -76,7 +80,7 @@ impl ClientCore {
         let Some(keep) = &mut self.keep else { return };
         let op = match call.purpose {
             Purpose::Write { op, .. } => op,
-            Purpose::Zero { op, .. } => Some(op),
+            Purpose::Zero { op, .. } | Purpose::Copy { op, .. } => Some(op),
             purpose => purpose.op(),
         };
         let mut span = RequestSpan {

@@ -7,9 +7,11 @@ use weft_iobuf::BufSlot;
 use weft_wire::meta::{MetaReply, SetAttr};
 use weft_wire::{ChunkPiece, Ino, Kind, LeaseBits, Status, TargetId, VolumeId};
 
-use crate::allocate::{Allocation, Search};
+use crate::allocate::Allocation;
+use crate::copy::{CopyAsked, Source};
 use crate::leases::Changes;
 use crate::op::{Caller, DataPiece, FsReply, Handle, LinkId, OpId, OpenFlags, Strips};
+use crate::seek::Search;
 
 /// The few errno values the core itself gives (Linux, generic ABI).
 pub(crate) mod errno {
@@ -118,6 +120,13 @@ pub(crate) enum Purpose {
     Zero {
         op: OpId,
         ino: Ino,
+    },
+    /// The same of a piece of a copy, which ends at `end` of its destination.
+    Copy {
+        op: OpId,
+        ino: Ino,
+        source: Ino,
+        end: u64,
     },
     Seek {
         op: OpId,
@@ -235,7 +244,7 @@ pub(crate) enum OpKind {
     /// One metadata request; its kind says what to make of the answer.
     Meta { bytes_max: Option<u32>, name: Option<(Ino, Vec<u8>)> },
     /// The kernel asked for attributes, or changed an extended one, and is to forget pages before it is answered.
-    Forgetting { reply: Option<FsReply> },
+    Forgetting { reply: Option<Result<FsReply, i32>> },
     /// `Open` or `Make` is asked. `created` says which reply is due.
     Open { flags: OpenFlags, created: bool, name: Option<(Ino, Vec<u8>)> },
     /// A buffered write that waits for room or for the file's length to be settled.
@@ -257,7 +266,9 @@ pub(crate) enum OpKind {
     Reading { asked: ReadAsked, ino: Ino, pieces: Vec<ReadPiece>, left: usize, errno: i32 },
     /// Flush and fsync: everything below `barrier` is to be acknowledged, told, and durable.
     Settle { handle: Handle, barrier: u64, durable: bool, tell: Option<u64>, ask: Option<u64> },
-    /// fallocate.
+    /// copy_file_range that waits for its source.
+    CopyWaiting(CopyAsked, Source),
+    /// fallocate, and copy_file_range at its destination.
     Allocate(Allocation),
     /// lseek for data or a hole.
     Seek(Search),

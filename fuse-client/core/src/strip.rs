@@ -64,7 +64,7 @@ impl ClientCore {
         std::mem::take(set_ids) && self.takes_set_ids(id, ino)
     }
 
-    fn takes_set_ids(&mut self, id: OpId, ino: Ino) -> bool {
+    pub(crate) fn takes_set_ids(&mut self, id: OpId, ino: Ino) -> bool {
         let mode = self.files.get(&ino).and_then(|file| stripped(file.attr.mode));
         if mode.is_some() {
             let set = SetAttr { mode, ..SetAttr::default() };
@@ -110,7 +110,10 @@ impl ClientCore {
                 // The kernel believes the mode of before.
                 return self.kernel_forgets(vec![ino], false, Forgetting::Write(id));
             }
-            (_, status) => return self.finish(id, Err(status.errno())),
+            (_, status) => {
+                self.leave_file(id);
+                return self.finish(id, Err(status.errno()));
+            }
         }
         let shared = self.holds(ino, LeaseMode::Through);
         if let Some(file) = self.files.get_mut(&ino) {
@@ -132,6 +135,10 @@ impl ClientCore {
                 self.resume_write(id);
             }
             Some(OpKind::WriteTold { .. }) => self.try_told(id),
+            Some(OpKind::Allocate(_)) => {
+                self.stripped_for_copy(id);
+                self.try_allocate(id);
+            }
             _ => {}
         }
     }

@@ -1,6 +1,7 @@
 //! Scenarios against the fake cluster, and random programs against a model.
 
 mod closed;
+mod copy;
 mod fake;
 mod inline;
 mod leases;

@@ -24,8 +24,8 @@ use weft_iobuf::SharedSlot;
 use weft_wire::header::{Header, VERSION, VERSION_MIN, push_frame};
 use weft_wire::lease::Recall;
 use weft_wire::session::{
-    FEATURE_ACL_SETGID, FEATURE_FENCES, FEATURE_FRESH, FEATURE_INLINE, FEATURE_LEASES,
-    FEATURE_PARENTS, FEATURE_SYNC_ALL, FENCE_ENDED, Hello, Welcome,
+    FEATURE_ACL_SETGID, FEATURE_COPY, FEATURE_FENCES, FEATURE_FRESH, FEATURE_INLINE,
+    FEATURE_LEASES, FEATURE_PARENTS, FEATURE_SYNC_ALL, FENCE_ENDED, Hello, Welcome,
 };
 use weft_wire::units::{to_u32, to_u64, to_usize};
 use weft_wire::{ClusterId, Kind, LeaseBits, Status};
@@ -207,6 +207,7 @@ impl Link {
         let hello = Hello {
             versions: (VERSION_MIN, VERSION),
             features: FEATURE_SYNC_ALL
+                | FEATURE_COPY
                 | FEATURE_ACL_SETGID
                 | if self.config.leases {
                     FEATURE_LEASES
@@ -458,10 +459,8 @@ impl Link {
         if self.config.cluster != welcome.cluster {
             return self.refused(Status::WrongCluster);
         }
-        let data_lost = self.welcome.is_some_and(|before| {
-            let same_boot = before.boot == welcome.boot && welcome.boot != 0;
-            before.epoch != welcome.epoch && !same_boot
-        });
+        let has_all = |before: Welcome| before.known().has_all(welcome.known());
+        let data_lost = self.welcome.is_some_and(|before| !has_all(before));
         if let State::Greeting(since) = self.state {
             self.confirmed = since;
         }

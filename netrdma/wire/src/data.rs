@@ -7,7 +7,7 @@ use crate::blocks::block_count;
 use crate::codec::{Reader, WireError, WireErrorKind, Writer};
 use crate::header::Kind;
 use crate::ids::{ChunkId, ChunkIndex, Ino, TargetId};
-use crate::limits::{LIST_COUNT_MAX, PAYLOAD_BYTES_MAX};
+use crate::limits::{COPY_BYTES_MAX, LIST_COUNT_MAX, PAYLOAD_BYTES_MAX};
 use crate::units::{to_u32, to_usize};
 
 /// A byte range of a chunk: what a read or write is about.
@@ -64,7 +64,7 @@ impl Subject {
         let target = TargetId(from.u16().ok()?);
         let ino = if kind == Kind::Grow { Ino(0) } else { Ino(from.u64().ok()?) };
         let range = match kind {
-            Kind::Read | Kind::Write | Kind::Zero => {
+            Kind::Read | Kind::Write | Kind::Zero | Kind::Copy => {
                 Some((ChunkIndex(from.u64().ok()?), from.u32().ok()?, from.u32().ok()?))
             }
             _ => None,
@@ -143,6 +143,68 @@ impl SeekFrom {
     }
 }
 
+/// Which server process a client knows, and what it has not lost: of a [`Welcome`](crate::session::Welcome).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Known {
+    /// [`Welcome::epoch`](crate::session::Welcome::epoch).
+    pub epoch: u64,
+    /// [`Welcome::boot`](crate::session::Welcome::boot).
+    pub boot: u64,
+}
+
+impl Known {
+    /// Whether what a shard acknowledged that was known as this is still there now that it is `now`.
+    #[must_use]
+    pub fn has_all(self, now: Known) -> bool {
+        self.epoch == now.epoch || (self.boot != 0 && self.boot == now.boot)
+    }
+}
+
+/// Bytes that go from one chunk to another without passing through the client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ChunkCopy {
+    /// Where to: a range at the target that is asked.
+    pub to: ChunkRange,
+    /// The target they come from, of the same node.
+    pub source: TargetId,
+    /// The chunk they come from.
+    pub from: ChunkId,
+    /// The first of them, from that chunk's start.
+    pub from_offset: u32,
+    /// The shard of `source`, as the client knows it. Nothing is copied when that has been started anew since and may have
+    /// lost what was not durable: who has such data writes it again first.
+    pub known: Known,
+}
+
+impl ChunkCopy {
+    /// What is read.
+    #[must_use]
+    pub fn from_range(&self) -> ChunkRange {
+        ChunkRange { chunk: self.from, offset: self.from_offset, bytes: self.to.bytes }
+    }
+
+    fn encode(&self, out: &mut Writer<'_>) {
+        self.to.encode(out);
+        out.u16(self.source.0).u64(self.from.ino.0).u64(self.from.index.0).u32(self.from_offset);
+        out.u64(self.known.epoch).u64(self.known.boot);
+    }
+
+    fn decode(from: &mut Reader<'_>) -> Result<ChunkCopy, WireError> {
+        let copy = ChunkCopy {
+            to: ChunkRange::decode(from)?,
+            source: TargetId(from.u16()?),
+            from: ChunkId { ino: Ino(from.u64()?), index: ChunkIndex(from.u64()?) },
+            from_offset: from.u32()?,
+            known: Known { epoch: from.u64()?, boot: from.u64()? },
+        };
+        let end = u64::from(copy.from_offset) + u64::from(copy.to.bytes);
+        if copy.to.bytes > COPY_BYTES_MAX || end > u64::from(PAYLOAD_BYTES_MAX) {
+            return Err(from.error(WireErrorKind::Value));
+        }
+        Ok(copy)
+    }
+}
+
 /// One data operation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum DataRequest {
@@ -166,6 +228,9 @@ pub enum DataRequest {
     ChunkList(Ino, ChunkIndex),
     /// → [`BlocksReply`].
     Zero(ChunkRange, ZeroHow),
+    /// What was never written in the source is not written in the destination either: blocks that lie in it whole are
+    /// punched, of others the bytes become zeros. → [`CopyReply`]. Only to a server with [`crate::session::FEATURE_COPY`].
+    Copy(ChunkCopy),
     /// → [`SeekReply`].
     Seek(SeekFrom),
     /// The device became longer: take it into use up to its length. → [`GrowReply`].
@@ -186,6 +251,7 @@ impl DataRequest {
             DataRequest::Truncate { .. } => Kind::Truncate,
             DataRequest::ChunkList(..) => Kind::ChunkList,
             DataRequest::Zero(..) => Kind::Zero,
+            DataRequest::Copy(_) => Kind::Copy,
             DataRequest::Seek(_) => Kind::Seek,
             DataRequest::Grow => Kind::Grow,
         }
@@ -201,6 +267,7 @@ impl DataRequest {
             | DataRequest::ChunkList(ino, _)
             | DataRequest::Truncate { ino, .. } => Some(*ino),
             DataRequest::Seek(from) => Some(from.ino),
+            DataRequest::Copy(copy) => Some(copy.to.chunk.ino),
             DataRequest::Grow => None,
         }
     }
@@ -233,6 +300,7 @@ impl DataRequest {
                 range.encode(out);
                 out.u8(how.code());
             }
+            DataRequest::Copy(copy) => copy.encode(out),
             DataRequest::Seek(from) => from.encode(out),
             DataRequest::Grow => {}
         }
@@ -273,6 +341,7 @@ impl DataRequest {
                 let how = ZeroHow::from_code(from.u8()?);
                 DataRequest::Zero(range, how.ok_or(from.error(WireErrorKind::Value))?)
             }
+            Kind::Copy => DataRequest::Copy(ChunkCopy::decode(&mut from)?),
             Kind::Seek => DataRequest::Seek(SeekFrom::decode(&mut from)?),
             Kind::Grow => DataRequest::Grow,
             _ => return Err(WireError::new(WireErrorKind::Value, "kind")),
@@ -344,6 +413,37 @@ impl BlocksReply {
         let reply = BlocksReply { added: from.i64()? };
         from.end()?;
         Ok(reply)
+    }
+}
+
+/// How a copy ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CopyReply {
+    /// The bytes are there. The file has so many blocks more than before; negative: fewer.
+    Copied(i64),
+    /// Nothing was copied: the source's shard is not [`ChunkCopy::known`] any more.
+    Unknown,
+}
+
+impl CopyReply {
+    /// Appends the body.
+    pub fn encode(&self, body: &mut Vec<u8>) {
+        let (copied, added) = match self {
+            CopyReply::Copied(added) => (true, *added),
+            CopyReply::Unknown => (false, 0),
+        };
+        Writer::new(body).bool(copied).i64(added);
+    }
+
+    /// Reads the body.
+    ///
+    /// # Errors
+    /// Any [`WireErrorKind`].
+    pub fn decode(body: &[u8]) -> Result<CopyReply, WireError> {
+        let mut from = Reader::new(body, "copy reply");
+        let (copied, added) = (from.bool()?, from.i64()?);
+        from.end()?;
+        Ok(if copied { CopyReply::Copied(added) } else { CopyReply::Unknown })
     }
 }
 

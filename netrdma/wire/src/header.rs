@@ -169,6 +169,8 @@ kinds! {
     Zero = 0x0205;
     /// The next data, or the next hole, of a file on a target.
     Seek = 0x0206;
+    /// Bytes of a chunk go to another, which may be of another file, at another target of the same node.
+    Copy = 0x0207;
     /// Take a target's device into use up to the length it has now.
     Grow = 0x0210;
 

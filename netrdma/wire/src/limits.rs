@@ -6,6 +6,8 @@ use crate::blocks::BLOCK_BYTES;
 pub const BODY_BYTES_MAX: u32 = 256 << 10;
 /// Payload bytes of one frame: one whole chunk at most.
 pub const PAYLOAD_BYTES_MAX: u32 = 4 << 20;
+/// Bytes that one `Copy` moves: what a server has in memory for it.
+pub const COPY_BYTES_MAX: u32 = 1 << 20;
 /// A file name, as in POSIX `NAME_MAX`.
 pub const NAME_BYTES_MAX: usize = 255;
 /// A symbolic link's target.
@@ -53,3 +55,4 @@ const _: () = assert!(REOPEN_COUNT_MAX * 8 + 64 < BODY_BYTES_MAX as usize);
 const _: () = assert!(RECALL_COUNT_MAX * 24 + 64 < BODY_BYTES_MAX as usize);
 const _: () = assert!(FIND_NAMES_MAX * (20 + NAME_BYTES_MAX) + 64 < BODY_BYTES_MAX as usize);
 const _: () = assert!(CHUNK_LOG2_MIN <= CHUNK_LOG2_DEFAULT && CHUNK_LOG2_DEFAULT <= CHUNK_LOG2_MAX);
+const _: () = assert!(COPY_BYTES_MAX <= PAYLOAD_BYTES_MAX);

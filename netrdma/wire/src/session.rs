@@ -1,6 +1,7 @@
 //! How two ends meet: the hello, the map of the cluster, and what a shard says about its targets.
 
 use crate::codec::{Reader, WireError, WireErrorKind, Writer};
+use crate::data::Known;
 use crate::ids::{ClusterId, SessionId, ShardId, TargetId, VolumeId};
 use crate::limits::{LIST_COUNT_MAX, TEXT_BYTES_MAX};
 use crate::units::to_u32;
@@ -22,6 +23,8 @@ pub const FEATURE_ACL_SETGID: u64 = 32;
 pub const FEATURE_FENCES: u64 = 64;
 /// Whoever makes a file may begin to write at its targets without a word ([`crate::meta::MakeHow::fresh`]).
 pub const FEATURE_FRESH: u64 = 128;
+/// The server copies from chunk to chunk ([`crate::data::DataRequest::Copy`]), among the targets of its node.
+pub const FEATURE_COPY: u64 = 256;
 
 /// The first frame of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,8 +32,8 @@ pub struct Hello {
     /// Oldest and newest version the client speaks.
     pub versions: (u16, u16),
     /// Optional abilities, a bit each ([`FEATURE_LEASES`], [`FEATURE_PARENTS`], [`FEATURE_SYNC_ALL`],
-    /// [`FEATURE_TRACE`], [`FEATURE_INLINE`], [`FEATURE_ACL_SETGID`], [`FEATURE_FENCES`],
-    /// [`FEATURE_FRESH`]); unknown ones are ignored.
+    /// [`FEATURE_TRACE`], [`FEATURE_INLINE`], [`FEATURE_ACL_SETGID`], [`FEATURE_FENCES`], [`FEATURE_FRESH`],
+    /// [`FEATURE_COPY`]); unknown ones are ignored.
     pub features: u64,
     /// The cluster meant; all zero for any.
     pub cluster: ClusterId,
@@ -102,6 +105,12 @@ pub struct Welcome {
 pub const FENCE_ENDED: u32 = 1 << 16;
 
 impl Welcome {
+    /// Which process it is, and what that has not lost.
+    #[must_use]
+    pub fn known(&self) -> Known {
+        Known { epoch: self.epoch, boot: self.boot }
+    }
+
     /// Appends the body.
     pub fn encode(&self, body: &mut Vec<u8>) {
         let out = &mut Writer::new(body);

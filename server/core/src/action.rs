@@ -7,6 +7,8 @@ use weft_store::ReadPiece;
 use weft_wire::meta::Time;
 use weft_wire::{ChunkIndex, Ino, SessionId, ShardId, Status, TargetId};
 
+use crate::shard::{CopiedBlocks, CopyRefusal, CopySource};
+
 /// The two clocks, read once for each turn of the event loop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Now {
@@ -113,6 +115,22 @@ pub enum Message {
         status: Status,
         /// Blocks that went.
         freed_count: u64,
+    },
+    /// Read for a copy whose destination is at the sender.
+    CopyRead {
+        /// Who asks.
+        from: ShardId,
+        /// The copy.
+        copy: u64,
+        /// What to read.
+        source: CopySource,
+    },
+    /// The answer to `CopyRead`.
+    CopyFound {
+        /// The copy.
+        copy: u64,
+        /// What was read.
+        found: Result<CopiedBlocks, CopyRefusal>,
     },
     /// From a volume's shard: this session lost its leases. What it sent before is not carried out any more.
     Fence {

@@ -12,6 +12,8 @@
 //! - What a client caches, it holds a lease on: a change waits until others gave theirs back, or are fenced off
 //!   (`shard/leases.rs`, `doc/leases.md`).
 //! - Memory is dealt out once ([`memory::MemoryPlan`]); at a bound the answer is `Busy`.
+//! - A copy between two of the node's targets writes nothing once its connection is gone, and no byte whose checksum was
+//!   wrong (`shard/copy.rs`).
 //! - A target that could not be opened is offline: what is asked of it fails with EIO, new files are not put on it, and
 //!   no file that is on it is cut. One that was being cut when the server went down is held: all of its data fails
 //!   (`shard/works.rs`).
@@ -29,4 +31,7 @@ mod shard;
 pub mod trace;
 
 pub use action::{Action, ConnId, Message, Now};
-pub use shard::{OfflineTarget, ScrubSchedule, Shard, ShardParams, TargetParams};
+pub use shard::{
+    CopiedBlocks, CopyRefusal, CopySource, OfflineTarget, ScrubSchedule, Shard, ShardParams,
+    TargetParams,
+};

@@ -18,6 +18,10 @@ pub const ERRORS: &str = "weft_server_errors_total";
 pub const RECEIVED_BYTES: &str = "weft_server_received_bytes_total";
 /// See [`RECEIVED_BYTES`].
 pub const SENT_BYTES: &str = "weft_server_sent_bytes_total";
+/// Bytes that copies from chunk to chunk moved within the node, at the destination's shard.
+pub const COPIED_BYTES: &str = "weft_server_copied_bytes_total";
+/// Those of them whose source was at another shard.
+pub const COPIED_ACROSS_BYTES: &str = "weft_server_copied_across_bytes_total";
 /// Connections past their hello or before.
 pub const CONNECTIONS: &str = "weft_server_connections";
 /// Sessions, also those without a connection now.
@@ -82,6 +86,12 @@ pub fn describe() {
     metrics::describe_counter!(ERRORS, Unit::Count, "Answers that are errors, by status");
     metrics::describe_counter!(RECEIVED_BYTES, Unit::Bytes, "Payload of writes that came");
     metrics::describe_counter!(SENT_BYTES, Unit::Bytes, "Payload of reads that left");
+    metrics::describe_counter!(COPIED_BYTES, Unit::Bytes, "Bytes copied within the node");
+    metrics::describe_counter!(
+        COPIED_ACROSS_BYTES,
+        Unit::Bytes,
+        "Bytes copied from targets of other shards"
+    );
     for (name, unit, help) in [
         (CONNECTIONS, Unit::Count, "Connections to the shard"),
         (SESSIONS, Unit::Count, "Sessions of clients, also those without a connection now"),
@@ -124,6 +134,8 @@ pub(crate) struct ShardMetrics {
     targets: BTreeMap<(u16, &'static str), Gauge>,
     pub(crate) received_bytes: Counter,
     pub(crate) sent_bytes: Counter,
+    pub(crate) copied_bytes: Counter,
+    pub(crate) copied_across_bytes: Counter,
     pub(crate) connections: Gauge,
     pub(crate) sessions: Gauge,
     pub(crate) in_flight: Gauge,
@@ -147,6 +159,8 @@ impl ShardMetrics {
             targets: BTreeMap::new(),
             received_bytes: counter(RECEIVED_BYTES),
             sent_bytes: counter(SENT_BYTES),
+            copied_bytes: counter(COPIED_BYTES),
+            copied_across_bytes: counter(COPIED_ACROSS_BYTES),
             connections: gauge(CONNECTIONS),
             sessions: gauge(SESSIONS),
             in_flight: gauge(IN_FLIGHT),

@@ -1,6 +1,7 @@
 //! One shard: its connections, targets and perhaps the volume.
 
 mod conns;
+mod copy;
 mod counts;
 mod data;
 mod fences;
@@ -29,10 +30,12 @@ use crate::memory::MemoryPlan;
 use crate::metrics::ShardMetrics;
 use crate::trace::{Marks, Recorder};
 use conns::Conn;
+use copy::CopyOp;
 use fences::FenceState;
 use leases::LeaseState;
 use works::Works;
 
+pub use copy::{CopiedBlocks, CopyRefusal, CopySource};
 pub use scrub::ScrubSchedule;
 
 /// How often a shard tells the volume's shard how full its targets are.
@@ -116,6 +119,10 @@ enum Pending {
     Client { conn: ConnId, header: Header, memory_bytes: u64, marks: Marks },
     /// A client's request to the volume.
     Meta { conn: ConnId, session: SessionId, header: Header, about: leases::About, marks: Marks },
+    /// The source of a copy, of shard `to`.
+    CopySource { to: ShardId, copy: u64, memory_bytes: u64 },
+    /// A part of a copy.
+    CopyPart { copy: u64 },
     /// A piece of a volume's deferred work.
     Work { from: ShardId, work: u64, target: TargetId, ino: Ino },
     /// The same, done and not yet durable.
@@ -157,6 +164,8 @@ pub struct Shard {
     /// The connection of each session, and since when it has none.
     sessions: BTreeMap<SessionId, Result<ConnId, Duration>>,
     pending: Slab<Pending>,
+    /// Copies to targets of this shard.
+    copies: Slab<CopyOp>,
     /// Locks of the volume's files.
     locks: LockTable,
     /// Who wants to be told how locks that waited have ended.
@@ -219,6 +228,7 @@ impl Shard {
             conns: BTreeMap::new(),
             sessions: BTreeMap::new(),
             pending: Slab::new(),
+            copies: Slab::new(),
             locks: LockTable::new(params.memory.locks_max(), BTreeSet::new()),
             lock_listeners: BTreeMap::new(),
             leases: LeaseState::new(params.lease_time, params.memory.leases_bytes),
@@ -345,6 +355,8 @@ impl Shard {
             Message::Truncated { work, target, status, freed_count } => {
                 self.work_piece_done(work, target, status, freed_count);
             }
+            Message::CopyRead { from, copy, source } => self.copy_source(from, copy, source),
+            Message::CopyFound { copy, found } => self.copy_found(copy, found),
             Message::Fence { from, session, number } => self.fence_here(from, session, number),
             Message::Fenced { from, session } => self.fenced(from, session),
             Message::KnownFences { fences } => self.know_fences(&fences),

@@ -1,6 +1,7 @@
 //! A shard over real stores and a real volume, with targets that fail, and targets that are gone.
 #![allow(clippy::unwrap_used, reason = "a test's helpers panic where its tests would")]
 
+mod copies;
 mod rig;
 
 use std::time::Duration;

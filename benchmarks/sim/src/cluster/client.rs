@@ -60,12 +60,12 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(number: usize, plan: &Plan, now: Duration, random: &mut Random) -> Client {
-        let config =
-            ClientConfig { reply_timeout: REPLY_TIMEOUT, ..ClientConfig::new(session(number)) };
+        let base = ClientConfig::new(session(number));
+        let config = ClientConfig { reply_timeout: REPLY_TIMEOUT, copy_bytes_min: 1, ..base };
         let pool = Pool::new(POOL_BYTES, SLOT_BYTES_MAX).expect("memory");
         let mut core = ClientCore::new(config, pool.clone(), "node:1");
         core.set_clock(now, wall(now));
-        let program = |at| Program::new(number * 10 + at, plan.operations, random.fork());
+        let program = |at| Program::new(number * 10 + at, plan, random.fork());
         let programs = (0..plan.programs).map(program).collect();
         Client {
             core,

@@ -191,6 +191,11 @@ impl FileData {
         self.unflushed
     }
 
+    /// Whether its bytes are what the program wrote, whatever failed: all of it is at the servers.
+    pub(super) fn is_sure(&self) -> bool {
+        !self.is_loose(true)
+    }
+
     fn is_loose(&self, unheard: bool) -> bool {
         self.inexact || self.may_fail() || (unheard && self.unflushed)
     }

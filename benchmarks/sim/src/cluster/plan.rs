@@ -39,6 +39,8 @@ pub(super) struct Plan {
     pub(super) shared_files: usize,
     /// Who is fenced off comes back soon, to a server that was started meanwhile.
     pub(super) restarts_unheard: bool,
+    /// Programs copy from file to file.
+    pub(super) copies: bool,
     /// The targets are so small that they are full now and then.
     pub(super) full: bool,
 }
@@ -73,6 +75,7 @@ impl Plan {
             flush_errors: 0,
             shared_files: 0,
             restarts_unheard: false,
+            copies: false,
             full,
         }
     }
@@ -86,6 +89,11 @@ impl Plan {
         let mut random = Random::new(!seed.rotate_left(32));
         let (clients, programs) = (2 + random.index(3), 1);
         Plan { shared_files: 1 + random.index(3), clients, programs, ..self }
+    }
+
+    /// In two seeds of seven programs have the servers copy; the others stay what they are.
+    pub(super) fn copying(self, seed: u64) -> Plan {
+        Plan { copies: matches!(seed % 7, 1 | 3), ..self }
     }
 
     /// In one seed of eight clients are cut off.

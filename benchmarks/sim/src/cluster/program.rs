@@ -8,6 +8,7 @@ use weft_wire::meta::{FileKind, SetAttr};
 use weft_wire::units::{to_u64, to_usize};
 
 mod answer;
+mod ranges;
 
 use std::collections::BTreeSet;
 
@@ -15,6 +16,7 @@ pub(super) use answer::{excused, gather};
 
 use super::check::{Compared, Files};
 use super::data::FileData;
+use super::plan::Plan;
 use super::tree::{Change, EXCHANGE, NOREPLACE, NodeId, Place, ROOT, Tree};
 use crate::random::Random;
 
@@ -63,6 +65,8 @@ enum Doing {
         node: NodeId,
         offset: usize,
         bytes: Vec<u8>,
+        /// The file that they are copied from.
+        source: Option<NodeId>,
     },
     Cut {
         node: NodeId,
@@ -133,10 +137,12 @@ pub(super) struct Program {
     random: Random,
     /// What came later than the first kept seeds: drawn apart, so that those stay what they are.
     extra: Random,
+    /// The same of copies, where there are some.
+    copies: Option<Random>,
 }
 
 impl Program {
-    pub(super) fn new(number: usize, operations: u32, random: Random) -> Program {
+    pub(super) fn new(number: usize, plan: &Plan, random: Random) -> Program {
         Program {
             prefix: format!("p{number}-").into_bytes(),
             tree: Tree::new(),
@@ -147,11 +153,12 @@ impl Program {
             doing: None,
             after: None,
             happened: false,
-            left: operations,
+            left: plan.operations,
             closing: false,
             releasing: false,
             stamp: to_u64(number) << 32,
             extra: random.clone().fork(),
+            copies: plan.copies.then(|| random.clone().fork().fork()),
             random,
         }
     }
@@ -237,7 +244,7 @@ impl Program {
     /// Its client is gone: what was under way is never answered.
     pub(super) fn vanish(&mut self) {
         match self.doing.take() {
-            Some((_, Doing::Write { node, offset, bytes })) => {
+            Some((_, Doing::Write { node, offset, bytes, .. })) => {
                 self.file(node).perhaps_wrote(offset, bytes);
             }
             Some((_, Doing::Cut { node })) => self.file(node).cut_unsure(),
@@ -255,7 +262,7 @@ impl Program {
             let open = self.open.iter().any(|(_, open)| open == node);
             file.power_lost(alive && open);
         }
-        if let Some((_, Doing::Write { node, offset, bytes })) = &self.doing {
+        if let Some((_, Doing::Write { node, offset, bytes, .. })) = &self.doing {
             let (node, offset, count) = (*node, *offset, bytes.len());
             self.file(node).endanger(offset, count);
         }
@@ -277,7 +284,7 @@ impl Program {
                 self.choose(pool)
             }
         };
-        if let Doing::Write { node, offset, bytes } = &doing {
+        if let Doing::Write { node, offset, bytes, .. } = &doing {
             let (node, end) = (*node, offset + bytes.len());
             self.file(node).write_begins(end);
         }
@@ -310,6 +317,9 @@ impl Program {
         if self.extra.chance(5)
             && let Some(chosen) = self.choose_zero()
         {
+            return chosen;
+        }
+        if let Some(chosen) = self.choose_copy() {
             return chosen;
         }
         for _ in 0..20 {
@@ -514,23 +524,6 @@ impl Program {
         }
     }
 
-    /// A hole is punched, a range made zeros, or space given out: for the program as if it wrote zeros, or nothing.
-    fn choose_zero(&mut self) -> Option<(FsOp, Doing)> {
-        const KEEP_SIZE: u32 = 0x01;
-        let (handle, node) = *self.open.get(self.extra.index(OPEN_MAX))?;
-        let size = to_u64(self.file(node).now.len());
-        let offset = self.extra.below(size + 1);
-        let bytes = 1 + self.extra.below(FILE_BYTES_MAX - offset);
-        let (mode, zeros) = match self.extra.below(3) {
-            0 => (KEEP_SIZE, 0),
-            1 => (KEEP_SIZE | 0x02, bytes.min(size - offset)),
-            _ => (KEEP_SIZE | 0x10, bytes.min(size - offset)),
-        };
-        let ask = FsOp::Fallocate { handle, offset, bytes, mode };
-        let zeros = vec![0; to_usize(zeros)];
-        Some((ask, Doing::Write { node, offset: to_usize(offset), bytes: zeros }))
-    }
-
     fn choose_write(
         &mut self,
         handle: Handle,
@@ -560,7 +553,8 @@ impl Program {
         let strips = Strips { capabilities: direct, set_ids: direct };
         let data = (slot, 0..count);
         let ask = FsOp::Write { handle, offset, data, direct, append: false, strips };
-        Some((ask, Doing::Write { node, offset: to_usize(offset), bytes }))
+        let offset = to_usize(offset);
+        Some((ask, Doing::Write { node, offset, bytes, source: None }))
     }
 
     fn choose_open(&mut self) -> Option<(FsOp, Doing)> {

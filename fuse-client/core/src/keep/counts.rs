@@ -9,7 +9,7 @@ use weft_wire::units::to_u64;
 use super::table;
 
 /// What is counted, in the order of the memory. A name is added at the end, or the version changes.
-pub(crate) const OP_NAMES: [&str; 29] = [
+pub(crate) const OP_NAMES: [&str; 30] = [
     "lookup",
     "getattr",
     "setattr",
@@ -38,6 +38,7 @@ pub(crate) const OP_NAMES: [&str; 29] = [
     "removexattr",
     "fallocate",
     "lseek",
+    "copy",
     "other",
 ];
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use weft_iobuf::Pool;
 use weft_net::Frame;
 use weft_wire::blocks::{BLOCK_BYTES, BLOCK_LEN, checksums, first_mismatch};
-use weft_wire::data::{BlocksReply, DataRequest, ReadReply, SeekReply, ZeroHow};
+use weft_wire::data::{BlocksReply, CopyReply, DataRequest, Known, ReadReply, SeekReply, ZeroHow};
 use weft_wire::header::{HEADER_BYTES, Header};
 use weft_wire::lease::{Reclaim, Reclaimed};
 use weft_wire::locks::{LockClaim, LockClaimReply, LockRequest};
@@ -15,8 +15,8 @@ use weft_wire::meta::{
     NO_SLOT, SetAttr, StatFs, Time, TimeSet, push_dir_entry, push_parents,
 };
 use weft_wire::session::{
-    ClusterMap, FEATURE_LEASES, FEATURE_PARENTS, FEATURE_SYNC_ALL, FENCE_ENDED, Hello, NodeEntry,
-    Place, Welcome,
+    ClusterMap, FEATURE_COPY, FEATURE_LEASES, FEATURE_PARENTS, FEATURE_SYNC_ALL, FENCE_ENDED,
+    Hello, NodeEntry, Place, Welcome,
 };
 use weft_wire::units::{to_u32, to_u64, to_usize};
 use weft_wire::{
@@ -79,6 +79,11 @@ pub(super) struct Fake {
     pub(super) write_status: BTreeMap<TargetId, Status>,
     /// The same of syncs.
     pub(super) sync_status: BTreeMap<TargetId, Status>,
+    /// Copies from these targets fail so.
+    pub(super) read_status: BTreeMap<TargetId, Status>,
+    pub(super) copied_bytes: u64,
+    /// Copies refused because their source's server was another one than known.
+    pub(super) unknown_sources: u32,
     /// So many reads are answered with a damaged block.
     pub(super) damaged_reads: u32,
     /// The volume's log fails: no change is taken.
@@ -165,7 +170,7 @@ impl Fake {
             epochs: [1, 1],
             credits: 8,
             lease_ms: 5000,
-            features: FEATURE_LEASES | FEATURE_PARENTS | FEATURE_SYNC_ALL,
+            features: FEATURE_LEASES | FEATURE_PARENTS | FEATURE_SYNC_ALL | FEATURE_COPY,
             fence: 0,
             boot: 0,
             grants: true,
@@ -176,6 +181,9 @@ impl Fake {
             counts: BTreeMap::new(),
             write_status: BTreeMap::new(),
             sync_status: BTreeMap::new(),
+            read_status: BTreeMap::new(),
+            copied_bytes: 0,
+            unknown_sources: 0,
             damaged_reads: 0,
             log_fails: false,
             node_address: String::new(),
@@ -275,6 +283,7 @@ impl Fake {
                 }
                 (Status::Ok, body)
             }
+            Kind::Copy => self.copy(shard, asked),
             Kind::LockClaim => {
                 let claim = LockClaim::decode(&asked.body).unwrap();
                 let refused = (0..to_u32(claim.locks.len())).filter(|_| self.refuse_claims);
@@ -410,6 +419,37 @@ impl Fake {
             }
             other => panic!("not expected from a client: {other:?}"),
         }
+    }
+
+    fn copy(&mut self, shard: u16, asked: &Asked) -> (Status, Vec<u8>) {
+        let (id, request) = DataRequest::decode(Kind::Copy, &asked.body, 0).unwrap();
+        let DataRequest::Copy(copy) = request else { unreachable!() };
+        assert_eq!(u16::from(id.0 > 0), shard, "asked where the destination is");
+        assert_eq!(Self::layout().target(copy.to.chunk.index), id);
+        assert_eq!(Self::layout().target(copy.from.index), copy.source);
+        let epoch = self.epochs[usize::from(copy.source.0 > 0)];
+        let mut body = vec![];
+        if !copy.known.has_all(Known { epoch, boot: self.boot }) {
+            self.unknown_sources += 1;
+            CopyReply::Unknown.encode(&mut body);
+            return (Status::Ok, body);
+        }
+        if let Some(status) = self.read_status.get(&copy.source) {
+            return (*status, body);
+        }
+        let at = to_usize(copy.from_offset.into());
+        let bytes = to_usize(copy.to.bytes.into());
+        let chunks = &self.targets[&copy.source].chunks;
+        let mut found = chunks.get(&(copy.from.ino, copy.from.index)).cloned().unwrap_or_default();
+        found.resize(found.len().max(at + bytes), 0);
+        let chunks = &mut self.targets.get_mut(&id).unwrap().chunks;
+        let chunk = chunks.entry((copy.to.chunk.ino, copy.to.chunk.index)).or_default();
+        let start = to_usize(copy.to.offset.into());
+        chunk.resize(chunk.len().max(start + bytes), 0);
+        chunk[start..start + bytes].copy_from_slice(&found[at..at + bytes]);
+        self.copied_bytes += to_u64(bytes);
+        CopyReply::Copied(0).encode(&mut body);
+        (Status::Ok, body)
     }
 
     /// A chunk that is there is data as a whole.

@@ -16,6 +16,8 @@ struct Program {
     ino: Ino,
     handle: Handle,
     model: Vec<u8>,
+    /// Another file, which takes its turns with this one, and the bytes of which are copied here.
+    other: (Ino, Handle, Vec<u8>),
     doing: Doing,
     steps_left: u32,
     /// A server may lose what was not synced: it is there again later.
@@ -34,6 +36,13 @@ enum Check {
     Done,
     Written(u32),
     Zeroed,
+    /// So many bytes from there, here.
+    Copied {
+        bytes: u64,
+        from: u64,
+        to: u64,
+        other: bool,
+    },
     Read(Vec<u8>),
     Size(u64),
     Cut(u64),
@@ -54,7 +63,7 @@ impl Program {
         self.steps_left -= 1;
         let handle = self.handle;
         let size = to_u64(self.model.len());
-        let (op, check) = match self.random.below(22) {
+        let (op, check) = match self.random.below(26) {
             0..=8 => return self.next_write(world),
             9..=13 => {
                 let offset = self.random.below(size + 5000);
@@ -75,6 +84,13 @@ impl Program {
             }
             17 | 18 => (FsOp::GetAttr { ino: self.ino, handle: None }, Check::Size(size)),
             19 | 20 => return self.next_zero(world),
+            21..=23 => return self.next_copy(world),
+            24 => {
+                let own = (self.ino, self.handle, std::mem::take(&mut self.model));
+                let (ino, handle, model) = std::mem::replace(&mut self.other, own);
+                (self.ino, self.handle, self.model) = (ino, handle, model);
+                return Doing::Nothing;
+            }
             _ => (FsOp::Flush { handle }, Check::Closing),
         };
         Doing::Asked(world.ask(op), check)
@@ -95,6 +111,38 @@ impl Program {
         }
         let op = FsOp::Fallocate { handle: self.handle, offset, bytes, mode };
         Doing::Asked(world.ask(op), Check::Zeroed)
+    }
+
+    /// Bytes of the other file, or of this one, are copied.
+    fn next_copy(&mut self, world: &mut World) -> Doing {
+        let other = !self.random.one_in(4);
+        let size = to_u64(if other { self.other.2.len() } else { self.model.len() });
+        let (mut from, mut to) =
+            (self.random.below(size + 5000), self.random.below(self.file_bytes_max));
+        if self.random.one_in(3) {
+            (from, to) = (from / 4096 * 4096, to / 4096 * 4096);
+        }
+        let mut asked = 1 + self.random.below(self.file_bytes_max - to);
+        if !other {
+            asked = asked.min(from.abs_diff(to)).max(1);
+        }
+        let bytes = asked.min(size.saturating_sub(from));
+        if !other && from == to {
+            return Doing::Nothing;
+        }
+        let source = if other { self.other.1 } else { self.handle };
+        let op = FsOp::Copy { source, from, handle: self.handle, to, bytes: asked, set_ids: true };
+        Doing::Asked(world.ask(op), Check::Copied { bytes, from, to, other })
+    }
+
+    fn copied(&mut self, bytes: u64, from: u64, to: u64, other: bool) {
+        let source = if other { &self.other.2 } else { &self.model };
+        let found = source[to_usize(from)..to_usize(from + bytes)].to_vec();
+        let end = to_usize(to) + found.len();
+        if self.model.len() < end {
+            self.model.resize(end, 0);
+        }
+        self.model[to_usize(to)..end].copy_from_slice(&found);
     }
 
     fn next_write(&mut self, world: &mut World) -> Doing {
@@ -142,10 +190,21 @@ impl Program {
     }
 
     fn check(&mut self, world: &mut World, check: Check, result: Result<FsReply, i32>) {
+        if let (Check::Copied { bytes, other, .. }, Err(EOPNOTSUPP)) = (&check, &result) {
+            let ino = if *other { self.other.0 } else { self.ino };
+            let small = world.fake.inodes[&ino].inline.is_some();
+            return assert!(small && *bytes > 0, "only data in an inode is not copied");
+        }
         let reply = result.unwrap_or_else(|code| panic!("no operation may fail: errno {code}"));
         match (check, reply) {
             (Check::Done | Check::Zeroed, FsReply::Done) => {}
             (Check::Written(bytes), FsReply::Written(count)) => assert_eq!(count, bytes),
+            (Check::Copied { bytes, from, to, other }, FsReply::Copied(count)) => {
+                assert_eq!(count, bytes);
+                if count > 0 {
+                    self.copied(bytes, from, to, other);
+                }
+            }
             (Check::Read(expected), FsReply::Data(pieces)) => {
                 let found = flat(&pieces);
                 assert_eq!(found.len(), expected.len());
@@ -176,6 +235,7 @@ fn run_programs(seed: u64, faults: Faults, config: ClientConfig) {
 }
 
 fn run_interrupted(seed: u64, faults: Faults, config: ClientConfig, interrupts: u64) {
+    let config = ClientConfig { copy_bytes_min: 1, ..config };
     println!("seed {seed}");
     // Files that stay small, those that grow, and no small ones.
     let (mut world, file_bytes_max) = match seed % 5 {
@@ -188,12 +248,14 @@ fn run_interrupted(seed: u64, faults: Faults, config: ClientConfig, interrupts: 
     let mut programs: Vec<Program> = (0..3)
         .map(|at| {
             let (ino, handle) = world.create(&[b'a' + at]);
+            let (other_ino, other_handle) = world.create(&[b'A' + at]);
             Program {
                 random: Random(seed * 31 + u64::from(at)),
                 file_bytes_max,
                 ino,
                 handle,
                 model: vec![],
+                other: (other_ino, other_handle, vec![]),
                 doing: Doing::Nothing,
                 steps_left: 60,
                 servers_forget: faults.crash > 0,
@@ -210,9 +272,11 @@ fn run_interrupted(seed: u64, faults: Faults, config: ClientConfig, interrupts: 
         assert!(steps < 400_000, "seed {seed}: it hangs");
     }
     for program in programs {
-        world.done(settled(program.handle)).unwrap();
-        assert!(world.fake.content(program.ino) == program.model, "seed {seed}: content");
-        world.done(FsOp::Release { handle: program.handle }).unwrap();
+        for (ino, handle, model) in [(program.ino, program.handle, program.model), program.other] {
+            world.done(settled(handle)).unwrap();
+            assert!(world.fake.content(ino) == model, "seed {seed}: content");
+            world.done(FsOp::Release { handle }).unwrap();
+        }
     }
     world.faults = Faults::default();
     world.rest(ms(3000));

@@ -43,6 +43,8 @@ const STATX_MASK: u32 = 0x0fff;
 pub(super) enum Shape {
     /// A listing: with attributes or not, how long, from where.
     Dir { node: u64, plus: bool, bytes_max: u32, offset: u64 },
+    /// A COPY_FILE_RANGE whose reply counts in 64 bits.
+    CopiedWide,
     /// A GETATTR that came as STATX.
     Statx,
     /// A write to a file opened with O_SYNC or O_DSYNC: it is made durable before its reply.
@@ -211,6 +213,21 @@ pub(super) fn operation(request: &Request<'_>) -> Result<(Translated, Option<Sha
         }
         Operation::Lseek { fh, offset, whence } => {
             FsOp::Lseek { handle: handle(*fh), offset: *offset, whence: seek_from(*whence)? }
+        }
+        Operation::CopyFileRange(copy) => {
+            if copy.flags != 0 {
+                return Err(Errno::INVAL);
+            }
+            shape = copy.wide_reply.then_some(Shape::CopiedWide);
+            FsOp::Copy {
+                source: handle(copy.fh_in),
+                from: copy.offset_in,
+                handle: handle(copy.fh_out),
+                to: copy.offset_out,
+                bytes: copy.len_bytes,
+                // The kernel has taken away what it knew of: as of a write through its cache.
+                set_ids: request.uid != 0,
+            }
         }
         Operation::Ioctl(_) => return Err(Errno::NOTTY),
         _ => return Err(Errno::NOSYS),
@@ -389,6 +406,13 @@ pub(super) fn answer(unique: Unique, reply: FsReply, shape: Option<Shape>) -> An
             return with_payload(unique, Payload::Bytes(listing(&entries, ttl, shape)));
         }
         FsReply::Written(bytes) => ReplyHead::write(unique, bytes),
+        FsReply::Copied(bytes) if matches!(shape, Some(Shape::CopiedWide)) => {
+            ReplyHead::copied(unique, bytes)
+        }
+        FsReply::Copied(bytes) => ReplyHead::write(
+            unique,
+            u32::try_from(bytes).expect("the core copies far less at once"),
+        ),
         FsReply::Length(bytes) => ReplyHead::xattr_len(unique, bytes),
         FsReply::StatFs(fs) => ReplyHead::statfs(unique, &kernel_statfs(&fs)),
         FsReply::Offset(offset) => ReplyHead::lseek(unique, offset),

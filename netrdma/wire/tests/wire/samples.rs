@@ -1,8 +1,8 @@
 //! One sample of every frame and message, with the bytes it encodes to.
 
 use weft_wire::data::{
-    BlocksReply, ChunkInfo, ChunkListReply, ChunkRange, DataRequest, GrowReply, ReadReply,
-    SeekFrom, SeekReply, Subject, ZeroHow,
+    BlocksReply, ChunkCopy, ChunkInfo, ChunkListReply, ChunkRange, CopyReply, DataRequest,
+    GrowReply, Known, ReadReply, SeekFrom, SeekReply, Subject, ZeroHow,
 };
 use weft_wire::header::Header;
 use weft_wire::layout::LayoutPolicy;
@@ -164,7 +164,7 @@ fn session_samples(all: &mut Vec<Sample>) {
     push("target_list", Kind::TargetList, true, body(&|out| list.encode(out)));
 }
 
-fn data_samples(all: &mut Vec<Sample>) {
+fn data_requests(all: &mut Vec<Sample>) {
     let chunk = ChunkId { ino: Ino(9), index: ChunkIndex(1 << 33) };
     let range = ChunkRange { chunk, offset: 4095, bytes: 2 };
     let cut = Some((ChunkIndex(4), 100));
@@ -175,6 +175,16 @@ fn data_samples(all: &mut Vec<Sample>) {
         (DataRequest::Truncate { ino: Ino(9), remove_from: ChunkIndex(5), cut }, 0),
         (DataRequest::ChunkList(Ino(9), ChunkIndex(0)), 0),
         (DataRequest::Zero(range, ZeroHow::Punch), 0),
+        (
+            DataRequest::Copy(ChunkCopy {
+                to: range,
+                source: TargetId(8),
+                from: ChunkId { ino: Ino(11), index: ChunkIndex(12) },
+                from_offset: 4097,
+                known: Known { epoch: 13, boot: 14 },
+            }),
+            0,
+        ),
         (
             DataRequest::Seek(SeekFrom {
                 ino: Ino(9),
@@ -198,6 +208,10 @@ fn data_samples(all: &mut Vec<Sample>) {
         }
         all.push((format!("{:?}", request.kind()), request.kind(), false, body, payload));
     }
+}
+
+fn data_samples(all: &mut Vec<Sample>) {
+    data_requests(all);
     let mut body = Vec::new();
     ReadReply { first_block: 1, sums: vec![7, 8] }.encode(&mut body);
     all.push(("Read_reply".into(), Kind::Read, true, body, 8192));
@@ -216,6 +230,14 @@ fn data_samples(all: &mut Vec<Sample>) {
         reply.encode(&mut body);
         assert_eq!(BlocksReply::decode(&body), Ok(reply));
         all.push((format!("{kind:?}_reply"), kind, true, body, 0));
+    }
+    for (name, reply) in
+        [("Copy_reply", CopyReply::Copied(-3)), ("Copy_unknown", CopyReply::Unknown)]
+    {
+        let mut body = Vec::new();
+        reply.encode(&mut body);
+        assert_eq!(CopyReply::decode(&body), Ok(reply));
+        all.push((name.into(), Kind::Copy, true, body, 0));
     }
     for (name, reply) in [
         ("Seek_found", SeekReply::Found(ChunkIndex(8), 9)),
@@ -534,6 +556,7 @@ pub(crate) fn decode_any(kind: Kind, reply: bool, body: &[u8], payload_bytes: u3
         (Kind::LockEvents, true) => drop(LockEventsReply::decode(body)),
         (Kind::Read, true) => drop(ReadReply::decode(body, payload_bytes)),
         (Kind::Write | Kind::Zero, true) => drop(BlocksReply::decode(body)),
+        (Kind::Copy, true) => drop(CopyReply::decode(body)),
         (Kind::Seek, true) => drop(SeekReply::decode(body)),
         (Kind::Grow, true) => drop(GrowReply::decode(body)),
         (Kind::ChunkList, true) => drop(ChunkListReply::decode(body)),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use weft_net::Frame;
 use weft_wire::header::{VERSION, VERSION_MIN};
 use weft_wire::session::{
-    FEATURE_ACL_SETGID, FEATURE_FENCES, FEATURE_FRESH, FEATURE_INLINE, FEATURE_LEASES,
-    FEATURE_PARENTS, FEATURE_SYNC_ALL, FEATURE_TRACE, Hello, Welcome,
+    FEATURE_ACL_SETGID, FEATURE_COPY, FEATURE_FENCES, FEATURE_FRESH, FEATURE_INLINE,
+    FEATURE_LEASES, FEATURE_PARENTS, FEATURE_SYNC_ALL, FEATURE_TRACE, Hello, Welcome,
 };
 use weft_wire::units::{to_u32, to_u64};
 use weft_wire::{ClusterId, Header, Kind, SessionId, Status};
@@ -23,7 +23,8 @@ const FEATURES: u64 = FEATURE_LEASES
     | FEATURE_INLINE
     | FEATURE_ACL_SETGID
     | FEATURE_FENCES
-    | FEATURE_FRESH;
+    | FEATURE_FRESH
+    | FEATURE_COPY;
 
 #[derive(Debug, Default)]
 pub(super) struct Conn {

@@ -31,6 +31,9 @@ impl Shard {
         if let DataRequest::Seek(from) = request {
             return self.seek(conn, &header, index, &from);
         }
+        if let DataRequest::Copy(copy) = request {
+            return self.copy(conn, header, index, copy);
+        }
         let Some(op) = self.admit(conn, header, target, &request) else {
             return self.busy(conn, &header);
         };
@@ -57,7 +60,9 @@ impl Shard {
                 target.write_count += 1;
                 store.zero(op, range, how, &self.pool, &mut actions);
             }
-            DataRequest::ChunkList(..) | DataRequest::Seek(_) => unreachable!("answered above"),
+            DataRequest::ChunkList(..) | DataRequest::Seek(_) | DataRequest::Copy(_) => {
+                unreachable!("taken above")
+            }
         }
         self.store_actions(index, actions);
     }
@@ -169,6 +174,10 @@ impl Shard {
                 self.marks = self.marks_with_flush(index, &header, marks);
                 self.answer_data(index, conn, &header, result);
             }
+            Pending::CopySource { to, copy, memory_bytes } => {
+                self.copy_source_read((to, copy, memory_bytes), result);
+            }
+            Pending::CopyPart { copy } => self.copy_part_done(copy, result),
             Pending::Work { from, work, target, ino } => match result {
                 Ok(outcome) => {
                     let freed_count = match outcome {

@@ -7,7 +7,7 @@ use weft_wire::trace::TraceQuery;
 use weft_wire::units::{to_nanos, to_usize};
 use weft_wire::{Header, Kind, Status, TargetId};
 
-use super::{Pending, Shard};
+use super::Shard;
 use crate::action::ConnId;
 use crate::trace::Marks;
 
@@ -41,9 +41,7 @@ impl Shard {
         match action {
             StoreAction::ReadData { io, .. } | StoreAction::WriteData { io, .. } => {
                 let op = target.params.store.operation_of(*io).map(to_usize);
-                if let Some(Pending::Client { marks, .. }) =
-                    op.and_then(|op| self.pending.get_mut(op))
-                {
+                if let Some(marks) = op.and_then(|op| self.marks_of_pending(op)) {
                     marks.device_begins(now);
                 }
             }
@@ -59,7 +57,7 @@ impl Shard {
         let now = self.now.mono;
         let target = &mut self.targets[index];
         if let Some(op) = target.params.store.operation_of(io) {
-            if let Some(Pending::Client { marks, .. }) = self.pending.get_mut(to_usize(op)) {
+            if let Some(marks) = self.marks_of_pending(to_usize(op)) {
                 marks.device_ended = to_nanos(now);
             }
         } else if target.flush.io == Some(io) {

@@ -95,6 +95,9 @@ pub(crate) struct Node {
     /// Targets of the shard, in its order.
     online: Vec<usize>,
     hung: Vec<(usize, IoId)>,
+    /// Reads of targets do not end.
+    pub(crate) reads_hang: bool,
+    hung_reads: Vec<(usize, Io)>,
     pub(crate) stopped: bool,
     now: Duration,
     request_id: u64,
@@ -136,6 +139,8 @@ impl Node {
             shard: None,
             online: Vec::new(),
             hung: Vec::new(),
+            reads_hang: false,
+            hung_reads: Vec::new(),
             stopped: false,
             now: Duration::from_secs(1),
             request_id: 0,
@@ -344,6 +349,29 @@ impl Node {
         self.run();
     }
 
+    /// The reads that hang end well.
+    pub(crate) fn reads_go_on(&mut self) {
+        self.reads_hang = false;
+        for (index, action) in std::mem::take(&mut self.hung_reads) {
+            self.target_io(index, action);
+        }
+        self.run();
+    }
+
+    /// Another shard says something.
+    pub(crate) fn tell(&mut self, message: weft_server_core::Message) {
+        let now = self.now();
+        self.shard.as_mut().unwrap().message(message, now);
+        self.run();
+    }
+
+    /// A bit of these bytes, which a target has once, turns over.
+    pub(crate) fn damage(&mut self, target: usize, bytes: &[u8]) {
+        let disk = &mut self.targets[target].0;
+        let at = disk.windows(bytes.len()).position(|it| it == bytes).unwrap();
+        disk[at] ^= 1;
+    }
+
     /// Time passes.
     pub(crate) fn wait(&mut self, time: Duration) {
         self.now += time;
@@ -476,6 +504,9 @@ impl Node {
     }
 
     fn target_io(&mut self, index: usize, action: Io) {
+        if self.reads_hang && matches!(action, Io::ReadData { .. }) {
+            return self.hung_reads.push((index, action));
+        }
         let target = self.online[index];
         let disk = &mut self.targets[target];
         let length = |bytes: u32| usize::try_from(bytes).unwrap();

@@ -2,6 +2,7 @@
 
 use weft_client_core::{DataPiece, FsReply, Handle, OpId};
 use weft_wire::Ino;
+use weft_wire::limits::INLINE_BYTES_MAX;
 use weft_wire::meta::{Attr, FileKind, MetaReply};
 use weft_wire::units::{to_u64, to_usize};
 
@@ -10,6 +11,7 @@ use crate::cluster::tree::{Change, ENODATA, ENOENT, NodeId, ROOT};
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
+const EOPNOTSUPP: i32 = 95;
 const EROFS: i32 = 30;
 const ESTALE: i32 = 116;
 
@@ -42,7 +44,12 @@ impl Program {
         let outcome = match doing {
             Doing::Change { change, expected } => self.changed(&change, expected, reply, excuses),
             Doing::Read { node, offset, asked } => self.read(node, offset, asked, reply, excuses),
-            Doing::Write { node, offset, bytes } => self.wrote(node, offset, bytes, reply, excuses),
+            Doing::Write { node, offset, bytes, source: Some(source) } => {
+                self.copied(source, (node, offset, bytes), reply, excuses)
+            }
+            Doing::Write { node, offset, bytes, .. } => {
+                self.wrote(node, offset, bytes, reply, excuses)
+            }
             Doing::Cut { node } => self.cut(node, reply, excuses),
             Doing::Settle { node, handle, durable } => {
                 let late = self.late.contains(&handle) && excuses.unheard();
@@ -62,7 +69,10 @@ impl Program {
         else {
             return false;
         };
-        let gone = self.tree.node(*node).nlink == 0;
+        let mut gone = self.tree.node(*node).nlink == 0;
+        if let Doing::Write { source: Some(source), .. } = doing {
+            gone |= self.tree.node(*source).nlink == 0;
+        }
         if gone {
             self.file(*node).cut_unsure();
             self.file(*node).gave_up();
@@ -206,6 +216,37 @@ impl Program {
                 Ok(())
             }
             _ => Err("all of it written is right".to_owned()),
+        }
+    }
+
+    fn copied(
+        &mut self,
+        source: NodeId,
+        (node, offset, bytes): (NodeId, usize, Vec<u8>),
+        reply: Reply,
+        excuses: &Excuses,
+    ) -> Result<(), String> {
+        let found = self.file(source);
+        // In the inode there may be a hole behind the data.
+        let small = found.now.iter().skip(INLINE_BYTES_MAX).all(|byte| *byte == 0);
+        let may_fail = found.may_fail();
+        match reply {
+            Err(EOPNOTSUPP) if small => {
+                self.file(node).write_ended();
+                Ok(())
+            }
+            Ok(FsReply::Copied(count)) => {
+                let count = u32::try_from(count).unwrap_or(u32::MAX);
+                self.wrote(node, offset, bytes, Ok(FsReply::Written(count)), excuses)
+            }
+            Err(EIO) if may_fail => {
+                let file = self.file(node);
+                file.write_ended();
+                file.gave_up();
+                file.perhaps_wrote(offset, bytes);
+                Ok(())
+            }
+            reply => self.wrote(node, offset, bytes, reply, excuses),
         }
     }
 
