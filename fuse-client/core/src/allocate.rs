@@ -18,7 +18,6 @@ use crate::core::{ClientCore, at};
 use crate::leases::Forgetting;
 use crate::limits::{COPIES_MAX, ROOM_ASKED_BYTES, ZEROS_MAX};
 use crate::op::{FsReply, Handle, LinkId, OpId};
-use crate::planted::{self, Bug};
 use crate::state::{Answer, Call, OpKind, Purpose, errno};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -235,7 +234,7 @@ impl ClientCore {
             todo: vec![stretch],
             added: 0,
             room_bytes: 0,
-            takes: !planted::is(Bug::CopyUnsynced),
+            takes: true,
             in_flight: 0,
             errno: 0,
             copying: Some(Box::new(copying)),

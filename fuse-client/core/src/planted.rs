@@ -5,8 +5,6 @@ weft_wire::bugs_to_plant! {
     ReturnEarly,
     /// What was acknowledged is written again after a restart, though others may have written there since.
     KeepBeyondLease,
-    /// A copy is answered before it is durable, though nobody has its bytes.
-    CopyUnsynced,
     /// Data that was in the inode counts at its target before it is durable there.
     MoveUnsynced,
     /// What is at the targets of a file that was made here is never said to be there.
