@@ -85,7 +85,7 @@ impl<'a> DataWrite<'a> {
     pub(crate) fn encode(&self, out: &mut Writer<'_>) {
         self.mtime.encode(out.u64(self.ino.0).u32(self.offset));
         out.u32(self.checksum).bytes(self.bytes);
-        out.raw(if self.untouched { &[1] } else { &[] });
+        super::request::push_last_flag(out, self.untouched);
     }
 
     pub(crate) fn decode(ino: Ino, from: &mut Reader<'a>) -> Result<DataWrite<'a>, WireError> {

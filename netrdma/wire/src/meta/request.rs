@@ -145,7 +145,12 @@ fn name<'a>(from: &mut Reader<'a>) -> Result<&'a [u8], WireError> {
     from.bytes(NAME_BYTES_MAX * 4)
 }
 
-/// A flag that only those send who know that it is understood: without it, false.
+/// Ends a request with a flag: only a server that said it understands the byte is sent it.
+pub(super) fn push_last_flag(out: &mut Writer<'_>, flag: bool) {
+    out.raw(if flag { &[1] } else { &[] });
+}
+
+/// Takes it: without it, false.
 pub(super) fn last_flag(from: &mut Reader<'_>) -> Result<bool, WireError> {
     Ok(from.clone().end().is_err() && from.bool()?)
 }
@@ -219,10 +224,7 @@ impl<'a> MetaRequest<'a> {
             | MetaRequest::GetLayout { ino } => {
                 out.u64(ino.0);
             }
-            MetaRequest::Open { ino, inline } => {
-                // Only a server that said it understands the byte is sent it.
-                out.u64(ino.0).raw(if *inline { &[1] } else { &[] });
-            }
+            MetaRequest::Open { ino, inline } => push_last_flag(out.u64(ino.0), *inline),
             MetaRequest::SetAttr { ino, set } => set.encode(out.u64(ino.0)),
             MetaRequest::Make { parent, name, how, target } => {
                 out.u64(parent.0)
@@ -257,7 +259,7 @@ impl<'a> MetaRequest<'a> {
             MetaRequest::StatFs => {}
             MetaRequest::Wrote { ino, size_min, mtime, blocks_added, at_targets } => {
                 mtime.encode(out.u64(ino.0).u64(*size_min).i64(*blocks_added));
-                out.raw(if *at_targets { &[1] } else { &[] });
+                push_last_flag(out, *at_targets);
             }
             MetaRequest::WriteData(write) => write.encode(out),
             MetaRequest::MoveData { ino, step } => step.encode(out.u64(ino.0)),
