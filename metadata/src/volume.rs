@@ -402,10 +402,7 @@ impl Volume {
             Admission::Joined => {}
             Admission::Refused => push_reply(out, op, Status::Protocol, Vec::new()),
             Admission::Repeat(mut outcome) => {
-                // One that waits for its targets has left no data in the inode to tell.
-                if !self.works.contains_key(&outcome.work) {
-                    outcome.body = self.told(request, outcome.status, outcome.body);
-                }
+                outcome.body = self.told(request, outcome.status, outcome.body);
                 self.repeat(op, session, caller.slot, outcome, out);
             }
             Admission::New => match self.check_admissible(session, &caller, request, body) {
