@@ -8,6 +8,7 @@ import re
 import stat
 import time
 import urllib.request
+from pathlib import Path
 
 from lib.base import case, check
 from lib.cluster import MIB, Cluster, free_port
@@ -188,6 +189,34 @@ def copies_ranges(ctx):
     check(os.stat(other / "b").st_mtime > past + 50, "the destination's time of change is now")
     list(map(os.close, fds.values()))
     fs.close()
+
+
+def _read_and_write(source, goal, piece):
+    """As dd does: what is read is written, a piece after the other, so reads and writes of the mount wait for each other."""
+    with open(source, "rb", buffering=0) as read, open(goal, "wb", buffering=0) as write:
+        while data := read.read(piece):
+            check(write.write(data) == len(data), "a write of", len(data), "was cut")
+
+
+@case(timeout_s=300)
+def copies_through_the_mount(ctx):
+    """Eight programs read and write at once, far more than the mount's memory, over each transport: it goes on, all is right."""
+    fs = Cluster(ctx, target_bytes=1024 * MIB)
+    fs.create()
+    fs.start()
+    ways = ["classic", "uring"] if Path("/sys/module/fuse/parameters/enable_uring").exists() else ["classic"]
+    length = 128 * MIB
+    for way in ways:
+        mount = fs.mount(way, options=["transport=" + way]).path
+        _fill(mount / "source", ctx.seed, length, (length, length))
+        wanted = _hash(mount / "source")
+        Path("/proc/sys/vm/drop_caches").write_text("1")
+        copies = [mount / ("copy%d" % at) for at in range(8)]
+        workers = [fork_worker(_read_and_write, mount / "source", copy, 65536) for copy in copies]
+        join_workers(workers, 100, "copies through a mount")
+        for copy in copies:
+            check(_hash(copy) == wanted, copy, "has other bytes")
+            copy.unlink()
 
 
 @case(timeout_s=120)

@@ -139,6 +139,12 @@ impl Pool {
         offset_of(PageIndex(self.shared.buddy.borrow().free_page_count()))
     }
 
+    /// Whether more may be begun: an eighth of the pool is for what ends things that were begun.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.free_bytes() >= self.capacity_bytes() / 8
+    }
+
     /// The longest slot that [`Pool::alloc`] would give now; 0 when there is none.
     #[must_use]
     pub fn free_class_bytes_max(&self) -> usize {

@@ -142,7 +142,7 @@ impl ClientCore {
         self.dirty_bytes += bytes;
         if bytes >= ZERO_COPY_BYTES_MIN {
             self.push_run_out(ino);
-            self.add_writes(ino, offset, (slot.share(), range), None);
+            self.add_writes(ino, offset, self.keepable(slot, range), None);
         } else {
             self.gather(ino, offset, slot, range);
         }
@@ -200,7 +200,8 @@ impl ClientCore {
 
     /// A share of the bytes that does not hold on to a far larger slot.
     fn keepable(&self, slot: BufSlot, range: Range<usize>) -> Payload {
-        if range.len() < ZERO_COPY_BYTES_MIN
+        let scarce = self.pool.free_bytes() < self.pool.capacity_bytes() / 2;
+        if (scarce || range.len() < ZERO_COPY_BYTES_MIN)
             && slot.capacity_bytes() > 2 * range.len().next_power_of_two()
             && let Some(mut copy) = self.pool.alloc(range.len())
         {
@@ -458,6 +459,25 @@ impl ClientCore {
             let Some(bytes) = own.or_else(|| self.let_lingering_go()) else { return };
             self.unsynced_bytes -= bytes;
         }
+    }
+
+    /// Something waits for a slot of so many bytes: a reply, behind which may lie those that would make room, or requests of
+    /// the kernel. What is kept only to be written again is let go for it, as far as that helps.
+    pub fn make_room(&mut self, bytes: usize) {
+        while !self.pool.has_room() || self.pool.free_class_bytes_max() < bytes {
+            let Some(freed) = self.let_any_go() else { return };
+            self.unsynced_bytes -= freed;
+        }
+    }
+
+    fn let_any_go(&mut self) -> Option<usize> {
+        if let Some(bytes) = self.let_lingering_go() {
+            return Some(bytes);
+        }
+        let mut files = self.files.iter_mut();
+        let (ino, file) = files.find(|(_, file)| file.unsynced.is_keeping())?;
+        self.unsaved.insert(*ino);
+        file.unsynced.let_oldest_go()
     }
 
     pub(crate) fn direct_answered(&mut self, id: OpId, ino: Ino, status: Status) {

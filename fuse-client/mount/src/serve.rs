@@ -259,6 +259,10 @@ impl Mount {
     /// One turn of the loop.
     fn turn(&mut self) -> Result<(), String> {
         self.carry_out();
+        let starved_of = self.transport.as_ref().and_then(|transport| transport.starved_of());
+        if let Some(bytes) = starved_of {
+            self.core.make_room(bytes);
+        }
         for (token, op) in std::mem::take(&mut self.backlog) {
             self.submit(token, op);
         }
@@ -270,7 +274,7 @@ impl Mount {
         let has_more = self.transport.as_ref().is_some_and(|transport| transport.has_more());
         let patience = match has_more {
             true => Duration::ZERO,
-            false if self.links.any_stalled() => Duration::from_millis(1),
+            false if starved_of.is_some() || self.links.any_stalled() => Duration::from_millis(1),
             false => timer,
         };
         self.wait(patience)?;

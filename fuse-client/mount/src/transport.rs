@@ -46,6 +46,9 @@ pub trait Transport: std::fmt::Debug {
     /// Whether [`Transport::next`] may have more at once: the loop must not sleep.
     fn has_more(&self) -> bool;
 
+    /// Bytes of the slot that the last [`Transport::next`] did not get: requests wait in the kernel for it.
+    fn starved_of(&self) -> Option<usize>;
+
     /// An empty list for the next reply's parts, with memory of an earlier one.
     fn spare(&mut self) -> SendData;
 

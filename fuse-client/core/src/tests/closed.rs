@@ -274,3 +274,32 @@ fn what_lingers_outlives_the_client_core() {
         assert_eq!(world.sync(ino), Ok(()));
     }
 }
+
+/// What waits for memory may be what would make some: an answer behind a reply that finds no slot.
+#[test]
+fn what_is_kept_is_let_go_when_something_waits_for_memory() {
+    for closes in [false, true] {
+        let mut world = World::ready(config(), 130);
+        let bytes = pattern(130, CHUNK);
+        let (ino, handle) = world.create(b"a");
+        world.write(handle, 0, &bytes, false).unwrap();
+        match closes {
+            true => world.close(handle),
+            false => world.done(FsOp::Flush { handle }).unwrap(),
+        }
+        assert!(world.core.unsynced_bytes > 0);
+        let free = world.pool.free_bytes();
+        world.core.make_room(1 << 20);
+        assert_eq!(world.pool.free_bytes(), free, "there is room: nothing goes");
+        let mut taken = Vec::new();
+        while let Some(slot) = world.pool.alloc(1 << 14) {
+            taken.push(slot);
+        }
+        world.core.make_room(1 << 14);
+        assert_eq!(world.core.unsynced_bytes, 0);
+        assert!(world.pool.alloc(1 << 14).is_some());
+        drop(taken);
+        assert_eq!(world.sync(ino), Ok(()), "it is at the targets, and they were not restarted");
+        assert!(world.fake.content(ino) == bytes);
+    }
+}

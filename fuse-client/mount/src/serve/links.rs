@@ -242,8 +242,10 @@ impl Mount {
             match conn.reader.next_into(&pool, |header| self.core.place(link, header)) {
                 Ok(Next::Frame(frame)) => self.core.link_frame(link, frame, now),
                 Ok(Next::More) => break,
-                Ok(Next::NoRoom(_)) => {
+                Ok(Next::NoRoom(bytes)) => {
                     conn.stalled = true;
+                    // Before the next try.
+                    self.core.make_room(bytes);
                     break;
                 }
                 Err(error) => return self.lost(link, &error.to_string()),

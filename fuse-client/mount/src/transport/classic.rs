@@ -46,6 +46,8 @@ pub struct Classic {
     pool: Pool,
     token: u64,
     slot_bytes: usize,
+    /// There was no memory for the next request.
+    starved: bool,
     /// The multishot poll is in the ring.
     armed: bool,
     /// A read may find a request.
@@ -80,6 +82,7 @@ impl Classic {
             pool,
             token,
             slot_bytes,
+            starved: false,
             armed: false,
             readable: false,
             closed: false,
@@ -103,9 +106,17 @@ impl Classic {
         self.file
     }
 
+    /// Bytes of a slot for any request.
+    pub(super) const fn longest_bytes(&self) -> usize {
+        self.slot_bytes
+    }
+
     fn read(&mut self, ring: &Ring) -> Event {
-        // Without a free slot the requests wait in the kernel.
-        let Some(mut slot) = self.pool.alloc(self.slot_bytes) else { return Event::Nothing };
+        // Without a free slot the requests wait in the kernel. Not the last one: replies need some, and what they wait for
+        // lies behind replies.
+        let slot = self.pool.has_room().then(|| self.pool.alloc(self.slot_bytes)).flatten();
+        self.starved = slot.is_none();
+        let Some(mut slot) = slot else { return Event::Nothing };
         let Some(device) = ring.file(self.file) else { return self.close() };
         self.touch(&mut slot);
         let start = page_bytes() - WRITE_HEAD_BYTES;
@@ -222,7 +233,11 @@ impl Transport for Classic {
     }
 
     fn has_more(&self) -> bool {
-        !self.closed && (self.readable || self.trouble.is_some())
+        !self.closed && (self.readable && !self.starved || self.trouble.is_some())
+    }
+
+    fn starved_of(&self) -> Option<usize> {
+        self.starved.then_some(self.slot_bytes)
     }
 
     fn spare(&mut self) -> SendData {

@@ -342,7 +342,7 @@ impl Uring {
 }
 
 fn copy(pool: &Pool, payload: &[u8]) -> Option<BufSlot> {
-    let mut slot = pool.alloc(payload.len())?;
+    let mut slot = pool.has_room().then(|| pool.alloc(payload.len())).flatten()?;
     slot.as_mut_slice()[..payload.len()].copy_from_slice(payload);
     Some(slot)
 }
@@ -424,6 +424,11 @@ impl Transport for Uring {
     fn has_more(&self) -> bool {
         let arrived = !self.arrived.is_empty() && !self.starved;
         arrived || !self.kicks.is_empty() || self.classic.has_more()
+    }
+
+    fn starved_of(&self) -> Option<usize> {
+        // A WRITE's payload is the longest thing of a request in either way.
+        self.starved.then(|| self.classic.longest_bytes()).or_else(|| self.classic.starved_of())
     }
 
     fn spare(&mut self) -> SendData {
