@@ -326,16 +326,17 @@ impl Store {
             return; // Asked again at its end.
         }
         let ahead = AHEAD_TXNS * self.txn_bytes_max();
+        let whole = self.bytes_to_grow(ahead);
         // What was set aside before the database was opened is there still.
-        let there = self.env.there_bytes().unwrap_or(0).min(self.used_bytes + ahead);
+        let there = self.env.there_bytes().unwrap_or(0).min(whole);
         if self.env.reserved_bytes() < there && self.env.reserve(there).is_err() {
             self.room_wanted = true;
             return;
         }
         let base = self.env.reserved_bytes().max(self.used_bytes);
-        let enough = (self.used_bytes + ahead / 2).min(self.map_bytes);
+        let enough = self.bytes_to_grow(ahead / 2).min(self.map_bytes);
         self.room_wanted = self.env.reserved_bytes() < enough;
-        let all = (self.used_bytes + ahead).saturating_sub(base);
+        let all = whole.saturating_sub(base);
         let disk_free = self.env.disk_free_bytes().unwrap_or(0);
         let fair =
             disk_free.saturating_mul(OTHERS_DIVISOR).saturating_sub(base) / (OTHERS_DIVISOR + 1);
@@ -366,6 +367,14 @@ impl Store {
         self.dirty_bytes_max + self.meanwhile_bytes_max
     }
 
+    /// What has to be set aside so that the part in use may grow by `bytes`, and what [`Store::reserve_bytes`] then says
+    /// is left besides.
+    fn bytes_to_grow(&self, bytes: u64) -> u64 {
+        let grown = self.used_bytes + bytes;
+        let left = grown.div_ceil(RESERVE_DIVISOR - 1);
+        grown + left.min(AHEAD_TXNS * self.txn_bytes_max())
+    }
+
     /// What commands that grow the namespace leave alone.
     fn reserve_bytes(&self) -> u64 {
         (self.env.reserved_bytes() / RESERVE_DIVISOR).min(AHEAD_TXNS * self.txn_bytes_max())
@@ -391,13 +400,22 @@ impl Store {
     /// Whether a command that adds rows may be taken, when those taken before it and not applied yet add up to
     /// `waiting_bytes`. `contiguous`: one of its values needs pages side by side, which are sure to be found only behind
     /// the last page used so far.
-    pub(crate) fn has_room(&self, contiguous: bool, waiting_bytes: u64) -> bool {
+    ///
+    /// # Errors
+    /// `Busy`: more room is set aside at the end of the next checkpoint. `NoSpace`: there is no more.
+    pub(crate) fn check_room(&self, contiguous: bool, waiting_bytes: u64) -> Result<(), Status> {
         let limit = self.env.reserved_bytes() - self.reserve_bytes();
         let coming = self.dirty_bytes() + waiting_bytes;
         let tail_is_free = self.used_bytes.saturating_add(coming) <= limit;
         let rows_are_few =
             self.live_bytes.saturating_mul(FILL_DIVISOR).saturating_add(coming) <= limit;
-        tail_is_free || rows_are_few && !contiguous
+        match tail_is_free || rows_are_few && !contiguous {
+            true => Ok(()),
+            false if self.room_wanted || self.env.reserved_bytes() >= self.map_bytes => {
+                Err(Status::NoSpace)
+            }
+            false => Err(Status::Busy),
+        }
     }
 
     /// Inodes of `inode_bytes` that still fit, an estimate.

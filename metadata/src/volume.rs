@@ -463,10 +463,8 @@ impl Volume {
         };
         match grows {
             _ if self.starved => Err(Status::NoSpace),
-            Some(contiguous) if !self.store.has_room(contiguous, 2 * self.pending_bytes) => {
-                Err(Status::NoSpace)
-            }
-            _ => Ok(()),
+            Some(contiguous) => self.store.check_room(contiguous, 2 * self.pending_bytes),
+            None => Ok(()),
         }
     }
 
