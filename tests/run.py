@@ -30,6 +30,7 @@ MODULES = [
     "metrics",
     "trace",
     "transport",
+    "sockets",
     "calls",
     "takeover",
     "coherence",

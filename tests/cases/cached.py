@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from cases.coherence import received
+from cases.coherence import OVER_TCP, received
 from cases.hostile import own_memory_mib
 from lib.base import Skip, case, check, eventually
 from lib.procs import fork_worker, join_workers
@@ -76,7 +76,7 @@ def cached_names(ctx):
     top = fs.path / "top"
     top.mkdir()
     ctx.figure("cached_names.made", NAMES / _all(_make, top), "names/s")
-    mount = fs.remount()
+    mount = fs.remount(options=OVER_TCP)
     core = mount.core_pid()
     base = own_memory_mib(core)
     ctx.figure("cached_names.asked", NAMES / _all(_look, top), "stats/s")

@@ -190,6 +190,8 @@ class Cluster:
         remember(self.ctx.work, "mount", path)
         transport = os.environ.get("WEFT_TEST_TRANSPORT")
         chosen = ["transport=" + transport] if transport else []
+        # The last of several counts: a case that is about it says it itself.
+        chosen += ["local_socket=off"] if os.environ.get("WEFT_TEST_LOCAL_SOCKET") == "off" else []
         opts = ",".join(["foreground", *chosen, *options])
         source = "%s:%d:/" % (self.host, self.port)
         # A mount whose client was killed may be there still: the new one takes it away.

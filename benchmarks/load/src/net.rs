@@ -1,4 +1,4 @@
-//! `weft-load net`: a running server over TCP, from one thread with one connection, as a client would, but without a
+//! `weft-load net`: a running server over TCP (or its unix socket), from one thread with one connection, as a client would, but without a
 //! mount: `weft-net`'s link and frames on `weft-ring`. Beside it, in turn, a store of its own on a file of the same
 //! file system, and fio on that file, so that what the network costs is a ratio within one run. `benchmarks/net.py`
 //! starts the server.
@@ -63,6 +63,9 @@ pub(crate) struct NetArgs {
     /// The core this runs on
     #[arg(long, default_value_t = 1)]
     core: usize,
+    /// Over the server's unix socket, not TCP: it must be of this machine
+    #[arg(long)]
+    local_socket: bool,
     /// Longest spin before sleeping, in microseconds
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=1000))]
     spin_us: u32,
@@ -82,7 +85,7 @@ pub(crate) fn run(args: &NetArgs) -> Result<bool> {
         None => None,
     };
     let (mut net, mut store) = (Samples::new(), Samples::new());
-    let mut client = Client::connect(args.server, args.shard, args.spin_us)?;
+    let mut client = Client::connect(args.server, args.local_socket, args.shard, args.spin_us)?;
     for round in 0..args.rounds {
         for turn in [round % 2 == 0, round % 2 != 0] {
             if turn {
@@ -250,7 +253,9 @@ fn report(args: &NetArgs, net: &Samples, store: &Samples) -> Result<bool> {
         "{date}, commit {}, {}: Linux {}, {} x {}, load average {}\n\n    {command}\n\n",
         host.commit, host.host, host.kernel, host.cpu_count, host.cpu, host.load_average
     );
-    text.push_str("| depth 16, one connection | unit | over TCP: median (min..max) | 1 MiB: the store alone; 4 KiB: fio | ratio | client CPU us/op | bar | met |\n");
+    let way = if args.local_socket { "a unix socket" } else { "TCP" };
+    writeln!(text, "| depth 16, one connection | unit | over {way}: median (min..max) | 1 MiB: the store alone; 4 KiB: fio | ratio | client CPU us/op | bar | met |")
+        .expect("to a string");
     text.push_str("|---|---|---|---|---|---|---|---|\n");
     let mut lines = String::new();
     let mut all_met = true;

@@ -254,6 +254,11 @@ impl ClientCore {
         self.with_link(link, now, |link| link.connected(now));
     }
 
+    /// The same, by the local way ([`weft_net::local`]).
+    pub fn link_connected_locally(&mut self, link: LinkId, now: Duration) {
+        self.with_link(link, now, |link| link.connected_locally(now));
+    }
+
     /// A connection asked for could not be made.
     pub fn link_connect_failed(&mut self, link: LinkId, now: Duration) {
         self.with_link(link, now, |link| link.connect_failed(now));
@@ -484,9 +489,9 @@ impl ClientCore {
     fn drain_link(&mut self, id: LinkId) {
         while let Some(output) = self.links[at(id)].poll() {
             match output {
-                LinkOutput::Connect => {
+                LinkOutput::Connect { local } => {
                     let address = self.link_addresses[at(id)].clone();
-                    self.push(Output::Connect { link: id, address });
+                    self.push(Output::Connect { link: id, address, local });
                 }
                 LinkOutput::Send { head, payload } => {
                     self.push(Output::Send { link: id, head, payload });

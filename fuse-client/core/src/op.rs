@@ -267,6 +267,8 @@ pub enum Output {
         link: LinkId,
         /// Where.
         address: String,
+        /// The local way to there may be tried first; then tell `link_connected_locally`.
+        local: bool,
     },
     /// Send `head` and then the payload, after what was sent before. Nothing is reported when it is out.
     Send {

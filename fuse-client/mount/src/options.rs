@@ -64,6 +64,8 @@ Options (default):
                          io_uring (Linux 6.14). Over io_uring the death of the client-core is the death of the
                          mount; else, from Linux 6.9 on, another one takes over and programs see a pause
   locks=cluster|local    flock and fcntl locks hold for all mounts of the file system, or for this one (cluster)
+  local_socket=auto|off  to a server of this machine: over a unix socket where the server offers one, which takes less
+                         CPU, or over TCP as to any other (auto)
   queue_depth=N          over io_uring: requests of each CPU at once, 1 to 64 (64)
   spin_us=N              how long the client looks for work before it sleeps at most, while nobody else wants its core:
                          0 to 1000 (100)
@@ -171,6 +173,8 @@ pub struct Options {
     pub spin_us: u32,
     /// Locks are the kernel's own business.
     pub local_locks: bool,
+    /// Servers of this machine are met over a unix socket.
+    pub local_socket: bool,
 }
 
 impl Options {
@@ -196,6 +200,7 @@ impl Options {
             queue_depth: 64,
             spin_us: RingConfig::serving().spin_us_max,
             local_locks: false,
+            local_socket: true,
         }
     }
 

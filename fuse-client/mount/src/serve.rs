@@ -13,6 +13,7 @@ mod links;
 mod status;
 mod supervisor;
 mod translate;
+mod ways;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
@@ -44,6 +45,7 @@ use links::Links;
 pub(crate) use status::{Facts, Status};
 use supervisor::SupervisorLink;
 use translate::{Shape, Translated};
+use ways::Ways;
 
 /// Requests of the kernel taken in one turn, so that the servers' answers get theirs.
 const REQUESTS_PER_TURN: usize = 64;
@@ -183,7 +185,7 @@ impl Mount {
             core: ClientCore::keeping(config, pool.clone(), &address, keep, clock::mono()),
             ring,
             pool,
-            links: Links::default(),
+            links: Links::new(Ways::new(options.local_socket)),
             transport: None,
             queues,
             forgetter: None,
@@ -324,7 +326,9 @@ impl Mount {
         while let Some(output) = self.core.poll() {
             match output {
                 Output::Reply { op, result } => self.reply(op, result),
-                Output::Connect { link, address } => self.connect_link(link, &address),
+                Output::Connect { link, address, local } => {
+                    self.connect_link(link, &address, local);
+                }
                 Output::Send { link, head, payload } => self.links.queue(link, &head, payload),
                 Output::Close { link } => self.close_link(link),
                 Output::Forget { id, inodes, names } => self.forget_in_kernel(id, inodes, names),

@@ -93,6 +93,10 @@ pub struct Link {
     state: State,
     welcome: Option<Welcome>,
     held: bool,
+    /// The connection is one of this machine ([`crate::local`]).
+    is_local: bool,
+    /// The server by the local way refused us: it may be another one than the address leads to.
+    local_refused: bool,
     reconnect_pause: Duration,
     /// Everything unanswered, by request id: the order in which it was given.
     entries: BTreeMap<u64, Entry>,
@@ -129,6 +133,8 @@ impl Link {
             state: State::Waiting(None),
             welcome: None,
             held: false,
+            is_local: false,
+            local_refused: false,
             reconnect_pause: RECONNECT_PAUSE_MIN,
             entries: BTreeMap::new(),
             tags: BTreeMap::new(),
@@ -199,11 +205,22 @@ impl Link {
         self.is_up() && (self.in_flight_count == 0 || now < self.heard + PING_AFTER)
     }
 
-    /// The connection is made: says hello.
+    /// The connection to the address is made: says hello.
     pub fn connected(&mut self, now: Duration) {
+        self.greet(false, now);
+    }
+
+    /// As [`Link::connected`], by the local way ([`crate::local::connect`]). A server that refuses us there may not be the
+    /// one at the address: that one is asked, too, before the refusal counts.
+    pub fn connected_locally(&mut self, now: Duration) {
+        self.greet(true, now);
+    }
+
+    fn greet(&mut self, is_local: bool, now: Duration) {
         if !matches!(self.state, State::Connecting(_)) {
             return;
         }
+        self.is_local = is_local;
         let hello = Hello {
             versions: (VERSION_MIN, VERSION),
             features: FEATURE_SYNC_ALL
@@ -406,7 +423,7 @@ impl Link {
 
     fn connect(&mut self, now: Duration) {
         self.state = State::Connecting(now);
-        self.outputs.push_back(LinkOutput::Connect);
+        self.outputs.push_back(LinkOutput::Connect { local: !self.local_refused });
     }
 
     fn close(&mut self, now: Duration) {
@@ -446,18 +463,18 @@ impl Link {
             | Status::Version
             | Status::WrongShard
             | Status::NotPermitted
-            | Status::Access => return self.refused(header.status),
+            | Status::Access => return self.refused(header.status, now),
             _ => return self.close(now),
         }
         let Ok(welcome) = Welcome::decode(&frame.body) else { return self.close(now) };
         if !(VERSION_MIN..=VERSION).contains(&welcome.version) {
-            return self.refused(Status::Version);
+            return self.refused(Status::Version, now);
         }
         if self.config.cluster == ClusterId::default() {
             self.config.cluster = welcome.cluster;
         }
         if self.config.cluster != welcome.cluster {
-            return self.refused(Status::WrongCluster);
+            return self.refused(Status::WrongCluster, now);
         }
         let has_all = |before: Welcome| before.known().has_all(welcome.known());
         let data_lost = self.welcome.is_some_and(|before| !has_all(before));
@@ -467,6 +484,7 @@ impl Link {
         let ends = |welcome: &Welcome| welcome.fence / FENCE_ENDED;
         let ended = self.welcome.is_some_and(|before| ends(&welcome) > ends(&before));
         self.state = State::Up;
+        self.local_refused = false;
         let again = self.welcome.is_some();
         // Who was fenced off has something to give up first.
         self.held |= again || welcome.fence > 0;
@@ -501,8 +519,12 @@ impl Link {
         self.outputs.push_back(reply);
     }
 
-    fn refused(&mut self, status: Status) {
+    fn refused(&mut self, status: Status, now: Duration) {
         self.outputs.push_back(LinkOutput::Close);
+        if self.is_local {
+            self.local_refused = true;
+            return self.connect(now);
+        }
         self.outputs.push_back(LinkOutput::Refused { status });
         self.state = State::Dead(status);
         self.ready.clear();

@@ -108,6 +108,38 @@ fn transport_of(status: &str) -> Option<&str> {
     fact_of(status, "transport")
 }
 
+/// How many connections a mount has to servers, by way (`fuse-client/mount/src/serve/ways.rs`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Servers {
+    /// Over unix sockets, to servers of this machine.
+    pub(crate) unix: u32,
+    /// Over TCP.
+    pub(crate) tcp: u32,
+}
+
+impl Servers {
+    fn parse(text: &str) -> Option<Servers> {
+        let number = |name| fact_of(text, name)?.parse().ok();
+        Some(Servers { unix: number("unix")?, tcp: number("tcp")? })
+    }
+
+    /// The ways, in words.
+    pub(crate) fn shown(self) -> &'static str {
+        match (self.unix > 0, self.tcp > 0) {
+            (true, false) => "unix",
+            (false, true) => "tcp",
+            (true, true) => "unix,tcp",
+            (false, false) => "none",
+        }
+    }
+}
+
+/// The connections of this client-core, when it could say so.
+pub(crate) fn client_servers(core: u32) -> Option<Servers> {
+    let path = Path::new(STATUS_FOLDER).join(format!("{core}.servers"));
+    Servers::parse(&std::fs::read_to_string(path).ok()?)
+}
+
 fn fact_of<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
 }
@@ -230,6 +262,18 @@ short line
         assert_eq!(transport_of("transport=uring\n"), Some("uring"));
         assert_eq!(transport_of("other=1\ntransport=classic\n"), Some("classic"));
         assert_eq!(transport_of("uring"), None);
+    }
+
+    #[test]
+    fn the_connections_are_found_by_way() {
+        let shown = |text| Servers::parse(text).map(Servers::shown);
+        assert_eq!(shown("unix=2\ntcp=0\n"), Some("unix"));
+        assert_eq!(shown("unix=0\ntcp=1\n"), Some("tcp"));
+        assert_eq!(shown("unix=1\ntcp=1\n"), Some("unix,tcp"));
+        assert_eq!(shown("unix=0\ntcp=0\n"), Some("none"));
+        for torn in ["", "unix=1\n", "unix=1\ntcp=", "unix=-1\ntcp=0\n"] {
+            assert_eq!(Servers::parse(torn), None, "{torn:?}");
+        }
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub const COPIED_BYTES: &str = "weft_server_copied_bytes_total";
 pub const COPIED_ACROSS_BYTES: &str = "weft_server_copied_across_bytes_total";
 /// Connections past their hello or before.
 pub const CONNECTIONS: &str = "weft_server_connections";
+/// Counted by the event loop: those of them over a unix socket, of this machine.
+pub const LOCAL_CONNECTIONS: &str = "weft_server_local_connections";
 /// Sessions, also those without a connection now.
 pub const SESSIONS: &str = "weft_server_sessions";
 /// Requests that came and are not answered.
@@ -94,6 +96,7 @@ pub fn describe() {
     );
     for (name, unit, help) in [
         (CONNECTIONS, Unit::Count, "Connections to the shard"),
+        (LOCAL_CONNECTIONS, Unit::Count, "Those of them over a unix socket, of this machine"),
         (SESSIONS, Unit::Count, "Sessions of clients, also those without a connection now"),
         (IN_FLIGHT, Unit::Count, "Requests that came and are not answered"),
         (REQUESTS_BYTES, Unit::Bytes, "Memory that data requests in flight take"),

@@ -7,6 +7,7 @@
 mod advice;
 mod clock;
 mod known;
+mod listen;
 mod metrics;
 mod open;
 mod shard;

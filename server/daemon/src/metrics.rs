@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram};
 use weft_server_core::metrics::{
-    BUSY_SECONDS, LOG_WRITE_SECONDS, TARGET_IO_BYTES, TARGET_IO_IN_FLIGHT, TARGET_IO_SECONDS, TURNS,
+    BUSY_SECONDS, LOCAL_CONNECTIONS, LOG_WRITE_SECONDS, TARGET_IO_BYTES, TARGET_IO_IN_FLIGHT,
+    TARGET_IO_SECONDS, TURNS,
 };
 use weft_store::{Action, IoId};
 use weft_wire::TargetId;
@@ -28,6 +29,7 @@ pub(crate) struct LoopMetrics {
     log_began: BTreeMap<u64, Duration>,
     busy_nanos: Counter,
     turns: Counter,
+    local_connections: Gauge,
 }
 
 struct TargetMetrics {
@@ -64,6 +66,7 @@ impl LoopMetrics {
             log_began: BTreeMap::new(),
             busy_nanos: metrics::counter!(BUSY_SECONDS, "shard" => label()),
             turns: metrics::counter!(TURNS, "shard" => label()),
+            local_connections: metrics::gauge!(LOCAL_CONNECTIONS, "shard" => label()),
         }
     }
 
@@ -101,6 +104,13 @@ impl LoopMetrics {
     pub(crate) fn log_ended(&mut self, io: u64, now: Duration) {
         if let Some(began) = self.log_began.remove(&io) {
             self.log.record(now.saturating_sub(began));
+        }
+    }
+
+    /// A connection came or went; counted if it is one of this machine.
+    pub(crate) fn local_connections(&self, is_local: bool, change: f64) {
+        if is_local {
+            self.local_connections.increment(change);
         }
     }
 

@@ -8,7 +8,6 @@ mod conn;
 mod disk;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use weft_target::{Step, Targets};
 use weft_wire::{Header, ShardId};
 
 use crate::clock;
+use crate::listen::Listeners;
 use crate::metrics::{LoopMetrics, Registry};
 use conn::{ConnIo, ZEROS_BYTES};
 
@@ -89,7 +89,7 @@ pub(crate) struct ShardLoop {
     /// Mail that found its mailbox full, in order.
     unsent: Vec<(ShardId, Mail)>,
     /// Registered once the shard may serve.
-    listener: Option<TcpListener>,
+    listeners: Option<Listeners>,
     /// Operations the ring had no room for.
     backlog: VecDeque<(Token, Op)>,
     metrics: LoopMetrics,
@@ -109,7 +109,7 @@ pub(crate) struct ShardSetup {
     pub(crate) log: Option<LogFiles>,
     pub(crate) mailbox: Mailbox<Mail>,
     pub(crate) peers: Vec<Option<Sender<Mail>>>,
-    pub(crate) listener: Option<TcpListener>,
+    pub(crate) listeners: Option<Listeners>,
     pub(crate) registry: Arc<Registry>,
 }
 
@@ -144,7 +144,7 @@ impl ShardLoop {
             mailbox: setup.mailbox,
             peers: setup.peers,
             unsent: Vec::new(),
-            listener: setup.listener,
+            listeners: setup.listeners,
             backlog: VecDeque::new(),
             metrics,
             registry: setup.registry,
@@ -202,9 +202,10 @@ impl ShardLoop {
     }
 
     fn listen(&mut self) -> Result<(), weft_ring::RingError> {
-        let Some(listener) = self.listener.take() else { return Ok(()) };
-        let listener = self.ring.register_file(listener.into())?;
-        self.submit(Token::Accept, Op::Accept { listener, multishot: true });
+        for socket in self.listeners.take().into_iter().flat_map(Listeners::into_fds) {
+            let listener = self.ring.register_file(socket)?;
+            self.submit(Token::Accept, Op::Accept { listener, multishot: true });
+        }
         Ok(())
     }
 

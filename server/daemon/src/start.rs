@@ -4,7 +4,6 @@
 //! are there each gets the others' mailboxes, opens its targets and runs. The first failure, or a signal, stops all.
 
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -21,6 +20,7 @@ use weft_wire::units::{to_u64, to_usize};
 use weft_wire::{ShardId, TargetId, VolumeId};
 
 use crate::clock;
+use crate::listen::Listeners;
 use crate::metrics::{self, Registry};
 use crate::open::{self, TargetMemory, TargetPlace, Unopened};
 use crate::shard::{Mail, ShardLoop, ShardSetup, WriterThread};
@@ -29,11 +29,6 @@ use crate::shard::{Mail, ShardLoop, ShardSetup, WriterThread};
 const MAIL_MAX: usize = 4096;
 /// How long a shard may take to write everything down after a signal.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
-
-/// Tries to listen on an address in use: one second in all.
-const BIND_TRIES: u32 = 50;
-/// Pause between them.
-const BIND_PAUSE: Duration = Duration::from_millis(20);
 
 /// What threads tell the main one.
 enum Report {
@@ -54,7 +49,7 @@ struct Seed {
     targets: Vec<TargetPlace>,
     map: ClusterMap,
     epoch: u64,
-    listener: Option<TcpListener>,
+    listeners: Option<Listeners>,
     /// Of the state folder; goes into the ring, see [`Config::lock_state`].
     lock: std::fs::File,
     peers: mpsc::Receiver<Vec<Option<Sender<Mail>>>>,
@@ -88,7 +83,7 @@ pub(crate) fn serve(config: &Config) -> Result<(), String> {
     let lock = config
         .lock_state()
         .map_err(|error| format!("{}: {}", config.state_dir.display(), error))?;
-    let listener = listen(&config.listen)?;
+    let listeners = Listeners::new(&config.listen)?;
     let targets = open::locate_targets(config)?;
     let map = cluster_map(config, &targets);
     let epoch = clock::epoch();
@@ -105,19 +100,19 @@ pub(crate) fn serve(config: &Config) -> Result<(), String> {
     watch_signals(reports.clone())?;
     let mut threads = Vec::new();
     let mut peer_senders = Vec::new();
-    let mut listener = Some(listener);
+    let mut listeners = Some(listeners);
     let offline = Arc::new(OfflineBoard::new(config.cores.len()));
     for index in 0..config.cores.len() {
         let (peers_out, peers) = mpsc::channel();
         peer_senders.push(peers_out);
         let id = ShardId(u16::try_from(index).expect("the configuration bounds the cores"));
         let (config, targets, map) = (config.clone(), targets.clone(), map.clone());
-        let listener = listener.take();
+        let listeners = listeners.take();
         let lock = lock.try_clone().map_err(|error| error.to_string())?;
         let offline = Arc::clone(&offline);
         let registry = Arc::clone(&registry);
         let seed =
-            Seed { id, config, targets, map, epoch, listener, lock, peers, offline, registry };
+            Seed { id, config, targets, map, epoch, listeners, lock, peers, offline, registry };
         threads.push(spawn(seed, reports.clone())?);
     }
     drop(reports);
@@ -236,29 +231,6 @@ fn watch_signals(reports: mpsc::Sender<Report>) -> Result<(), String> {
         })
         .map(drop)
         .map_err(|error| format!("cannot start a thread: {error}"))
-}
-
-fn listen(address: &str) -> Result<TcpListener, String> {
-    let addresses: Vec<SocketAddr> = address
-        .to_socket_addrs()
-        .map_err(|error| format!("listen = {address:?} does not resolve: {error}"))?
-        .collect();
-    let mut tries = 0..BIND_TRIES;
-    loop {
-        match TcpListener::bind(&addresses[..]) {
-            // The ring of a killed predecessor lets its socket go a moment after its lock.
-            Err(error)
-                if error.kind() == std::io::ErrorKind::AddrInUse && tries.next().is_some() =>
-            {
-                std::thread::park_timeout(BIND_PAUSE);
-            }
-            bound => {
-                return bound.map_err(|error| {
-                    format!("cannot listen on {address}: {error}; does another server run there?")
-                });
-            }
-        }
-    }
 }
 
 /// The machine's boot as a number.
@@ -404,6 +376,6 @@ fn build_shard(
         volume,
     };
     let core = Shard::new(params, pool.clone());
-    let (listener, registry) = (seed.listener, seed.registry);
-    Ok(ShardSetup { core, ring, pool, targets, memory, log, mailbox, peers, listener, registry })
+    let (listeners, registry) = (seed.listeners, seed.registry);
+    Ok(ShardSetup { core, ring, pool, targets, memory, log, mailbox, peers, listeners, registry })
 }

@@ -6,6 +6,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 use weft_iobuf::{BufSlot, Pool, SharedSlot};
@@ -50,16 +51,19 @@ pub(super) struct Client {
 
 impl Client {
     /// Connects, and waits until the server took the hello.
-    pub(super) fn connect(server: SocketAddr, shard: u16, spin_us_max: u32) -> Result<Client> {
+    pub(super) fn connect(
+        server: SocketAddr,
+        local: bool,
+        shard: u16,
+        spin_us_max: u32,
+    ) -> Result<Client> {
         let failed = |error: weft_ring::RingError| Error::program("ring", error.to_string());
         let mut ring =
             Ring::new(RingConfig { spin_us_max, ..RingConfig::default() }).map_err(failed)?;
         let pool = Pool::new(POOL_BYTES, SLOT_BYTES_MAX)
             .map_err(|error| Error::program("buffers", error.to_string()))?;
         ring.register_pool(&pool).map_err(failed)?;
-        let socket = TcpStream::connect(server).at("connect", Path::new(&server.to_string()))?;
-        socket.set_nodelay(true).at("connect", Path::new("socket"))?;
-        let file = ring.register_file(socket.into()).map_err(failed)?;
+        let file = ring.register_file(open(server, local)?).map_err(failed)?;
         let mut session = [0; 16];
         getrandom(&mut session, GetRandomFlags::empty()).at("getrandom", Path::new("session"))?;
         let link = Link::new(LinkConfig {
@@ -135,8 +139,8 @@ impl Client {
         let lost = || Err(Error::program("net", "the server closed the connection: see its log"));
         while let Some(output) = self.link.poll() {
             match output {
-                LinkOutput::Connect if self.receiving => return lost(),
-                LinkOutput::Connect => self.link.connected(self.now()),
+                LinkOutput::Connect { .. } if self.receiving => return lost(),
+                LinkOutput::Connect { .. } => self.link.connected(self.now()),
                 LinkOutput::Send { head, payload } => {
                     self.queue.push_bytes(&head);
                     if let Some((slot, range)) = payload {
@@ -202,4 +206,15 @@ impl Client {
             }
         }
     }
+}
+
+/// A connected socket.
+fn open(server: SocketAddr, local: bool) -> Result<OwnedFd> {
+    if local {
+        let socket = weft_net::local::connect(server);
+        return socket.map_err(|why| Error::program("--local-socket", format!("{why:?}")));
+    }
+    let socket = TcpStream::connect(server).at("connect", Path::new(&server.to_string()))?;
+    socket.set_nodelay(true).at("connect", Path::new("socket"))?;
+    Ok(socket.into())
 }

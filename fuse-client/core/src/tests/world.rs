@@ -204,7 +204,7 @@ impl World {
                     assert!(op.0 < self.next_op);
                     assert!(self.replies.insert(op, result).is_none(), "answered twice: {op:?}");
                 }
-                Output::Connect { link, address } => {
+                Output::Connect { link, address, .. } => {
                     self.addresses.push(address);
                     self.connecting.push_back(link);
                 }

@@ -69,6 +69,7 @@ const VALUED: &[&str] = &[
     "queue_depth",
     "spin_us",
     "locks",
+    "local_socket",
 ];
 
 const MILLISECONDS_MAX: u64 = 24 * 3600 * 1000;
@@ -157,6 +158,9 @@ fn apply_value(options: &mut Options, name: &str, value: &str) -> Result<(), Usa
         }
         "locks" => {
             options.local_locks = one_of(name, value, &[("cluster", false), ("local", true)])?;
+        }
+        "local_socket" => {
+            options.local_socket = one_of(name, value, &[("auto", true), ("off", false)])?;
         }
         "queue_depth" => {
             options.queue_depth = small(number(name, value, 1, DEPTH_MAX.into())?);

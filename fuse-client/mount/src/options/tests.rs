@@ -46,13 +46,15 @@ fn our_own_options() {
     let got = options(
         "n:/ /mnt --foreground -o attr_timeout_ms=0,entry_timeout_ms=5,max_write_kib=4096,\
          read_ahead_kib=128,on_timeout=eio,timeout_ms=100,log=debug,log_file=/var/log/w,\
-         transport=classic,queue_depth=3,locks=local,spin_us=0",
+         transport=classic,queue_depth=3,locks=local,spin_us=0,local_socket=off",
     );
     assert!(got.foreground);
     assert_eq!((got.attr_timeout, got.entry_timeout), (Duration::ZERO, Duration::from_millis(5)));
     assert_eq!((got.max_write_bytes(), got.read_ahead_kib), (4 << 20, 128));
     assert_eq!((got.transport, got.queue_depth), (TransportKind::Classic, 3));
     assert!(got.local_locks);
+    assert!(!got.local_socket && options("n:/ /mnt").local_socket);
+    assert!(options("n:/ /mnt -o local_socket=auto").local_socket);
     assert_eq!((got.spin_us, options("n:/ /mnt").spin_us), (0, 100));
     assert_eq!(options("n:/ /mnt").transport, TransportKind::Auto);
     assert_eq!(options("n:/ /mnt -o transport=uring").transport, TransportKind::Uring);
@@ -125,6 +127,7 @@ fn wrong_values_say_what_is_allowed() {
         ("transport=ring", "auto, uring, classic"),
         ("queue_depth=0", "1 to 64"),
         ("locks=maybe", "cluster, local"),
+        ("local_socket=on", "auto, off"),
         ("queue_depth=65", "1 to 64"),
         ("spin_us=1001", "0 to 1000"),
         ("ro=1", "takes no value"),
@@ -162,6 +165,7 @@ fn the_help_names_every_option_of_ours() {
         "queue_depth=",
         "spin_us=",
         "locks=",
+        "local_socket=",
         "foreground",
     ] {
         assert!(USAGE.contains(&format!("  {name}")), "{name}");

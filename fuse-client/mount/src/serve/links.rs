@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -16,6 +17,7 @@ use weft_ring::{Completion, FileId, Op, SendData};
 use weft_wire::units::to_usize;
 
 use super::Mount;
+use super::ways::{Count, Ways};
 use crate::clock;
 
 /// Parts of one gathered send: below the ring's limit, with room for one more frame.
@@ -42,6 +44,8 @@ fn token(link: LinkId, generation: u32, work: Work) -> u64 {
 struct Conn {
     file: FileId,
     generation: u32,
+    /// Over a unix socket, to a server of this machine.
+    is_local: bool,
     connected: bool,
     reader: FrameReader,
     queue: VecDeque<SendData>,
@@ -52,16 +56,31 @@ struct Conn {
 }
 
 /// All links, by id.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Links {
     conns: Vec<Option<Conn>>,
     generation: u32,
     /// Resolved once: a name server that hangs later must not hang the mount.
     resolved: Vec<(String, SocketAddr)>,
     spare: Vec<SendData>,
+    ways: Ways,
 }
 
 impl Links {
+    pub(super) fn new(ways: Ways) -> Links {
+        let (conns, resolved, spare) = (Vec::new(), Vec::new(), Vec::new());
+        Links { conns, generation: 0, resolved, spare, ways }
+    }
+
+    /// Connections came or went.
+    fn tell_ways(&mut self) {
+        let mut count = Count::default();
+        for conn in self.conns.iter().flatten().filter(|conn| conn.connected) {
+            *if conn.is_local { &mut count.unix } else { &mut count.tcp } += 1;
+        }
+        self.ways.tell(count);
+    }
+
     pub(super) fn any_stalled(&self) -> bool {
         self.conns.iter().flatten().any(|conn| conn.stalled)
     }
@@ -109,20 +128,45 @@ impl Links {
     }
 }
 
+/// What a connection begins with.
+struct Opened {
+    addr: SocketAddr,
+    /// The socket is a unix socket and connected.
+    is_local: bool,
+    file: FileId,
+    reader: FrameReader,
+}
+
+fn tcp_socket(addr: SocketAddr) -> Result<OwnedFd, String> {
+    let family = match addr {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)
+        .map_err(|errno| format!("no socket: {errno}"))?;
+    rustix::net::sockopt::set_tcp_nodelay(&socket, true)
+        .and_then(|()| rustix::net::sockopt::set_socket_keepalive(&socket, true))
+        .and_then(|()| rustix::net::sockopt::set_tcp_keepidle(&socket, KEEPALIVE))
+        .map_err(|errno| format!("socket options: {errno}"))?;
+    Ok(socket)
+}
+
 fn index(link: LinkId) -> usize {
     to_usize(u64::from(link.0))
 }
 
 impl Mount {
-    pub(super) fn connect_link(&mut self, link: LinkId, address: &str) {
-        let opened = self.links.resolve(address).and_then(|addr| Ok((addr, self.open(addr)?)));
-        match opened {
-            Ok((addr, (file, reader))) => {
+    /// `local`: the local way may be tried.
+    pub(super) fn connect_link(&mut self, link: LinkId, address: &str, local: bool) {
+        match self.open(address, local) {
+            Ok(Opened { addr, is_local, file, reader }) => {
                 self.links.generation += 1;
                 let generation = self.links.generation;
                 let conn = Conn {
                     file,
                     generation,
+                    is_local,
                     connected: false,
                     reader,
                     queue: VecDeque::new(),
@@ -134,7 +178,13 @@ impl Mount {
                     self.links.conns.resize_with(index(link) + 1, || None);
                 }
                 self.links.conns[index(link)] = Some(conn);
-                self.submit(token(link, generation, Work::Connect), Op::Connect { file, addr });
+                match is_local {
+                    true => self.connected(link),
+                    false => {
+                        let connect = Op::Connect { file, addr };
+                        self.submit(token(link, generation, Work::Connect), connect);
+                    }
+                }
             }
             Err(reason) => {
                 tracing::warn!(link = link.0, reason, "cannot connect");
@@ -143,25 +193,33 @@ impl Mount {
         }
     }
 
-    /// A socket for `addr`, and the reader of what will come.
-    fn open(&mut self, addr: SocketAddr) -> Result<(FileId, FrameReader), String> {
-        let family = match addr {
-            SocketAddr::V4(_) => AddressFamily::INET,
-            SocketAddr::V6(_) => AddressFamily::INET6,
-        };
-        let flags = SocketFlags::CLOEXEC;
-        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)
-            .map_err(|errno| format!("no socket: {errno}"))?;
-        rustix::net::sockopt::set_tcp_nodelay(&socket, true)
-            .and_then(|()| rustix::net::sockopt::set_socket_keepalive(&socket, true))
-            .and_then(|()| rustix::net::sockopt::set_tcp_keepidle(&socket, KEEPALIVE))
-            .map_err(|errno| format!("socket options: {errno}"))?;
+    /// A socket for `address`, connected if it is local, and the reader of what will come.
+    fn open(&mut self, address: &str, local: bool) -> Result<Opened, String> {
+        let addr = self.links.resolve(address)?;
+        let local = self.links.ways.local(addr, local);
+        let is_local = local.is_some();
+        let socket = local.map_or_else(|| tcp_socket(addr), Ok)?;
         let inbox = self.pool.alloc(INBOX_BYTES).ok_or("no memory for a connection")?;
         let file = self.ring.register_file(socket).map_err(|error| error.to_string())?;
         let mut reader = FrameReader::new(inbox, Budget::unlimited());
         // What a server says before its welcome is checked by the link; it may be of any length.
         reader.open_up();
-        Ok((file, reader))
+        Ok(Opened { addr, is_local, file, reader })
+    }
+
+    /// The connection is there: says hello, and hears what comes.
+    fn connected(&mut self, link: LinkId) {
+        let now = clock::mono();
+        let Some(conn) = self.links.get(link) else { return };
+        conn.connected = true;
+        let is_local = conn.is_local;
+        tracing::info!(link = link.0, way = if is_local { "unix" } else { "tcp" }, "connected");
+        match is_local {
+            true => self.core.link_connected_locally(link, now),
+            false => self.core.link_connected(link, now),
+        }
+        self.links.tell_ways();
+        self.receive(link);
     }
 
     pub(super) fn close_link(&mut self, link: LinkId) {
@@ -170,6 +228,7 @@ impl Mount {
         };
         let close = Op::Close { file: conn.file };
         self.submit(token(link, conn.generation, Work::Close), close);
+        self.links.tell_ways();
     }
 
     pub(super) fn link_completed(&mut self, completion: Completion) {
@@ -180,11 +239,7 @@ impl Mount {
         let result = completion.result;
         match completion.op {
             Op::Connect { .. } => match result {
-                Ok(_) => {
-                    conn.connected = true;
-                    self.core.link_connected(link, now);
-                    self.receive(link);
-                }
+                Ok(_) => self.connected(link),
                 Err(errno) => {
                     tracing::debug!(link = link.0, %errno, "connect");
                     self.close_link(link);

@@ -92,7 +92,7 @@ fn bring_up(link: &mut Link, welcome: Welcome, now: Duration) -> bool {
 fn started(credits: u32) -> Link {
     let mut link = Link::new(config());
     link.start(ms(0));
-    assert!(matches!(link.poll(), Some(LinkOutput::Connect)));
+    assert!(matches!(link.poll(), Some(LinkOutput::Connect { local: true })));
     assert!(!bring_up(&mut link, welcome(1, credits), ms(0)));
     link
 }
@@ -101,7 +101,7 @@ fn started(credits: u32) -> Link {
 fn reconnecting(link: &mut Link) -> Duration {
     let at = link.next_timer().expect("a pause");
     link.tick(at);
-    assert!(matches!(link.poll(), Some(LinkOutput::Connect)));
+    assert!(matches!(link.poll(), Some(LinkOutput::Connect { local: true })));
     at
 }
 
@@ -123,7 +123,7 @@ fn an_answer_tells_the_way_of_its_request() {
     let mut link = Link::new(config());
     link.number_from(1 << 40);
     link.start(ms(0));
-    assert!(matches!(link.poll(), Some(LinkOutput::Connect)));
+    assert!(matches!(link.poll(), Some(LinkOutput::Connect { local: true })));
     bring_up(&mut link, welcome(1, 3), ms(0));
     (1..=3).for_each(|tag| link.submit(ask(tag), ms(1)));
     let first = sends(&mut link);
@@ -205,7 +205,7 @@ fn changes_that_were_sent_are_given_up_when_the_session_ended() {
     ] {
         let mut link = Link::new(config());
         link.start(ms(0));
-        assert!(matches!(link.poll(), Some(LinkOutput::Connect)));
+        assert!(matches!(link.poll(), Some(LinkOutput::Connect { local: true })));
         bring_up(&mut link, fenced(before), ms(0));
         link.resume(ms(0));
         link.submit(Request { kind: Kind::Unlink, ..ask(1) }, ms(1));
@@ -294,7 +294,7 @@ fn silence_brings_a_ping_and_then_a_new_connection() {
 fn a_connection_that_never_answers_the_hello_is_given_up() {
     let mut link = Link::new(config());
     link.start(ms(0));
-    assert!(matches!(link.poll(), Some(LinkOutput::Connect)));
+    assert!(matches!(link.poll(), Some(LinkOutput::Connect { local: true })));
     link.connected(ms(10));
     assert_eq!(sends(&mut link).len(), 1);
     link.tick(ms(15_010));
@@ -319,7 +319,7 @@ fn a_refused_hello_is_final() {
     link.start(ms(0));
     link.submit(ask(1), ms(0));
     link.connected(ms(0));
-    assert!(matches!(link.poll(), Some(LinkOutput::Connect)));
+    assert!(matches!(link.poll(), Some(LinkOutput::Connect { local: true })));
     let hello = sends(&mut link);
     link.frame(reply_to(&hello[0], Status::WrongCluster, vec![]), ms(1));
     link.submit(ask(2), ms(2));
@@ -331,6 +331,55 @@ fn a_refused_hello_is_final() {
         assert_eq!((*tag, *status), (expected, Status::WrongCluster));
     }
     assert_eq!(link.next_timer(), None);
+}
+
+/// Greets, and is told something else than welcome.
+fn refuse(link: &mut Link, status: Status, now: Duration) {
+    let hello = sends(link);
+    link.frame(reply_to(&hello[0], status, vec![]), now);
+}
+
+#[test]
+fn who_is_refused_by_the_local_way_goes_to_the_address_at_once() {
+    let all = [Status::WrongCluster, Status::Version, Status::WrongShard, Status::NotPermitted];
+    for status in all {
+        let mut link = Link::new(config());
+        link.start(ms(0));
+        link.submit(ask(1), ms(0));
+        assert!(matches!(link.poll(), Some(LinkOutput::Connect { local: true })));
+        link.connected_locally(ms(1));
+        refuse(&mut link, status, ms(1));
+        assert!(matches!(link.poll(), Some(LinkOutput::Close)));
+        assert!(matches!(link.poll(), Some(LinkOutput::Connect { local: false })));
+        // Nobody there yet: the local way is not tried in between.
+        link.connect_failed(ms(2));
+        let at = link.next_timer().expect("a pause");
+        link.tick(at);
+        assert!(matches!(link.poll(), Some(LinkOutput::Connect { local: false })));
+        assert!(!bring_up(&mut link, welcome(1, 9), at));
+        assert_eq!(tags(&sends(&mut link)), [1], "what was asked is asked there");
+        // Whoever has the name then may be another one.
+        link.disconnected(at);
+        reconnecting(&mut link);
+    }
+}
+
+#[test]
+fn another_cluster_by_the_local_way_is_no_refusal_and_at_the_address_it_is() {
+    let mut link = started(9);
+    link.disconnected(ms(1));
+    reconnecting(&mut link);
+    link.connected_locally(ms(30));
+    let hello = sends(&mut link);
+    let mut body = Vec::new();
+    Welcome { cluster: ClusterId([8; 16]), ..welcome(1, 9) }.encode(&mut body);
+    link.frame(reply_to(&hello[0], Status::Ok, body), ms(30));
+    assert!(matches!(link.poll(), Some(LinkOutput::Close)));
+    assert!(matches!(link.poll(), Some(LinkOutput::Connect { local: false })));
+    link.connected(ms(31));
+    refuse(&mut link, Status::WrongCluster, ms(31));
+    assert!(matches!(link.poll(), Some(LinkOutput::Close)));
+    assert!(matches!(link.poll(), Some(LinkOutput::Refused { status: Status::WrongCluster })));
 }
 
 #[test]
@@ -495,7 +544,7 @@ impl Peer {
     fn drain(&mut self) {
         while let Some(output) = self.link.poll() {
             match output {
-                LinkOutput::Connect => {
+                LinkOutput::Connect { .. } => {
                     self.link.connected(self.now);
                     self.in_flight.clear();
                 }

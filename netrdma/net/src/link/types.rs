@@ -43,8 +43,12 @@ pub struct Request {
 /// What the link wants done, or has to say.
 #[derive(Debug)]
 pub enum LinkOutput {
-    /// Connect, then call [`Link::connected`](super::Link::connected) or [`Link::connect_failed`](super::Link::connect_failed).
-    Connect,
+    /// Connect, then call [`Link::connected`](super::Link::connected) (or
+    /// [`Link::connected_locally`](super::Link::connected_locally)) or [`Link::connect_failed`](super::Link::connect_failed).
+    Connect {
+        /// The local way may be tried first. Not when the server by that way has just refused us.
+        local: bool,
+    },
     /// Send these bytes and then the payload.
     Send {
         /// Header and body.

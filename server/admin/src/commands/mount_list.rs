@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::error::AdminError;
-use crate::mounts::{self, Client};
+use crate::mounts::{self, Client, Servers};
 use crate::output::Align::{Left, Right};
 use crate::output::{Report, Table};
 
@@ -12,6 +12,7 @@ pub(super) fn run() -> Result<Report, AdminError> {
         ("SOURCE", Left),
         ("MOUNT POINT", Left),
         ("TRANSPORT", Left),
+        ("SERVERS", Left),
         ("PID", Right),
         ("CLIENT-CORE", Right),
         ("OPTIONS", Left),
@@ -20,11 +21,13 @@ pub(super) fn run() -> Result<Report, AdminError> {
     for mount in mounts::all()?.into_iter().filter(|mount| mount.is_weft) {
         let Client { supervisor, core } = mounts::client(&mount);
         let transport = supervisor.and_then(mounts::client_transport);
+        let servers = core.and_then(mounts::client_servers);
         let shown = |pid: Option<u32>| pid.map_or("-".to_owned(), |pid| pid.to_string());
         rows.push(json!({
             "source": mount.source,
             "mount_point": mount.mount_point.to_string_lossy(),
             "transport": transport,
+            "servers": servers.map(|servers| json!({ "unix": servers.unix, "tcp": servers.tcp })),
             "pid": supervisor.or(core),
             "supervisor_pid": supervisor,
             "client_core_pid": core,
@@ -34,6 +37,7 @@ pub(super) fn run() -> Result<Report, AdminError> {
             mount.source,
             mount.mount_point.to_string_lossy().into_owned(),
             transport.unwrap_or_else(|| "-".to_owned()),
+            servers.map_or("-", Servers::shown).to_owned(),
             shown(supervisor),
             shown(core),
             mount.options,

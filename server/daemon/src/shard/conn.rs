@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use weft_iobuf::SharedSlot;
 use weft_net::stream::INBOX_BYTES;
-use weft_net::{Frame, FrameReader, Next, Recv};
+use weft_net::{Frame, FrameReader, Next, Recv, local};
 use weft_ring::{Completion, Errno, FileId, Op, SEND_PARTS_MAX, SendData};
 use weft_server_core::{ConnId, Now};
 use weft_store::ReadPiece;
@@ -22,9 +22,12 @@ const KEEPALIVE_S: Duration = Duration::from_secs(30);
 /// So long a peer may take to finish a frame it began, or to read what it asked for: meanwhile it holds buffers that
 /// others wait for. A client that was only slow comes back and sends again what was not answered.
 const PEER_PATIENCE: Duration = Duration::from_secs(15);
-/// The same for the kernel, in milliseconds: unread replies.
+/// The same for the kernel, in milliseconds: unread replies over TCP.
 const PATIENCE_MS: u32 = 15_000;
 const _: () = assert!(PEER_PATIENCE.as_millis() == PATIENCE_MS as u128);
+/// On a unix socket the kernel knows no such patience, and does not say how far it has come with a send: a peer that
+/// reads has at least so much of it each second.
+const LOCAL_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 /// Replies that may wait for a peer to read them before no more of its requests are taken.
 const UNSENT_FRAMES_MAX: u32 = 64;
 /// Zeros kept for holes: sent again and again, so that a hole takes no memory.
@@ -44,6 +47,10 @@ pub(super) struct ConnIo {
     spare: Option<SendData>,
     /// Frames that end in the send under way, and their bytes without payloads; `None` when there is none.
     sending: Option<(u32, u64)>,
+    /// Until when the send under way must be over, on a unix socket.
+    send_ends: Option<Duration>,
+    /// A unix socket: the peer is of this machine.
+    is_local: bool,
     /// Frames queued and in the send under way.
     unsent: u32,
     receiving: bool,
@@ -111,11 +118,8 @@ impl ShardLoop {
 
     /// Takes a connected socket in; `None` when there is no room for it, and it is closed.
     pub(super) fn add_conn(&mut self, socket: OwnedFd) -> Option<ConnId> {
-        let tuned = rustix::net::sockopt::set_tcp_nodelay(&socket, true)
-            .and_then(|()| rustix::net::sockopt::set_socket_keepalive(&socket, true))
-            .and_then(|()| rustix::net::sockopt::set_tcp_keepidle(&socket, KEEPALIVE_S))
-            .and_then(|()| rustix::net::sockopt::set_tcp_user_timeout(&socket, PATIENCE_MS));
-        if let Err(errno) = tuned {
+        let is_local = local::is_local(&socket);
+        if let Err(errno) = if is_local { local::widen(&socket) } else { tune_tcp(&socket) } {
             tracing::debug!(%errno, "socket options");
         }
         let Some(inbox) = self.pool.alloc(INBOX_BYTES) else {
@@ -137,6 +141,8 @@ impl ShardLoop {
             queue: VecDeque::new(),
             spare: None,
             sending: None,
+            send_ends: None,
+            is_local,
             unsent: 0,
             receiving: false,
             stalled: false,
@@ -144,6 +150,7 @@ impl ShardLoop {
             owing_since: None,
             closing: false,
         };
+        self.metrics.local_connections(is_local, 1.0);
         self.conns.insert(conn, state);
         self.core.opened(conn);
         Some(conn)
@@ -252,6 +259,9 @@ impl ShardLoop {
                 && let Some(Batch { data, frames, bytes }) = state.queue.pop_front()
             {
                 state.sending = Some((frames, bytes));
+                let seconds = to_u64(data.len_bytes()) / LOCAL_BYTES_PER_SECOND_MIN;
+                let patience = PEER_PATIENCE + Duration::from_secs(seconds);
+                state.send_ends = state.is_local.then(|| self.turn + patience);
                 let file = state.file;
                 self.submit(Token::Send(conn), Op::Send { file, data });
             }
@@ -261,6 +271,7 @@ impl ShardLoop {
     pub(super) fn sent(&mut self, conn: ConnId, completion: Completion, now: Now) {
         let Some(state) = self.conns.get_mut(&conn) else { return };
         let (frames, bytes) = state.sending.take().expect("a send was under way");
+        state.send_ends = None;
         state.unsent -= frames;
         self.unsent_bytes -= bytes;
         if let Err(errno) = completion.result {
@@ -281,16 +292,19 @@ impl ShardLoop {
         }
     }
 
-    /// Closes the connections whose peers began a frame and do not go on with it.
+    /// Closes the connections whose peers began a frame and do not go on with it, or do not read what they asked for.
     pub(super) fn drop_silent(&mut self, now: Now) {
         let silent = |since: Duration| now.mono.saturating_sub(since) > PEER_PATIENCE;
+        let why = |state: &ConnIo| match state.owing_since.is_some_and(silent) {
+            true => Some("no hello, or half a frame and then nothing"),
+            false => {
+                state.send_ends.filter(|ends| *ends < now.mono).map(|_| "replies are not read")
+            }
+        };
         let all = self.conns.iter();
-        let late = all.filter(|(_, state)| state.owing_since.is_some_and(silent));
-        for conn in late.map(|(conn, _)| *conn).collect::<Vec<_>>() {
-            tracing::warn!(
-                conn = conn.0,
-                "closing a connection: no hello, or half a frame and then nothing"
-            );
+        let late = all.filter_map(|(conn, state)| why(state).map(|why| (*conn, why)));
+        for (conn, why) in late.collect::<Vec<_>>() {
+            tracing::warn!(conn = conn.0, why, "closing a connection");
             self.drop_conn(conn, now);
         }
     }
@@ -314,6 +328,7 @@ impl ShardLoop {
     fn close(&mut self, conn: ConnId) {
         if let Some(state) = self.conns.remove(&conn) {
             self.unsent_bytes -= state.unsent_bytes();
+            self.metrics.local_connections(state.is_local, -1.0);
             self.submit(Token::CloseConn, Op::Close { file: state.file });
         }
     }
@@ -332,6 +347,14 @@ impl ShardLoop {
         // Our descriptor only: the other shard has its own.
         self.close(conn);
     }
+}
+
+/// No waiting for more to send, and an end for peers whose machine is gone or that do not read.
+fn tune_tcp(socket: &OwnedFd) -> Result<(), Errno> {
+    rustix::net::sockopt::set_tcp_nodelay(socket, true)?;
+    rustix::net::sockopt::set_socket_keepalive(socket, true)?;
+    rustix::net::sockopt::set_tcp_keepidle(socket, KEEPALIVE_S)?;
+    rustix::net::sockopt::set_tcp_user_timeout(socket, PATIENCE_MS)
 }
 
 /// Appends a hole to a reply.
