@@ -15,7 +15,7 @@ use crate::closed::Lingering;
 use crate::config::{ClientConfig, OnTimeout};
 use crate::file::Files;
 use crate::keep::{Keep, Kept};
-use crate::leases::{Forgetting, Recalling};
+use crate::leases::{Forgetting, Overtaking, Recalling};
 use crate::limits::{INTERRUPT_PATIENCE, OPS_MAX};
 use crate::locks::Locks;
 use crate::op::{Caller, FsOp, FsReply, Handle, LinkId, OpId, Output};
@@ -42,6 +42,9 @@ pub struct ClientCore {
     /// Links that may have outputs.
     live_links: BTreeSet<LinkId>,
     pub(crate) calls: BTreeMap<u64, Call>,
+    /// The tag of the answer that is being taken in.
+    pub(crate) answering: u64,
+    pub(crate) overtaking: Overtaking,
     next_tag: u64,
     pub(crate) ops: BTreeMap<OpId, Op>,
     /// When an operation ends with this errno.
@@ -128,6 +131,8 @@ impl ClientCore {
             volumes: BTreeMap::new(),
             live_links: BTreeSet::new(),
             calls: BTreeMap::new(),
+            answering: u64::MAX,
+            overtaking: Overtaking::default(),
             next_tag: 1,
             ops: BTreeMap::new(),
             op_timers: BTreeSet::new(),
@@ -518,8 +523,11 @@ impl ClientCore {
         if let Some(volume) = call.volume {
             self.slot_is_free(volume, tag);
         }
+        self.answering = tag;
         if let Some(mut changes) = call.changes.take() {
             self.forget_changed(&mut changes, false);
+            let oldest = self.calls.first_key_value().map(|(tag, _)| *tag);
+            self.overtaking.changed(&changes, tag, oldest, self.next_tag);
             if call.purpose.op().is_some_and(|op| !self.is_awaited(op)) {
                 self.change_unheard(&changes);
             }

@@ -8,7 +8,7 @@
 //!
 //! See `server/core/doc/leases.md`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use weft_wire::lease::{Recall, Reclaim, Reclaimed};
@@ -19,7 +19,7 @@ use weft_wire::{Ino, Kind, LeaseBits, LeaseMode, Status, VolumeId};
 
 use crate::core::{ClientCore, at};
 use crate::file::{File, Pages};
-use crate::limits::KNOWN_RETRY;
+use crate::limits::{KNOWN_RETRY, OVERTAKING_MAX};
 use crate::op::{Caller, FsReply, LinkId, OpId, Output, Ttl};
 use crate::planted::{self, Bug};
 use crate::state::{Answer, Call, Op, OpKind, Purpose, errno};
@@ -68,6 +68,39 @@ impl Changes {
             _ => None,
         };
         Changes { inodes, names, any: false, xattrs }
+    }
+}
+
+/// Inodes of which an answer to a change of ours said nothing, as an unlink does of the file: what was asked before that
+/// and is answered after it may be older than the change.
+#[derive(Debug, Default)]
+pub(crate) struct Overtaking {
+    /// The first tag asked after the answer, and the tag of the answer, which knows better.
+    inodes: BTreeMap<Ino, (u64, u64)>,
+    /// The same of all inodes.
+    all: (u64, u64),
+}
+
+impl Overtaking {
+    /// The change of that `tag` was answered, when `oldest` was the oldest call under way and `next` the next tag.
+    pub(crate) fn changed(&mut self, changes: &Changes, tag: u64, oldest: Option<u64>, next: u64) {
+        let oldest = oldest.unwrap_or(next);
+        self.inodes.retain(|_, (since, _)| oldest < *since);
+        if oldest == next {
+            return;
+        }
+        if changes.any || self.inodes.len() + changes.inodes.len() > OVERTAKING_MAX {
+            self.inodes.clear();
+            self.all = (next, tag);
+            return;
+        }
+        self.inodes.extend(changes.inodes.iter().map(|ino| (*ino, (next, tag))));
+    }
+
+    /// Whether attributes of `ino` in the answer to `tag` may be from before a change that was answered already.
+    pub(crate) fn may_overtake(&self, ino: Ino, tag: u64) -> bool {
+        let before = |(since, by): (u64, u64)| tag < since && tag != by;
+        before(self.all) || self.inodes.get(&ino).is_some_and(|known| before(*known))
     }
 }
 
@@ -191,7 +224,7 @@ impl ClientCore {
     /// Takes attributes a volume sent with a lease or without one; gives them back as a program must see them.
     pub(crate) fn learn_with(&mut self, attr: Attr, lease: LeaseBits) -> Attr {
         self.granted(attr.ino, lease);
-        if lease.mode() >= LeaseMode::Read {
+        if lease.mode() >= LeaseMode::Read && !self.is_overtaken(attr.ino) {
             self.cache.put_attr(&attr);
         } else {
             match self.cache.attr(attr.ino) {
@@ -202,6 +235,11 @@ impl ClientCore {
             }
         }
         self.learn(attr)
+    }
+
+    /// Whether what the answer that is being taken in says of an inode may be from before a later one.
+    pub(crate) fn is_overtaken(&self, ino: Ino) -> bool {
+        self.overtaking.may_overtake(ino, self.answering)
     }
 
     /// Attributes of the directories that a change of ours changed.

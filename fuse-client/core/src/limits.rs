@@ -25,6 +25,8 @@ pub const TOLD_INTERVAL: Duration = Duration::from_secs(1);
 pub const OPS_MAX: usize = 64 << 10;
 /// Inodes whose version is remembered after their last close.
 pub const VERSIONS_MAX: usize = 64 << 10;
+/// Inodes of which answers that were overtaken by a change of ours are kept apart; of more, all answers are.
+pub(crate) const OVERTAKING_MAX: usize = 256;
 /// Inodes of which something is known under a lease, and which the kernel knows: some 270 bytes each.
 pub const CACHED_INODES_MAX: usize = 1 << 20;
 /// Names known under leases: some 100 bytes each, if they are short.

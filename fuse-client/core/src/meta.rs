@@ -492,7 +492,9 @@ impl ClientCore {
             let entry = entry.map_err(|_| errno::EIO)?;
             if let Some(attr) = entry.attr.filter(|_| leased) {
                 self.granted(attr.ino, LeaseBits::READ);
-                self.cache.put_attr(&attr);
+                if !self.is_overtaken(attr.ino) {
+                    self.cache.put_attr(&attr);
+                }
             }
             if named {
                 self.cache.put_name(dir, entry.name, Some(entry.ino));

@@ -89,7 +89,7 @@ impl World {
         self.telling.step(self.now, || format!("the server ends: {end:?}"));
         self.tally.crashes += 1;
         self.look_at_leases();
-        if end == End::Kill && self.node.targets.iter().any(Disk::is_flushing) {
+        if end == End::Kill && self.node.may_be_flushing() {
             self.shared.iter_mut().for_each(SharedFile::flush_unheard);
         }
         match end {

@@ -156,6 +156,16 @@ impl Node {
         shards.into_iter().find_map(|(shard, host)| place(host).map(|at| (shard, at)))
     }
 
+    /// Whether a target's flush is under way, or one that the server begins and has not asked for yet: the next one cannot
+    /// know how it ended.
+    pub(super) fn may_be_flushing(&self) -> bool {
+        let is_noted = |index| {
+            let note = std::fs::read(index_dir(self.dir.path(), index).join("flush"));
+            note.is_ok_and(|note| note.first() != Some(&1))
+        };
+        self.targets.iter().any(Disk::is_flushing) || (0..self.targets.len()).any(is_noted)
+    }
+
     /// The process is killed; the machine goes on. Whether a target's flush failed that was under way.
     pub(super) fn kill(&mut self) -> bool {
         let failed_flushes = |targets: &[Disk]| -> u64 {

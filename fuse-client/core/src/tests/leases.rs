@@ -469,3 +469,31 @@ fn the_cache_shrinks_with_the_kernels() {
     world.attr(open);
     assert_eq!(asked(&world), before + 1, "an open file stays known");
 }
+
+/// An unlink says nothing of the file: an answer that was asked before it, and comes after it, may show the name as there.
+#[test]
+fn what_a_change_overtook_is_not_believed() {
+    use crate::leases::{Changes, Overtaking};
+    use weft_wire::meta::{MetaRequest, SetAttr};
+    let [file, other] = [Ino(7), Ino(8)];
+    let changes = |ino| Changes::of(&MetaRequest::SetAttr { ino, set: SetAttr::default() });
+    let mut overtaking = Overtaking::default();
+    // Call 5 is under way when the change, call 6, is answered; 9 is the next.
+    overtaking.changed(&changes(file), 6, Some(5), 9);
+    assert!(overtaking.may_overtake(file, 5) && overtaking.may_overtake(file, 8));
+    assert!(!overtaking.may_overtake(file, 6), "the change's own answer knows");
+    assert!(!overtaking.may_overtake(file, 9), "asked since");
+    assert!(!overtaking.may_overtake(other, 5));
+    // Everything from before was answered.
+    overtaking.changed(&changes(other), 10, Some(9), 12);
+    assert!(!overtaking.may_overtake(file, 8) && overtaking.may_overtake(other, 9));
+    // Nothing is under way: nothing can come late.
+    overtaking.changed(&changes(file), 12, None, 13);
+    assert!(!overtaking.may_overtake(file, 5) && !overtaking.may_overtake(other, 9));
+    // More than are kept apart: all.
+    for ino in 0..400 {
+        overtaking.changed(&changes(Ino(ino)), 20, Some(14), 30);
+    }
+    assert!(overtaking.may_overtake(Ino(399), 14) && overtaking.may_overtake(Ino(1000), 14));
+    assert!(!overtaking.may_overtake(Ino(0), 30));
+}
