@@ -10,7 +10,6 @@ use super::net::{ConnKey, Way};
 use super::node::clocks;
 use super::shared::{NAME_PREFIX, SharedFile};
 use super::{End, Event, TICK, TIME_MAX, World};
-use crate::disk::Disk;
 
 impl World {
     /// Something goes wrong, or an operator sets right what did.
