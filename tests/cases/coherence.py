@@ -455,10 +455,13 @@ def coherence_cached(ctx):
         look()
         looks += 1
     # A sign of life is a header of 64 bytes, from each of two mounts to each of two shards.
-    signs = 4 * (3 * 2 + 2)
-    check(looks > 2 * signs, "looks", looks)
+    signs = 64 * 4 * (3 * 2 + 2)
+    # The machine's kernel may take pages back while nothing is short (DAMON's pageout scheme, on where this is
+    # developed and checked): each of the file's 25 pages is asked for again once at most, in 90 bytes.
+    taken_back = 25 * 90
+    check(looks * 64 > 4 * (signs + taken_back), "looks", looks)
     read = received(cluster) - before
-    check(read <= 64 * signs, "bytes received for", looks, "looks:", read)
+    check(read <= signs + taken_back, "bytes received for", looks, "looks:", read)
     os.close(held)
     cluster.close()
 
