@@ -10,16 +10,14 @@ are also in var/bench.jsonl, and drawn in var/bench.svg.
 """
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests"))
 
-from lib.base import ROOT, VAR, Context  # noqa: E402
+from lib.base import ROOT, VAR  # noqa: E402
 from lib.cluster import MIB, Cluster, program  # noqa: E402
-from lib.runner import clean  # noqa: E402
+from lib.runner import Scratch  # noqa: E402
 
 TARGET_BYTES = 3072 * MIB
 
@@ -28,11 +26,8 @@ def main():
     """Makes the cluster, runs the loads, cleans up."""
     if os.geteuid() != 0:
         sys.exit("make bench mounts a file system: run it as root")
-    VAR.mkdir(exist_ok=True)
-    work = tempfile.mkdtemp(prefix="bench-", dir=VAR)
-    ctx = Context(work, False, 1, None)
-    code = 1
-    try:
+    scratch = Scratch("bench")
+    with scratch as ctx:
         cluster = Cluster(ctx, target_bytes=TARGET_BYTES)
         cluster.create()
         cluster.start()
@@ -46,12 +41,7 @@ def main():
         args += [part for pid in pids for part in ("--daemon-pid", pid)]
         code = subprocess.call([str(part) for part in [*args, *sys.argv[1:]]], cwd=ROOT)
         cluster.close()
-    finally:
-        for complaint in clean(ctx.work, -1):
-            print(complaint)
-            code = 1
-        shutil.rmtree(work, ignore_errors=True)
-    return code
+    return 1 if scratch.complaints else code
 
 
 if __name__ == "__main__":

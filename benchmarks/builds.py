@@ -21,10 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests"))
 
-from lib.base import VAR, Context  # noqa: E402
 from lib.cluster import MIB, Cluster  # noqa: E402
 from lib.procs import run  # noqa: E402
-from lib.runner import clean  # noqa: E402
+from lib.runner import Scratch, append_json  # noqa: E402
 
 FILE_MIB = 256
 THREADS = 8
@@ -170,18 +169,9 @@ def main():
         sys.exit("this mounts file systems and runs fio: install fio, and run it as root")
     if args.rounds < 2:
         sys.exit("--rounds: quartiles take two at least")
-    VAR.mkdir(exist_ok=True)
-    work = tempfile.mkdtemp(prefix="builds-", dir=VAR)
-    ctx = Context(work, False, 1, None)
-    try:
+    with Scratch("builds") as ctx:
         rows = measure([start(ctx, "old", args.old), start(ctx, "new", args.new)], args)
-        if args.json:
-            with open(args.json, "a") as out:
-                out.write(json.dumps({"old": args.old, "new": args.new, "rows": rows}) + "\n")
-    finally:
-        for complaint in clean(ctx.work, -1):
-            print(complaint)
-        shutil.rmtree(work, ignore_errors=True)
+        append_json(args.json, {"old": args.old, "new": args.new, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -8,16 +8,14 @@ the same disk for the ratio. The exit code is that of weft-load; the figures are
 """
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests"))
 
-from lib.base import ROOT, VAR, Context  # noqa: E402
+from lib.base import ROOT, VAR  # noqa: E402
 from lib.cluster import MIB, Cluster, program  # noqa: E402
-from lib.runner import clean  # noqa: E402
+from lib.runner import Scratch  # noqa: E402
 
 TARGET_BYTES = 2048 * MIB
 
@@ -32,11 +30,8 @@ def written(path):
 
 def main():
     """Makes the server, runs the load, cleans up."""
-    VAR.mkdir(exist_ok=True)
-    work = tempfile.mkdtemp(prefix="bench-net-", dir=VAR)
-    ctx = Context(work, False, 1, None)
-    code = 1
-    try:
+    scratch = Scratch("bench-net")
+    with scratch as ctx:
         cluster = Cluster(ctx, target_count=1, target_bytes=TARGET_BYTES)
         cluster.targets[0].parent.mkdir(parents=True)
         written(cluster.targets[0])
@@ -46,12 +41,7 @@ def main():
         args += ["--store-file", ctx.work / "store", "--json", VAR / "bench.jsonl"]
         code = subprocess.call([str(part) for part in [*args, *sys.argv[1:]]], cwd=ROOT)
         cluster.close()
-    finally:
-        for complaint in clean(ctx.work, -1):
-            print(complaint)
-            code = 1
-        shutil.rmtree(work, ignore_errors=True)
-    return code
+    return 1 if scratch.complaints else code
 
 
 if __name__ == "__main__":

@@ -9,22 +9,18 @@ processor time of the server and of the mount for each operation. On a loaded ma
 """
 
 import argparse
-import json
 import os
 import shutil
 import statistics
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests"))
 
 from builds import cpu_us, ratios  # noqa: E402
-from lib.base import VAR, Context  # noqa: E402
 from lib.cluster import MIB, Cluster  # noqa: E402
 from lib.procs import run  # noqa: E402
-from lib.runner import clean  # noqa: E402
+from lib.runner import Scratch, append_json  # noqa: E402
 from transports import run_fio, run_metadata  # noqa: E402
 
 WAYS = {"tcp": ["local_socket=off"], "unix": ["local_socket=auto"]}
@@ -38,14 +34,15 @@ LOADS = {
     "1 MiB reads, depth 16": lambda *at: run_fio("read", "1m", 1, 16, *at),
     "creates, 2 processes": lambda *at: run_metadata("create", 2, *at),
 }
+
+
 def mounts_of(cluster, work):
     """Folder and client-core of each way."""
     found = {}
     for way, options in WAYS.items():
         mount = cluster.mount(way, options)
-        told = json.loads(cluster.weft("mount", "list", "--json").out)["mounts"]
-        servers = [entry["servers"] for entry in told if entry["mount_point"] == str(mount.path)]
-        assert servers[0][way] > 0 and sum(servers[0].values()) == servers[0][way], servers
+        servers = cluster.listed(mount)["servers"]
+        assert servers[way] > 0 and sum(servers.values()) == servers[way], servers
         folder = mount.path / ("of-" + way)
         folder.mkdir()
         fill = ["fio", "--name=fill", "--filename=%s" % (folder / "file"), "--rw=write", "--bs=1m", "--direct=1"]
@@ -97,22 +94,13 @@ def main():
         sys.exit("this mounts file systems and runs fio: install fio, and run it as root")
     if args.rounds < 2:
         sys.exit("--rounds: quartiles take two at least")
-    VAR.mkdir(exist_ok=True)
-    work = tempfile.mkdtemp(prefix="sockets-", dir=VAR)
-    ctx = Context(work, False, 1, None)
-    try:
+    with Scratch("sockets") as ctx:
         cluster = Cluster(ctx, target_bytes=1024 * MIB)
         cluster.create()
         cluster.start()
-        rows = measure(cluster.server_pid(), mounts_of(cluster, Path(work)), args, Path(work))
+        rows = measure(cluster.server_pid(), mounts_of(cluster, ctx.work), args, ctx.work)
         cluster.close()
-        if args.json:
-            with open(args.json, "a") as out:
-                out.write(json.dumps({"rows": rows}) + "\n")
-    finally:
-        for complaint in clean(ctx.work, -1):
-            print(complaint)
-        shutil.rmtree(work, ignore_errors=True)
+        append_json(args.json, {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -17,20 +17,16 @@ import argparse
 import json
 import os
 import resource
-import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests"))
 
-from lib.base import VAR, Context  # noqa: E402
 from lib.cluster import MIB, Cluster, binaries, is_mounted  # noqa: E402
 from lib.procs import join_workers, run, spawn, wait  # noqa: E402
-from lib.runner import clean  # noqa: E402
+from lib.runner import Scratch, append_json  # noqa: E402
 
 WAYS = ("classic", "uring")
 FILE_MIB = 512
@@ -224,21 +220,12 @@ def main():
     args = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("this mounts file systems: run it as root")
-    VAR.mkdir(exist_ok=True)
-    work = tempfile.mkdtemp(prefix="transports-", dir=VAR)
-    ctx = Context(work, False, 1, None)
-    try:
+    with Scratch("transports") as ctx:
         options = [option for option in args.options.split(",") if option]
         found, close = mounts_of_memory(ctx, args.serving) if args.local else mounts_of_cluster(ctx, options)
         table = measure(found, args, ctx.work)
         close()
-        if args.json:
-            with open(args.json, "a") as out:
-                out.write(json.dumps({"local": args.local, "serving": args.serving, "options": options, "rows": table}) + "\n")
-    finally:
-        for complaint in clean(ctx.work, -1):
-            print(complaint)
-        shutil.rmtree(work, ignore_errors=True)
+        append_json(args.json, {"local": args.local, "serving": args.serving, "options": options, "rows": table})
 
 
 if __name__ == "__main__":

@@ -4,27 +4,17 @@ import errno
 import hashlib
 import os
 import random
-import re
 import stat
 import time
-import urllib.request
 from pathlib import Path
 
+from cases.metrics import scraped, total
+from cases.transport import SWITCH
 from lib.base import case, check
 from lib.cluster import MIB, Cluster, free_port
 from lib.procs import fork_worker, join_workers, run
 
 BLOCK = 4096
-
-
-def _counted(port):
-    """What the server counted, by the metric's name: over all shards."""
-    with urllib.request.urlopen("http://127.0.0.1:%d/metrics" % port, timeout=10) as answer:
-        lines = re.findall(r"^(\w+)\{.*\} (\S+)$", answer.read().decode(), re.M)
-    sums = {}
-    for name, value in lines:
-        sums[name] = sums.get(name, 0) + float(value)
-    return sums
 
 
 def _stretches(fd):
@@ -86,7 +76,7 @@ def copies_at_servers(ctx):
     _fill(one / "source", ctx.seed, length, hole)
     plain = 70 * MIB + 70_000
     _fill(one / "plain", ctx.seed + 1, plain, (plain, plain))
-    before = _counted(port)
+    before = scraped(port)
     with open(one / "source", "r+b", buffering=0) as source:
         os.pwrite(source.fileno(), b"written just now" * 64 * 1024, 5 * MIB)
     with open(two / "source", "rb") as source, open(two / "copy", "wb") as goal:
@@ -98,10 +88,10 @@ def copies_at_servers(ctx):
     # Its first chunk is at another shard than that of the file made three before.
     (two / "between").touch()
     run(["cp", "--reflink=auto", two / "plain", two / "cp"], timeout_s=120)
-    numbers = _counted(port)
+    after = scraped(port)
 
     def grew(name):
-        return numbers.get(name, 0) - before.get(name, 0)
+        return total(after, name) - total(before, name)
 
     # The rest of a file is read and written when it is short.
     copied, data = grew("weft_server_copied_bytes_total"), length - (hole[1] - hole[0])
@@ -204,7 +194,7 @@ def copies_through_the_mount(ctx):
     fs = Cluster(ctx, target_bytes=1024 * MIB)
     fs.create()
     fs.start()
-    ways = ["classic", "uring"] if Path("/sys/module/fuse/parameters/enable_uring").exists() else ["classic"]
+    ways = ["classic", "uring"] if SWITCH.exists() else ["classic"]
     length = 128 * MIB
     for way in ways:
         mount = fs.mount(way, options=["transport=" + way]).path

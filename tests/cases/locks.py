@@ -9,8 +9,8 @@ import signal
 import sqlite3
 import struct
 import time
-from pathlib import Path
 
+from cases.transport import SWITCH
 from lib.base import Skip, case, check, eventually
 from lib.cluster import Cluster
 from lib.procs import fork_worker, join_workers, run
@@ -423,7 +423,7 @@ def _stat_often(path, cpus, rounds):
 @case(timeout_s=240)
 def locks_crowd(ctx):
     """256 that wait for one lock, on one CPU with 16 ring entries: other requests come through, each gets it in turn."""
-    over = ["transport=uring"] if Path("/sys/module/fuse/parameters/enable_uring").exists() else []
+    over = ["transport=uring"] if SWITCH.exists() else []
     fs = _two_mounts(ctx, [*over, "queue_depth=16", "attr_timeout_ms=0", "entry_timeout_ms=0"])
     cpus = {sorted(os.sched_getaffinity(0))[0]}
     count = ctx.scaled(256, 64)
@@ -494,7 +494,7 @@ def locks_sqlite(ctx):
 @case(timeout_s=120)
 def locks_dry_queue(ctx):
     """A CPU's ring entries all taken by locks that wait, other requests behind them in the kernel: they are served."""
-    if not Path("/sys/module/fuse/parameters/enable_uring").exists():
+    if not SWITCH.exists():
         raise Skip("no-fuse-uring")
     fs = _two_mounts(ctx, ["transport=uring", "queue_depth=2"])
     cpus = {sorted(os.sched_getaffinity(0))[0]}

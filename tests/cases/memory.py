@@ -4,7 +4,6 @@ The server's own memory (what no file backs) must stay under `memory_mib` and PR
 """
 
 import os
-import socket
 import struct
 import threading
 import time

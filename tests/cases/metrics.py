@@ -40,7 +40,12 @@ def _numbers(text):
     return numbers
 
 
-def _sum(numbers, name, **labels):
+def scraped(port):
+    """{(name, labels): value} of what the endpoint says now."""
+    return _numbers(_get(port))
+
+
+def total(numbers, name, **labels):
     """Over all series of a metric that have these labels."""
     wanted = set(labels.items())
     return sum(value for (have, of), value in numbers.items() if have == name and wanted <= of)
@@ -62,7 +67,7 @@ def metrics_endpoint(ctx):
     try:
         fs.start()
         fs.mount()
-        before = _numbers(_get(port))
+        before = scraped(port)
         for index in range(50):
             (fs.path / ("file%d" % index)).touch()
         block = b"w" * (4 << 20)
@@ -71,10 +76,10 @@ def metrics_endpoint(ctx):
             os.fsync(out.fileno())
         fs.remount()
         check((fs.path / "data").read_bytes() == block, "wrong bytes")
-        after = _numbers(_get(port))
+        after = scraped(port)
 
         def grew(name, **labels):
-            return _sum(after, name, **labels) - _sum(before, name, **labels)
+            return total(after, name, **labels) - total(before, name, **labels)
 
         requests = "weft_server_request_seconds_count"
         check(grew(requests, kind="make") == 51, "51 files were made, counted:", grew(requests, kind="make"))
@@ -87,11 +92,11 @@ def metrics_endpoint(ctx):
             check(moved >= len(block), op, "moved", moved)
         check(grew("weft_target_io_seconds_count", op="flush") >= 1, "an fsync without a flush")
         check(grew("weft_volume_log_write_seconds_count") >= 1, "names without a write of the log")
-        check(_sum(after, "weft_target_online") == 4, "4 targets are online")
+        check(total(after, "weft_target_online") == 4, "4 targets are online")
 
         def used():
-            now = _numbers(_get(port))
-            return _sum(now, "weft_target_bytes") - _sum(now, "weft_target_free_bytes")
+            now = scraped(port)
+            return total(now, "weft_target_bytes") - total(now, "weft_target_free_bytes")
 
         eventually("the targets show what they hold", lambda: used() >= len(block))
         busy = grew("weft_shard_busy_seconds_total")

@@ -1,6 +1,5 @@
 """The way between a mount and a server of its own machine: a unix socket where one is offered by whom it can be believed of, else TCP."""
 
-import json
 import os
 import re
 import select
@@ -9,8 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 
+from cases.metrics import scraped, total
 from lib.base import case, check, eventually, remember
 from lib.cable import Cable
 from lib.cluster import MIB, Cluster, free_port, program
@@ -48,30 +47,19 @@ def _name(cluster):
     return "weft/%s:%d" % (cluster.host, cluster.port)
 
 
-def _servers(cluster, mount):
-    """How many connections of a mount go which way, as `weft mount list` says."""
-    mounts = json.loads(cluster.weft("mount", "list", "--json").out)["mounts"]
-    found = [entry["servers"] for entry in mounts if entry["mount_point"] == str(mount.path)]
-    check(len(found) == 1, "weft mount list shows", mounts)
-    return found[0]
-
-
 def _goes(cluster, mount, way):
     """Waits until all connections of a mount go this way."""
     other = {"unix": "tcp", "tcp": "unix"}[way]
 
     def all_do():
-        now = _servers(cluster, mount)
+        now = cluster.listed(mount)["servers"]
         return now and now[way] > 0 and now[other] == 0
 
     eventually("%s is connected over %s" % (mount.name, way), all_do, 30)
 
 
-def _counted(port):
-    """Connections over unix sockets, as the server's metrics say."""
-    with urllib.request.urlopen("http://127.0.0.1:%d/metrics" % port, timeout=10) as answer:
-        found = re.findall(r"^weft_server_local_connections\{.*\} (\d+)", answer.read().decode(), re.M)
-    return sum(int(number) for number in found)
+def _local_connections(port):
+    return total(scraped(port), "weft_server_local_connections")
 
 
 def _node(ctx, name="a", **how):
@@ -115,8 +103,9 @@ def sockets_local(ctx):
         config.write('metrics = "127.0.0.1:%d"\n' % port)
     fs.start()
     near, far = fs.mount("near", AUTO), fs.mount("far", options=["local_socket=off"])
-    check(_servers(fs, near) == {"unix": 2, "tcp": 0}, "one connection to each of two shards:", _servers(fs, near))
-    check(_servers(fs, far) == {"unix": 0, "tcp": 2}, "told to use TCP:", _servers(fs, far))
+    servers = {mount.name: fs.listed(mount)["servers"] for mount in (near, far)}
+    check(servers["near"] == {"unix": 2, "tcp": 0}, "one connection to each of two shards:", servers)
+    check(servers["far"] == {"unix": 0, "tcp": 2}, "told to use TCP:", servers)
     shown = [line for line in fs.weft("mount", "list").out.splitlines() if str(near.path) in line]
     check(re.search(r"\sunix\s", shown[0]), "shown to people:", shown)
     data = os.urandom(37 * MIB + 4097)
@@ -140,7 +129,7 @@ def sockets_local(ctx):
             check((far.path / ("small-%d-%d" % (turn, index))).read_bytes() == data[index : index + 100 * index], "small", index)
         _goes(fs, near, "unix")
         _goes(fs, far, "tcp")
-        eventually("the server counts two unix connections", lambda: _counted(port) == 2, 20)
+        eventually("the server counts two unix connections", lambda: _local_connections(port) == 2, 20)
     files = ["/run/weft-mounts/%d.servers" % mount.core_pid() for mount in (near, far)]
     check(all(os.path.exists(file) for file in files), "what `weft mount list` reads is", files)
     fs.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lib.base import case, check, eventually, remember
 from lib.cluster import Cluster, program
-from lib.procs import alive, fork_worker, join_workers, run, send, start_time
+from lib.procs import alive, fork_worker, join_workers, send, start_time
 
 # More of everything: WEFT_TAKEOVER_KILLS=50 for the proof of the issue, with its 64 processes.
 KILLS = int(os.environ.get("WEFT_TAKEOVER_KILLS", "0"))

@@ -1,6 +1,5 @@
 """How requests come from the kernel: over io_uring and the classic way, chosen, shown, loaded, killed, torn down."""
 
-import json
 import os
 import time
 from pathlib import Path
@@ -24,13 +23,11 @@ def _cluster(ctx):
 
 
 def _transport(fs, mount):
-    """What `weft mount list` says of a mount."""
-    mounts = json.loads(fs.weft("mount", "list", "--json").out)["mounts"]
-    found = [entry for entry in mounts if entry["mount_point"] == str(mount.path)]
-    check(len(found) == 1, "weft mount list shows", mounts)
-    check(found[0]["pid"] == mount.child.pid, "of another process:", found)
-    check(found[0]["client_core_pid"] == mount.core_pid(), "another client-core:", found)
-    return found[0]["transport"]
+    """By what transport `weft mount list` says that a mount is served."""
+    found = fs.listed(mount)
+    check(found["pid"] == mount.child.pid, "of another process:", found)
+    check(found["client_core_pid"] == mount.core_pid(), "another client-core:", found)
+    return found["transport"]
 
 
 def _churn(folder, seed, rounds, cpus=None):

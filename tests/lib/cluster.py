@@ -6,6 +6,7 @@ runner cleans up whatever happens to the case.
 """
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -106,6 +107,13 @@ class Cluster:
     def weft(self, *args, ok=(0,), timeout_s=60.0):
         """Runs the command `weft`."""
         return run([program("weft"), *args], timeout_s=timeout_s, ok=ok)
+
+    def listed(self, mount):
+        """What `weft mount list` says of a mount."""
+        mounts = json.loads(self.weft("mount", "list", "--json").out)["mounts"]
+        found = [entry for entry in mounts if entry["mount_point"] == str(mount.path)]
+        check(len(found) == 1, "weft mount list shows", mounts)
+        return found[0]
 
     def create(self):
         """Generates the config and formats the file system."""

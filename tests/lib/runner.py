@@ -90,6 +90,34 @@ def clean(work, session):
     return complaints
 
 
+class Scratch:
+    """What a benchmark works in: the context of a case in a folder of its own under var/, gone at the end with all that ran there.
+
+    Afterwards `complaints` says what would not go; it was printed.
+    """
+
+    def __init__(self, name):
+        self.name, self.ctx, self.complaints = name, None, []
+
+    def __enter__(self):
+        VAR.mkdir(exist_ok=True)
+        self.ctx = Context(tempfile.mkdtemp(prefix=self.name + "-", dir=VAR), False, 1, None)
+        return self.ctx
+
+    def __exit__(self, *error):
+        self.complaints = clean(self.ctx.work, -1)
+        for complaint in self.complaints:
+            print(complaint)
+        shutil.rmtree(self.ctx.work, ignore_errors=True)
+
+
+def append_json(path, figures):
+    """Adds a benchmark's figures to a file, one line; without a path nowhere."""
+    if path:
+        with open(path, "a") as out:
+            out.write(json.dumps(figures) + "\n")
+
+
 def _child(case, ctx, log):
     """The body of a case's process: never returns."""
     os.setsid()
