@@ -117,6 +117,12 @@ impl Pool {
         Some(BufSlot::new(Rc::clone(&self.shared), offset_of(page), capacity_bytes))
     }
 
+    /// As [`Pool::alloc`], for what begins something: `None` also once only the eighth is left that ends what was begun.
+    #[must_use]
+    pub fn alloc_to_begin(&self, bytes_min: usize) -> Option<BufSlot> {
+        if self.has_room() { self.alloc(bytes_min) } else { None }
+    }
+
     /// The slot that a process before this one had at `offset_bytes`; `None` when that cannot have been, or it is in
     /// use. To be called before anything is allocated.
     #[must_use]

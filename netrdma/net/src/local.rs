@@ -23,8 +23,6 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockop
 /// What a socket takes before its sender has to wait, in bytes: a message of 1 MiB with its header. With the kernel's
 /// default (208 KiB) the sender of a long message is woken again and again while it is read.
 const SEND_BUFFER_BYTES: usize = 2 << 20;
-/// Connections that may wait to be accepted; the kernel takes no more than `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
 
 /// Why there is no local connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,15 +137,16 @@ fn connect_to(listener: SocketAddr, server: SocketAddr) -> Result<OwnedFd, NotLo
     Ok(socket)
 }
 
-/// A socket that listens by `name`; the caller keeps it as long as the TCP listener beside it.
+/// A socket that listens by `name`, with so many connections waiting to be accepted (as `listen(2)` has it); the caller
+/// keeps it as long as the TCP listener beside it.
 ///
 /// # Errors
 /// `ADDRINUSE`: somebody has the name. Others: the system has no unix sockets for us.
-pub fn listen(name: &str) -> Result<OwnedFd, Errno> {
+pub fn listen(name: &str, backlog: i32) -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     rustix::net::bind(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
-    rustix::net::listen(&socket, BACKLOG)?;
+    rustix::net::listen(&socket, backlog)?;
     Ok(socket)
 }
 

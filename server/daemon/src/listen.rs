@@ -81,7 +81,7 @@ fn on(address: SocketAddr) -> Result<Listeners, Errno> {
 fn beside(bound: SocketAddr) -> Option<OwnedFd> {
     let name = local::name_of(bound);
     for _ in 0..=BIND_TRIES {
-        match local::listen(&name) {
+        match local::listen(&name, BACKLOG) {
             Ok(socket) => return Some(socket),
             // A predecessor's, as above; or another program's.
             Err(Errno::ADDRINUSE) => std::thread::park_timeout(BIND_PAUSE),
@@ -137,7 +137,7 @@ mod tests {
         let error = Listeners::new(&address.to_string()).unwrap_err();
         assert!(error.contains("another server"), "{error}");
         drop(taken);
-        let _name = local::listen(&local::name_of(address)).unwrap();
+        let _name = local::listen(&local::name_of(address), BACKLOG).unwrap();
         let listeners = Listeners::new(&address.to_string()).unwrap();
         assert!(listeners.local.is_none(), "served over TCP alone");
         assert!(TcpStream::connect(address).is_ok());

@@ -106,7 +106,7 @@ mod tests {
         let server = tcp.local_addr().unwrap();
         let ways = |on| Ways::of_process(on, Path::new("/nowhere"), 1);
         assert!(ways(true).local(server, true).is_none(), "nobody listens");
-        let _listener = local::listen(&local::name_of(server)).unwrap();
+        let _listener = local::listen(&local::name_of(server), 1).unwrap();
         assert!(ways(true).local(server, true).is_some());
         assert!(ways(true).local(server, false).is_none());
         assert!(ways(false).local(server, true).is_none());

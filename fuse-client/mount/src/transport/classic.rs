@@ -114,7 +114,7 @@ impl Classic {
     fn read(&mut self, ring: &Ring) -> Event {
         // Without a free slot the requests wait in the kernel. Not the last one: replies need some, and what they wait for
         // lies behind replies.
-        let slot = self.pool.has_room().then(|| self.pool.alloc(self.slot_bytes)).flatten();
+        let slot = self.pool.alloc_to_begin(self.slot_bytes);
         self.starved = slot.is_none();
         let Some(mut slot) = slot else { return Event::Nothing };
         let Some(device) = ring.file(self.file) else { return self.close() };

@@ -342,7 +342,7 @@ impl Uring {
 }
 
 fn copy(pool: &Pool, payload: &[u8]) -> Option<BufSlot> {
-    let mut slot = pool.has_room().then(|| pool.alloc(payload.len())).flatten()?;
+    let mut slot = pool.alloc_to_begin(payload.len())?;
     slot.as_mut_slice()[..payload.len()].copy_from_slice(payload);
     Some(slot)
 }

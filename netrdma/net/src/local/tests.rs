@@ -68,9 +68,9 @@ fn nobody_there_is_said_at_once() {
 fn the_server_of_the_address_is_met_and_no_other() {
     let (_tcp, address) = server("127.0.0.1:0");
     let other = SocketAddr::new(at("127.0.0.2:0").ip(), address.port());
-    let _other = listen(&name_of(other)).unwrap();
+    let _other = listen(&name_of(other), 1).unwrap();
     assert_eq!(connect(address).unwrap_err(), NotLocal::Nobody, "another address, the same port");
-    let listener = UnixListener::from(listen(&name_of(address)).unwrap());
+    let listener = UnixListener::from(listen(&name_of(address), 1).unwrap());
     let mut client = UnixStream::from(connect(address).unwrap());
     let (mut accepted, _) = listener.accept().unwrap();
     assert!(is_local(&accepted) && is_local(&client) && !is_local(&_tcp));
@@ -87,7 +87,7 @@ fn the_server_of_the_address_is_met_and_no_other() {
 #[test]
 fn a_server_on_all_addresses_is_met_at_each_of_ours() {
     let (_tcp, address) = server("0.0.0.0:0");
-    let _listener = listen(&name_of(address)).unwrap();
+    let _listener = listen(&name_of(address), 1).unwrap();
     for ours in ["127.0.0.1", "127.1.2.3"] {
         assert!(connect(SocketAddr::new(ours.parse().unwrap(), address.port())).is_ok());
     }
@@ -98,10 +98,10 @@ fn a_server_on_all_addresses_is_met_at_each_of_ours() {
 #[test]
 fn a_name_is_had_by_one() {
     let (_tcp, address) = server("127.0.0.1:0");
-    let first = listen(&name_of(address)).unwrap();
-    assert_eq!(listen(&name_of(address)).unwrap_err(), Errno::ADDRINUSE);
+    let first = listen(&name_of(address), 1).unwrap();
+    assert_eq!(listen(&name_of(address), 1).unwrap_err(), Errno::ADDRINUSE);
     drop(first);
-    listen(&name_of(address)).unwrap();
+    listen(&name_of(address), 1).unwrap();
 }
 
 /// A user without a name here.
@@ -123,7 +123,7 @@ fn as_user<T: Send + 'static>(uid: u32, act: impl FnOnce() -> T + Send + 'static
 /// Another user's process that took `name`.
 fn squat(name: &str) -> Option<OwnedFd> {
     let name = name.to_owned();
-    as_user(SOMEBODY, move || listen(&name).unwrap())
+    as_user(SOMEBODY, move || listen(&name, 1).unwrap())
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_service_user_who_has_the_port_is_believed() {
     for address in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"] {
         let service = as_user(SOMEBODY, move || {
             let (tcp, bound) = server(address);
-            (tcp, listen(&name_of(bound)).unwrap(), bound)
+            (tcp, listen(&name_of(bound), 1).unwrap(), bound)
         });
         let Some((tcp, _listener, bound)) = service else { return };
         let loopback = if bound.is_ipv4() { "127.0.0.1" } else { "::1" };
@@ -150,7 +150,7 @@ fn who_has_no_number_is_not_believed_even_with_the_port() {
     let nobody = || server("127.0.0.1:0");
     let Some((_tcp, address)) = as_user(65_534, nobody) else { return };
     let name = name_of(address);
-    let _listener = as_user(65_534, move || listen(&name).unwrap());
+    let _listener = as_user(65_534, move || listen(&name, 1).unwrap());
     let name = name_of(address);
     assert_eq!(connect(address).unwrap_err(), NotLocal::Stranger { name, uid: 65_534 });
 }
@@ -165,7 +165,7 @@ fn the_port_of_another_family_is_no_reason_to_believe() {
         sockopt::set_ipv6_v6only(&socket, true).unwrap();
         rustix::net::bind(&socket, &all).unwrap();
         rustix::net::listen(&socket, 1).unwrap();
-        (socket, listen(&name_of(all)).unwrap())
+        (socket, listen(&name_of(all), 1).unwrap())
     });
     let Some(_both) = somebody else { return };
     let (name, uid) = (name_of(all), SOMEBODY);
@@ -188,7 +188,7 @@ fn a_squatter_does_not_hide_a_server_that_listens_on_all_addresses() {
     let (_tcp, all) = server("0.0.0.0:0");
     let address = SocketAddr::new("127.0.0.1".parse().unwrap(), all.port());
     let Some(_squatter) = squat(&name_of(address)) else { return };
-    let _listener = listen(&name_of(all)).unwrap();
+    let _listener = listen(&name_of(all), 1).unwrap();
     assert!(connect(address).is_ok());
 }
 
@@ -208,7 +208,7 @@ fn a_full_queue_is_a_refusal_and_no_wait() {
 #[test]
 fn a_message_of_a_mebibyte_goes_without_a_wait() {
     let (_tcp, address) = server("127.0.0.1:0");
-    let listener = UnixListener::from(listen(&name_of(address)).unwrap());
+    let listener = UnixListener::from(listen(&name_of(address), 1).unwrap());
     let client = UnixStream::from(connect(address).unwrap());
     let (accepted, _) = listener.accept().unwrap();
     widen(&accepted).unwrap();
