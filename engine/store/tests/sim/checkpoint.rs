@@ -207,3 +207,19 @@ fn the_end_waits_for_it_whatever_else_failed() {
         assert_eq!(report.replayed_records, 0, "all of it is in the index");
     }
 }
+
+#[test]
+fn a_removal_that_it_cuts_short_is_not_refused_as_if_nothing_had_gone() {
+    let mut rig = writing(7);
+    for index in 20..24 {
+        assert_eq!(write(&mut rig, index, index), Answer::Done);
+    }
+    rig.faults.index = true;
+    let removal = rig.begin_truncate(Ino(1), 0, None);
+    rig.settle();
+    assert!(!rig.answers.contains_key(&removal), "its next step waits");
+    assert_eq!(rig.store().space().chunk_count, 4);
+    rig.writing_hangs = false;
+    rig.settle();
+    assert_eq!(rig.answers.remove(&removal), Some(Answer::Failed(Status::Io)));
+}
