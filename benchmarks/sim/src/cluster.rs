@@ -35,7 +35,7 @@ use crate::random::Random;
 use crate::runner::{Tally, Telling};
 use client::Client;
 use net::{Conn, ConnKey, Conns, Way};
-use node::{Node, Which, wall};
+use node::{Node, Which, Written, wall};
 use plan::Plan;
 use program::Excuses;
 use shared::{Moment, SharedFile};
@@ -69,8 +69,8 @@ enum Event {
     Tick(u64),
     /// A connection's socket and hello arrive at another shard.
     HandOver(u64, usize, ConnKey, Box<weft_net::Frame>),
-    /// The checkpoint that the server writes gets a step further.
-    Checkpoint(u64),
+    /// A checkpoint that the server writes gets a step further.
+    Checkpoint(u64, Written),
     /// Something goes wrong.
     Fault,
     /// The server is started.
@@ -90,6 +90,8 @@ struct World {
     random: Random,
     /// How long checkpoints take.
     checkpoint_random: Random,
+    /// The same of the targets' indices.
+    index_random: Random,
     telling: Telling,
     now: Duration,
     queue: BTreeMap<(Duration, u64), Event>,
@@ -161,6 +163,7 @@ impl World {
             plan,
             random,
             checkpoint_random: Random::new(seed.rotate_left(29) ^ 0xc4),
+            index_random: Random::new(seed.rotate_left(29) ^ 0x1d),
             telling,
             now,
             queue: BTreeMap::new(),
@@ -275,7 +278,7 @@ impl World {
             Event::HandOver(epoch, shard, conn, hello) => {
                 self.take_over(epoch, shard, conn, *hello);
             }
-            Event::Checkpoint(epoch) => self.checkpoint(epoch),
+            Event::Checkpoint(epoch, whose) => self.checkpoint(epoch, whose),
             Event::Fault => self.fault(),
             Event::Start => self.start_server(),
         }

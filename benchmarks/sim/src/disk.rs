@@ -75,6 +75,8 @@ pub enum Work {
         /// How many.
         bytes: u64,
     },
+    /// Nothing: a turn of the process.
+    Turn,
 }
 
 /// An I/O that is complete.
@@ -385,6 +387,7 @@ impl Disk {
                 self.harden(covers);
                 Ok(IoDone::default())
             }
+            Work::Turn => Ok(IoDone::default()),
             Work::Discard { .. } => unreachable!("became a write when it was submitted"),
         }
     }

@@ -215,7 +215,7 @@ impl World {
     fn pass(&mut self, time: Duration, until_synced: bool) {
         let end = self.rig.now + time;
         loop {
-            let next_io = self.rig.disk.next_at().unwrap_or(Duration::MAX);
+            let next_io = self.rig.next_at().unwrap_or(Duration::MAX);
             if next_io.min(self.next_tick) >= end {
                 self.rig.now = end;
                 return;
@@ -486,14 +486,15 @@ impl World {
     fn crash(&mut self) -> (Crash, bool) {
         self.tally.crashes += 1;
         let power = self.regime != Regime::Kills;
-        let failed = self.rig.store().is_read_only();
+        let mut failed = self.rig.store().is_read_only();
         let failed_flushes = self.rig.disk.counts.failed_flushes;
         let flushing = self.rig.disk.is_flushing();
         let crash = match self.random.below(100) {
             0..10 => {
                 self.rig.disk.faults = Faults::default();
                 self.drain();
-                self.rig.shutdown();
+                // A checkpoint may have failed and the store not heard of it yet.
+                failed |= !self.rig.shutdown();
                 if power {
                     self.rig.power_loss();
                 }

@@ -111,11 +111,23 @@ pub struct Written {
     pub(crate) result: Result<(), Error>,
 }
 
+impl Written {
+    /// Why it may not be there.
+    pub fn error(&self) -> Option<Error> {
+        self.result.err()
+    }
+}
+
 impl Commit {
     /// Writes the commit and makes it durable. This is what takes time.
     pub fn write(self) -> Written {
         let result = self.write_pages().and_then(|()| self.write_meta());
         Written { result: result.map_err(|e| Error::io(OP, &e)), apart: self.apart }
+    }
+
+    /// As [`Commit::write`] on a disk that refuses the first page with `errno`: for simulated disks.
+    pub fn refuse(self, errno: i32) -> Written {
+        Written { result: Err(Error::code(OP, errno)), apart: self.apart }
     }
 
     fn write_pages(&self) -> std::io::Result<()> {

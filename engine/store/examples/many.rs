@@ -95,10 +95,16 @@ impl World {
                 }
                 Action::WriteData { io, .. }
                 | Action::Flush { io }
+                | Action::GoOn { io }
                 | Action::Discard { io, .. } => (io, IoDone::default()),
                 Action::AppendJournal { io, offset, bytes, .. } => {
                     self.device.write(offset, &bytes);
                     (io, IoDone::default())
+                }
+                Action::WriteCheckpoint(checkpoint) => {
+                    let store = self.store.as_mut().unwrap();
+                    store.checkpoint_written(checkpoint.write(), &self.pool, &mut self.actions);
+                    return true;
                 }
                 Action::Reply { result, .. } => {
                     drop(result.expect("nothing fails here"));

@@ -1,6 +1,7 @@
 //! What the store asks of its shard, and what it answers.
 
 use weft_iobuf::{BufSlot, SharedSlot};
+use weft_lmdb::{Commit, Written};
 use weft_wire::Status;
 
 /// One I/O under way. Each is completed exactly once, by [`crate::Store::io_done`].
@@ -64,6 +65,14 @@ pub enum Action {
         /// How many: a multiple of 64 KiB, at most 32 MiB.
         bytes: u64,
     },
+    /// Complete this at the next turn, after what came meanwhile: the store has more to do than one call should take.
+    GoOn {
+        /// Names the completion.
+        io: IoId,
+    },
+    /// Have this written, on whatever thread may wait for a disk, then call [`crate::Store::checkpoint_written`]. One at
+    /// a time.
+    WriteCheckpoint(Checkpoint),
     /// The operation `op` ended.
     Reply {
         /// As given with the operation.
@@ -73,6 +82,26 @@ pub enum Action {
     },
     /// After [`crate::Store::shutdown`]: nothing is under way and everything is in the index.
     Stopped,
+}
+
+/// What a checkpoint has to write to the index. Dropped, it is as if the process had died: the store waits for it.
+#[derive(Debug)]
+pub struct Checkpoint(pub(crate) Commit);
+
+/// A checkpoint whose writing is over.
+#[derive(Debug)]
+pub struct CheckpointWritten(pub(crate) Written);
+
+impl Checkpoint {
+    /// Writes it and makes it durable: blocks for as long as the disk takes.
+    pub fn write(self) -> CheckpointWritten {
+        CheckpointWritten(self.0.write())
+    }
+
+    /// As [`Checkpoint::write`] on a disk that refuses it with `errno`: for simulated disks.
+    pub fn refuse(self, errno: i32) -> CheckpointWritten {
+        CheckpointWritten(self.0.refuse(errno))
+    }
 }
 
 /// A completed I/O: a read gives its buffer back.

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use slab::Slab;
+use weft_wire::units::to_u64;
 use weft_wire::{ChunkId, ChunkIndex, Ino};
 
 use crate::chunk::Chunk;
@@ -18,6 +19,8 @@ struct Entry {
     dirty: bool,
     /// Part of the checkpoint under way.
     committing: bool,
+    /// And not in its transaction yet.
+    unput: bool,
     /// Neighbours in the list of entries that may leave; `NONE` for the others.
     older: usize,
     newer: usize,
@@ -41,7 +44,11 @@ pub(crate) struct Cache {
     bytes_max: u64,
     /// No less is left when some of it is lent.
     bytes_min: u64,
-    dirty_count: u64,
+    /// Places of the changed records, and of those in the checkpoint under way. Neither leave their place.
+    dirty: Vec<usize>,
+    committing: Vec<usize>,
+    /// So many of those, in order, are in its transaction.
+    put_count: usize,
     dirty_bytes: u64,
 }
 
@@ -55,7 +62,9 @@ impl Cache {
             bytes: 0,
             bytes_max,
             bytes_min: bytes_max / 2,
-            dirty_count: 0,
+            dirty: Vec::new(),
+            committing: Vec::new(),
+            put_count: 0,
             dirty_bytes: 0,
         }
     }
@@ -80,7 +89,7 @@ impl Cache {
     }
 
     pub(crate) fn dirty_count(&self) -> u64 {
-        self.dirty_count
+        to_u64(self.dirty.len())
     }
 
     /// Memory of the changed records.
@@ -144,8 +153,8 @@ impl Cache {
 
     /// Only what is not known is added.
     fn insert(&mut self, id: ChunkId, chunk: Option<Chunk>, bytes: u64) -> usize {
-        let (dirty, committing) = (false, false);
-        let entry = Entry { id, chunk, dirty, committing, older: NONE, newer: NONE, bytes };
+        let (dirty, committing, unput, older, newer) = (false, false, false, NONE, NONE);
+        let entry = Entry { id, chunk, dirty, committing, unput, older, newer, bytes };
         let place = self.entries.insert(entry);
         let before = self.places.insert(id, place);
         assert!(before.is_none(), "only what is not known is read from the index");
@@ -167,7 +176,7 @@ impl Cache {
         if entry.dirty {
             self.dirty_bytes -= entry.bytes;
         } else {
-            self.dirty_count += 1;
+            self.dirty.push(place);
         }
         self.bytes -= entry.bytes;
         let chunk = entry.chunk.get_or_insert_default();
@@ -185,26 +194,47 @@ impl Cache {
         result
     }
 
-    /// The changed records, which become part of a checkpoint.
-    pub(crate) fn take_dirty(&mut self, mut f: impl FnMut(ChunkId, Option<&Chunk>)) {
-        for (id, place) in &self.places {
+    /// The changed records become part of a checkpoint, to be put into its transaction one by one, and each before it is
+    /// changed again.
+    pub(crate) fn begin_commit(&mut self) {
+        assert!(self.committing.is_empty(), "one checkpoint at a time");
+        self.committing = std::mem::take(&mut self.dirty);
+        self.committing.sort_unstable_by_key(|place| self.entries[*place].id);
+        for place in &self.committing {
             let entry = &mut self.entries[*place];
-            if entry.dirty {
-                f(*id, entry.chunk.as_ref());
-                entry.dirty = false;
-                entry.committing = true;
+            (entry.dirty, entry.committing, entry.unput) = (false, true, true);
+        }
+        (self.put_count, self.dirty_bytes) = (0, 0);
+    }
+
+    /// The next of them in order that is not in the transaction; from here on it counts as being there.
+    pub(crate) fn next_unput(&mut self) -> Option<(ChunkId, Option<&Chunk>)> {
+        while let Some(place) = self.committing.get(self.put_count).copied() {
+            self.put_count += 1;
+            if self.entries[place].unput {
+                return self.unput_at(place);
             }
         }
-        self.dirty_count = 0;
-        self.dirty_bytes = 0;
+        None
+    }
+
+    /// The same of a record that is about to be changed.
+    pub(crate) fn unput(&mut self, id: ChunkId) -> Option<(ChunkId, Option<&Chunk>)> {
+        self.unput_at(*self.places.get(&id)?)
+    }
+
+    /// The same, at a place that was just found.
+    pub(crate) fn unput_at(&mut self, place: usize) -> Option<(ChunkId, Option<&Chunk>)> {
+        let entry = &mut self.entries[place];
+        std::mem::take(&mut entry.unput).then_some((entry.id, entry.chunk.as_ref()))
     }
 
     /// The checkpoint is committed: what it held and was not changed since may leave.
     pub(crate) fn committed(&mut self) {
-        let places: Vec<usize> = self.places.values().copied().collect();
-        for place in places {
+        for place in std::mem::take(&mut self.committing) {
             let entry = &mut self.entries[place];
-            if !std::mem::take(&mut entry.committing) || entry.dirty {
+            (entry.committing, entry.unput) = (false, false);
+            if entry.dirty {
                 continue;
             }
             if entry.chunk.is_some() {
@@ -288,7 +318,7 @@ impl Cache {
     /// Entries in memory.
     #[cfg(test)]
     pub(crate) fn len(&self) -> u64 {
-        weft_wire::units::to_u64(self.entries.len())
+        to_u64(self.entries.len())
     }
 }
 
@@ -314,15 +344,19 @@ mod tests {
         }
         assert_eq!((cache.len(), cache.dirty_count()), (100, 100));
         assert!(cache.is_mostly_dirty());
-        let mut taken = 0;
-        cache.take_dirty(|_, chunk| taken += usize::from(chunk.is_some()));
-        assert_eq!((taken, cache.dirty_count(), cache.len()), (100, 0, 100));
+        cache.begin_commit();
+        assert_eq!((cache.dirty_count(), cache.len()), (0, 100));
+        assert!(cache.next_unput().is_some_and(|(first, chunk)| first == id(0) && chunk.is_some()));
+        assert!(cache.unput(id(3)).is_some() && cache.unput(id(3)).is_none());
         cache.edit(id(3), |chunk| chunk.cut(0));
+        let rest = std::iter::from_fn(|| cache.next_unput().map(|(id, _)| id.index.0));
+        assert!(rest.eq([1, 2].into_iter().chain(4..100)), "in order, and no other version");
         cache.committed();
         assert!(cache.len() < 10 && cache.bytes() <= 10 * ENTRY_BYTES);
         assert!(cache.knows(id(3)) && cache.peek(id(3)).is_none(), "gone, and still to be told");
         assert!(cache.knows(id(99)), "used last");
-        cache.take_dirty(|gone, chunk| assert!(gone == id(3) && chunk.is_none()));
+        cache.begin_commit();
+        assert!(cache.next_unput().is_some_and(|(gone, chunk)| gone == id(3) && chunk.is_none()));
         cache.committed();
         assert!(!cache.knows(id(3)));
     }
@@ -333,7 +367,7 @@ mod tests {
         for index in 0..10 {
             set(&mut cache, index);
         }
-        cache.take_dirty(|_, _| ());
+        cache.begin_commit();
         cache.committed();
         let before = cache.len();
         assert!(!cache.lend(5 * ENTRY_BYTES + 1) && cache.len() == before);

@@ -6,7 +6,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use weft_lmdb::{Env, OpenOptions, PAGE_BYTES, Table, WriteTxn};
+use weft_lmdb::{Env, OpenOptions, PAGE_BYTES, Table, WriteTxn, Written};
 use weft_wire::{ChunkId, ChunkIndex, ClusterId, Ino};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -64,6 +64,15 @@ pub(crate) struct Meta {
     pub(crate) boot_id: [u8; 16],
     /// Opens at which what had not been synced might have been lost. Goes round.
     pub(crate) loss_count: u32,
+}
+
+/// What the index's disk says to a wish for room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Room {
+    Enough,
+    Full,
+    /// It cannot be asked while a commit is being written.
+    Later,
 }
 
 /// The open index.
@@ -277,12 +286,31 @@ impl Index {
     }
 
     /// Whether the map is so long and the disk has set room aside for it; `step_bytes` more, if it can.
-    pub(crate) fn reserve(&self, bytes: u64, step_bytes: u64) -> bool {
+    pub(crate) fn reserve(&self, bytes: u64, step_bytes: u64) -> Room {
         // `Env::reserve` takes what is beyond the map for the map's end, and all of that can be there.
-        bytes <= self.env.map_bytes().unwrap_or(0)
-            && (bytes <= self.env.reserved_bytes()
-                || self.env.reserve(bytes + step_bytes).is_ok()
-                || self.env.reserve(bytes).is_ok())
+        if bytes > self.env.map_bytes().unwrap_or(0) {
+            return Room::Full;
+        }
+        if bytes <= self.env.reserved_bytes() {
+            return Room::Enough;
+        }
+        if self.env.is_writing() {
+            return Room::Later;
+        }
+        match self.env.reserve(bytes + step_bytes).or_else(|_| self.env.reserve(bytes)) {
+            Ok(()) => Room::Enough,
+            Err(_) => Room::Full,
+        }
+    }
+
+    /// A commit made apart is durable: it is what is read from here on.
+    pub(crate) fn written(&self, written: Written) -> Result<(), StoreError> {
+        let fail = |e| StoreError::index("index: commit of a checkpoint", e);
+        if let Some(e) = written.error() {
+            // LMDB is not told: what is read stays the commit before, and no other can be made.
+            return Err(fail(e));
+        }
+        self.env.write().and_then(|mut txn| txn.written(written)).map_err(fail)
     }
 
     /// How many chunks the last commit had.

@@ -2,7 +2,7 @@
 //!
 //! A target is a block device or a preallocated file. The store says what to read, write and flush
 //! ([`Action`]) and is told when that is done ([`Store::io_done`]); it owns no file, thread or
-//! clock. The one thing it blocks on is the commit of its index (LMDB).
+//! clock. It blocks on reads of its index (LMDB), not on writes.
 //!
 //! # Where things are
 //! - **Data**: 4 KiB blocks, written once where they stay, O_DIRECT.
@@ -15,7 +15,8 @@
 //!   its record in the page cache, so it survives the death of the process (`kill -9`).
 //! - It is durable, and a sync is acknowledged, in `store/checkpoint.rs::flush_done`: one fdatasync
 //!   made data and journal durable together.
-//! - It is in the index in `store/checkpoint.rs::commit_checkpoint`, always after that flush.
+//! - It is in the index in `store/checkpoint.rs::checkpoint_written`, always after that flush. The commit is written by
+//!   another thread ([`Action::WriteCheckpoint`]); until its end the journal has what it writes.
 //!
 //! # Invariants
 //! - A block belongs to at most one chunk; a block given up is given out again only after the
@@ -33,7 +34,8 @@
 //! - A scrub (`store/scrub.rs`) reads every written block now and then; what is known to be damaged
 //!   (`damage.rs`) is listed across restarts.
 //! - A block under discard is not given out until the device is done with it (`discard.rs`).
-//! - Memory is bounded by the cache, the operations the caller lets in, and the journal's length.
+//! - Memory is bounded by the cache, the operations the caller lets in, and the journal's length: when the next checkpoint
+//!   is due and the one before is not over, operations that change something wait.
 //!
 //! # What it does not do
 //! It repairs nothing but a superblock; it does not notice that a device gave back an older,
@@ -66,7 +68,9 @@ mod space_rows;
 mod store;
 mod superblock;
 
-pub use action::{Action, IoDone, IoError, IoId, Outcome, ReadPiece};
+pub use action::{
+    Action, Checkpoint, CheckpointWritten, IoDone, IoError, IoId, Outcome, ReadPiece,
+};
 pub use check::{CheckReport, Problem, check};
 pub use counters::{Counters, Space};
 pub use damage::ScrubStatus;

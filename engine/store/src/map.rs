@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use weft_lmdb::WriteTxn;
+use weft_lmdb::{Commit, WriteTxn, Written};
 use weft_wire::data::{ChunkInfo, ChunkListReply};
 use weft_wire::limits::LIST_COUNT_MAX;
 use weft_wire::units::to_u32;
@@ -14,8 +14,9 @@ use crate::cache::Cache;
 use crate::chunk::Chunk;
 use crate::damage::{Damages, ScrubStatus};
 use crate::error::StoreError;
-use crate::index::{Index, Meta};
+use crate::index::{Index, Meta, Room};
 use crate::limits::CHUNK_DIRTY_BYTES;
+use crate::planted::{self, Bug};
 use crate::record::{Places, Punch, Truncate};
 use crate::space::{Extent, Space};
 use crate::space_rows::{ROW_DIRTY_BYTES, Row, SpaceHead, Touched};
@@ -29,6 +30,8 @@ pub(crate) struct Map {
     index: Index,
     cache: Cache,
     chunk_count: u64,
+    /// The checkpoint that is being gathered.
+    txn: Option<WriteTxn>,
     /// Length of the index with the transaction under way.
     index_bytes: u64,
     /// Room for the index that only removals and overwrites may use.
@@ -55,6 +58,7 @@ impl Map {
     ) -> Result<Map, StoreError> {
         let mut map = Map {
             chunk_count: index.chunk_count()?,
+            txn: None,
             index_bytes: index.used_bytes(),
             index,
             cache: Cache::new(cache_bytes_max),
@@ -62,16 +66,19 @@ impl Map {
             index_full: false,
             touched: Touched::default(),
         };
-        map.index_has_room();
+        map.index_room();
         Ok(map)
     }
 
     /// Whether the index's map and disk have room for what changed, twice over (the pages it replaces are
     /// free one checkpoint later), and some besides to remove things with.
-    pub(crate) fn index_has_room(&mut self) -> bool {
+    pub(crate) fn index_room(&mut self) -> Room {
         let need = self.index_bytes + 2 * self.index_dirty_bytes() + self.headroom_bytes;
-        self.index_full = !self.index.reserve(need, self.headroom_bytes);
-        !self.index_full
+        let room = self.index.reserve(need, self.headroom_bytes);
+        if room != Room::Later {
+            self.index_full = room == Room::Full;
+        }
+        room
     }
 
     /// Whether a checkpoint is due because the index's disk is full: several must fit in what is
@@ -182,8 +189,8 @@ impl Map {
     }
 
     /// Adds what the scrub keeps to a checkpoint.
-    pub(crate) fn put_scrub(&self, txn: &mut WriteTxn, row: &[u8]) -> Result<(), StoreError> {
-        self.index.put_scrub(txn, row)
+    pub(crate) fn put_scrub(&mut self, row: &[u8]) -> Result<(), StoreError> {
+        self.index.put_scrub(gathered(&mut self.txn), row)
     }
 
     /// Blocks have new places; gives the extents that are free once this is durable, and how many blocks were never
@@ -214,7 +221,10 @@ impl Map {
             }
         };
         match known {
-            Some(place) => self.cache.edit_at(place, change),
+            Some(place) => {
+                put(&self.index, &mut self.txn, self.cache.unput_at(place));
+                self.cache.edit_at(place, change);
+            }
             None => self.cache.edit(places.chunk, change),
         }
         self.chunk_count += u64::from(!existed);
@@ -274,6 +284,7 @@ impl Map {
         id: ChunkId,
         change: impl FnOnce(&mut Chunk) -> T,
     ) -> T {
+        put(&self.index, &mut self.txn, self.cache.unput(id));
         let (result, gone) = self.cache.edit(id, |chunk| (change(chunk), chunk.is_empty()));
         self.chunk_count -= u64::from(gone);
         result
@@ -363,36 +374,88 @@ impl Map {
         Ok(head.is_some_and(|head| fits(&head)).then_some(space))
     }
 
-    /// Puts changed rows of the map of used blocks.
+    /// Adds changed rows of the map of used blocks to a checkpoint.
     pub(crate) fn put_space(
-        &self,
-        txn: &mut WriteTxn,
+        &mut self,
         head: &SpaceHead,
         rows: impl Iterator<Item = (u64, Row)>,
     ) -> Result<(), StoreError> {
-        self.index.put_space(txn, head, rows)
+        self.index.put_space(gathered(&mut self.txn), head, rows)
     }
 
-    /// Puts everything that changed and `meta` into one transaction, still to be committed.
-    pub(crate) fn begin_commit(&mut self, meta: &Meta) -> Result<WriteTxn, StoreError> {
+    /// A checkpoint of everything as it is now, and of `meta`, begins: [`Map::put_some`] gathers what changed.
+    pub(crate) fn begin_commit(&mut self, meta: &Meta) -> Result<(), StoreError> {
         let mut txn = self.index.begin()?;
-        let mut result = self.index.put_meta(&mut txn, meta);
-        let index = &self.index;
-        self.cache.take_dirty(|id, chunk| {
-            if result.is_ok() {
-                result = index.put_chunk(&mut txn, id, chunk);
-            }
-        });
-        self.index_bytes = txn.commit_bytes();
-        result.map(|()| txn)
+        self.index.put_meta(&mut txn, meta)?;
+        // As long as it is not known how long the index gets.
+        self.index_bytes += 2 * self.index_dirty_bytes();
+        self.cache.begin_commit();
+        self.txn = Some(txn);
+        Ok(())
     }
 
-    /// Commits that transaction: durable when this returns.
-    pub(crate) fn commit(&mut self, txn: WriteTxn) -> Result<(), StoreError> {
-        txn.commit().map_err(|e| StoreError::index("index: commit of a checkpoint", e))?;
+    /// Puts so many changed records into the transaction of the checkpoint; whether these were the last. What changes
+    /// before its turn comes is put before that.
+    pub(crate) fn put_some(&mut self, count: u32) -> Result<bool, StoreError> {
+        let txn = gathered(&mut self.txn);
+        for _ in 0..count {
+            match self.cache.next_unput() {
+                Some((id, chunk)) => self.index.put_chunk(txn, id, chunk)?,
+                None => {
+                    self.index_bytes = txn.commit_bytes();
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Commits what was gathered: durable when this returns.
+    pub(crate) fn commit(&mut self) -> Result<(), StoreError> {
+        let commit = self.commit_apart()?;
+        self.committed(commit.write())
+    }
+
+    /// Commits what was gathered, in memory: durable when what this gives was written and [`Map::committed`] was told.
+    /// Until then the records in it stay in memory: the index is read as of the commit before.
+    pub(crate) fn commit_apart(&mut self) -> Result<Commit, StoreError> {
+        assert!(self.cache.next_unput().is_none(), "all of it was put");
+        // Until its end the disk cannot be asked: what there is has to do for what comes meanwhile.
+        self.index_room();
+        let txn = self.txn.take().expect("it was begun");
+        let commit = txn.commit_apart();
+        let commit = commit.map_err(|e| StoreError::index("index: commit of a checkpoint", e))?;
+        if planted::is(Bug::LetGoEarly) {
+            self.cache.committed();
+        }
+        Ok(commit.expect("a checkpoint sets its row"))
+    }
+
+    /// Gives a checkpoint up that was begun and not committed: there is none after it.
+    pub(crate) fn abandon(&mut self) {
+        self.txn = None;
+    }
+
+    /// The writing of that commit is over: with `Ok` it is durable (this is the checkpoint's line).
+    pub(crate) fn committed(&mut self, written: Written) -> Result<(), StoreError> {
+        self.index.written(written)?;
         self.cache.committed();
         self.index_bytes = self.index.used_bytes();
         Ok(())
+    }
+}
+
+fn gathered(txn: &mut Option<WriteTxn>) -> &mut WriteTxn {
+    txn.as_mut().expect("a checkpoint is being gathered")
+}
+
+/// A record is about to be changed: the checkpoint that is being gathered has it as it was at its beginning.
+fn put(index: &Index, txn: &mut Option<WriteTxn>, unput: Option<(ChunkId, Option<&Chunk>)>) {
+    if let Some((id, chunk)) = unput.filter(|_| !planted::is(Bug::PutLate))
+        && let Some(txn) = txn
+    {
+        // An error comes again with the commit.
+        index.put_chunk(txn, id, chunk).unwrap_or_default();
     }
 }
 

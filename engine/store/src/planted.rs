@@ -27,6 +27,12 @@ weft_wire::bugs_to_plant! {
     SkipRecoverFlush,
     /// A checkpoint is committed before its flush.
     CommitEarly,
+    /// The journal goes on where a checkpoint is needed whose commit is being written.
+    CutJournalEarly,
+    /// A checkpoint is without a record that changes before its turn.
+    PutLate,
+    /// Records leave memory while the commit with them is being written.
+    LetGoEarly,
     /// A checkpoint forgets the intents of overwrites that are under way.
     ForgetIntents,
     /// A mark is made before its append can leave, so that records come behind it.

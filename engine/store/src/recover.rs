@@ -135,11 +135,12 @@ pub(crate) fn recover(
     let trusted = if note.is_some() { boot_id } else { [0; 16] };
     let applied = replay.last_sequence;
     let now = Meta { applied, generation, boot_id: trusted, loss_count, ..*meta };
-    let mut txn = map.begin_commit(&now)?;
+    map.begin_commit(&now)?;
+    map.put_some(u32::MAX)?;
     let used_count = space.total() - space.free();
     let head = SpaceHead { applied: now.applied, block_count, used_count };
     let rows = work.touched.take().into_iter().map(|number| (number, space.row(number)));
-    map.put_space(&mut txn, &head, rows)?;
+    map.put_space(&head, rows)?;
     // Data before the index that finds it: after a kill the blocks may still be in a volatile
     // cache of the device, and the journal that could tell is cut by the commit.
     if !planted::is(Bug::SkipRecoverFlush) {
@@ -148,7 +149,7 @@ pub(crate) fn recover(
             .and_then(|()| device.flush())
             .map_err(|source| StoreError::device("flush at open", 0, source))?;
     }
-    map.commit(txn)?;
+    map.commit()?;
     // Only now: the commit counts the loss that a flush in doubt may have been.
     if let Some(note) = note {
         note.ended_well();

@@ -20,11 +20,11 @@ use crate::damage::Damages;
 use crate::discard::Discards;
 use crate::error::{Kind, StoreError};
 use crate::flush_note::FlushNote;
-use crate::index::{Index, Meta};
+use crate::index::{Index, Meta, Room};
 use crate::journal::Journal;
 use crate::limits::{
     BLOCK, INDEX_BYTES_MIN, INDEX_HEADROOM_BYTES_MAX, INDEX_HEADROOM_BYTES_MIN,
-    INDEX_HEADROOM_SHARE, SPARE_WRITES_MAX,
+    INDEX_HEADROOM_SHARE, PUTS_PER_CALL, SPARE_WRITES_MAX,
 };
 use crate::locks::{Hold, Locks};
 use crate::map::Map;
@@ -144,6 +144,8 @@ enum IoUse {
     Discard,
     /// A superblock of the target that grows.
     Grow,
+    /// A pause between two parts of gathering a checkpoint.
+    Gather,
 }
 
 /// Why an operation does not go on.
@@ -151,7 +153,7 @@ enum IoUse {
 enum Halt {
     /// It ends.
     Fail(Status),
-    /// It is tried again after the next checkpoint, flush or end of another operation.
+    /// It is tried again after the end of the next checkpoint, flush or other operation.
     Park,
 }
 
@@ -241,6 +243,7 @@ pub struct Store {
     checkpoint_due: bool,
     last_checkpoint: Duration,
     dirty_chunks_max: u64,
+    puts_per_call: u32,
     tables: TableLimits,
     checkpoint_interval: Duration,
     /// As the index is to say: all zero without a note.
@@ -266,6 +269,10 @@ pub(crate) fn index_bytes_max(superblock: &Superblock) -> u64 {
 fn index_headroom_bytes(superblock: &Superblock) -> u64 {
     (superblock.areas.capacity_bytes / INDEX_HEADROOM_SHARE)
         .clamp(INDEX_HEADROOM_BYTES_MIN, INDEX_HEADROOM_BYTES_MAX)
+}
+
+fn puts_per_call(dirty_chunks_max: u64) -> u32 {
+    u32::try_from(dirty_chunks_max / 4).unwrap_or(u32::MAX).clamp(1, PUTS_PER_CALL)
 }
 
 impl Store {
@@ -348,6 +355,7 @@ impl Store {
             checkpoint_due: false,
             last_checkpoint: Duration::ZERO,
             dirty_chunks_max: params.dirty_chunks_max,
+            puts_per_call: puts_per_call(params.dirty_chunks_max),
             tables: TableLimits::new(params.tables_bytes_max),
             checkpoint_interval: params.checkpoint_interval,
             boot_id: if note.is_some() { params.boot_id } else { [0; 16] },
@@ -520,6 +528,7 @@ impl Store {
             }
             IoUse::ScrubRepair => self.scrub_repair_done(&result),
             IoUse::Grow => self.grow_written(result.is_ok(), out),
+            IoUse::Gather => self.gather_checkpoint(out),
             IoUse::Discard => unreachable!("handled above"),
         }
         self.run(pool, out);
@@ -668,8 +677,12 @@ impl Store {
 
     /// Takes blocks, or waits for some that will be free, or fails.
     fn alloc(&mut self, want: crate::space::Want) -> Result<Vec<Extent>, Halt> {
-        if !want.may_use_reserve && !self.map.index_has_room() {
-            return Err(Halt::Fail(Status::NoSpace));
+        if !want.may_use_reserve {
+            match self.map.index_room() {
+                Room::Enough => {}
+                Room::Full => return Err(Halt::Fail(Status::NoSpace)),
+                Room::Later => return Err(Halt::Park),
+            }
         }
         if let Some(extents) = self.space.alloc(want) {
             return Ok(extents);

@@ -16,6 +16,8 @@ pub enum Kind {
     Store,
     /// The ring failed, or has no room for its descriptors.
     Ring,
+    /// The thread that writes the index cannot be started, or is gone.
+    Thread,
 }
 
 /// Failure of a step that concerns a target's device.
@@ -61,6 +63,7 @@ impl TargetError {
             Kind::NoDirect => "its file system or device must allow O_DIRECT",
             Kind::Store => "not usable as a target",
             Kind::Ring => "io_uring failed",
+            Kind::Thread => "the thread that writes its index failed",
         };
         format!("{what}{cause}")
     }

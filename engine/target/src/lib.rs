@@ -8,7 +8,7 @@
 //! # Shape
 //! [`Targets`] turns an action into an operation of the caller's ring (or into one of its own
 //! polled ring, see [`Options`]), or does it at once, and turns completions back into the store's
-//! words. [`Runner`] is a store with a ring and a loop around it, for callers that have neither.
+//! words. What a checkpoint writes to the index goes to a thread of its own ([`Writer`]). [`Runner`] is a store with a ring and a loop around it, for callers that have neither.
 //! [`BlockingDevice`] is for opening and inspecting, [`format()`] for making.
 //!
 //! # Invariants
@@ -18,7 +18,7 @@
 //!   [`Opened::notes`], not a failure.
 //!
 //! # What it does not do
-//! It owns no thread and no clock, and decides nothing about data.
+//! It owns no clock, no thread but the one that writes indices ([`WriterThread`]), and decides nothing about data.
 
 mod device;
 mod error;
@@ -29,13 +29,15 @@ mod polled;
 mod runner;
 mod tail;
 mod targets;
+mod writer;
 
 pub use device::{BlockingDevice, can_discard, open_device};
 pub use error::{Kind, TargetError};
 pub use format::format;
 pub use open::{DataPath, Opened, Options, Wish, needs_wide_ring};
 pub use runner::{Reply, Runner, RunnerParams};
-pub use targets::{Step, Targets};
+pub use targets::{IndexThread, Step, Targets};
+pub use writer::{Writer, WriterThread};
 
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,7 @@ use weft_wire::units::{to_u64, to_usize};
 
 use crate::error::{Kind, TargetError};
 use crate::open::{DataPath, Opened, Options, needs_wide_ring};
-use crate::targets::{Step, Targets};
+use crate::targets::{IndexThread, Step, Targets};
 
 /// Ends taken before what follows from them is begun. A device kept waiting for a whole batch idles, and the kernel
 /// hands requests over one by one unless it gets three or more.
@@ -93,7 +93,11 @@ impl Runner {
         let pool = Pool::new(pool_bytes, slot_bytes_max)
             .map_err(|error| TargetError::because(Kind::Ring, "make buffers for", path, error))?;
         ring.register_pool(&pool).map_err(|error| failed("register buffers for", error))?;
-        let mut targets = Targets::new();
+        let writer = IndexThread::of_targets(1);
+        let writer = writer.map_err(|error| {
+            TargetError::because(Kind::Thread, "start a thread for", path, error)
+        })?;
+        let mut targets = Targets::new(writer, &ring);
         let Opened { index, store, report, notes } =
             targets.open(path, store, options, &mut ring, &pool)?;
         let runner = Runner {
@@ -164,7 +168,7 @@ impl Runner {
     /// there already.
     ///
     /// # Errors
-    /// `Ring`: it is of no more use.
+    /// `Ring`, `Thread`: it is of no more use.
     pub fn turn(&mut self, patience: Duration) -> Result<(), TargetError> {
         self.carry_out();
         if self.replies.is_empty() && !self.stopped {
@@ -173,7 +177,17 @@ impl Runner {
                 .map_or_else(|| self.wait(patience), Err)
                 .map_err(|error| TargetError::because(Kind::Ring, "wait for", &self.path, error))?;
             self.take_completions();
+            self.take_written()?;
             self.carry_out();
+        }
+        Ok(())
+    }
+
+    fn take_written(&mut self) -> Result<(), TargetError> {
+        let failed =
+            |error| TargetError::because(Kind::Thread, "write the index of", &self.path, error);
+        while let Some((_, written)) = self.targets.next_written().map_err(failed)? {
+            self.store.checkpoint_written(written, &self.pool, &mut self.actions);
         }
         Ok(())
     }
@@ -181,7 +195,7 @@ impl Runner {
     /// Ends what is under way and puts everything into the index.
     ///
     /// # Errors
-    /// `Ring`.
+    /// As [`Runner::turn`].
     pub fn shutdown(mut self) -> Result<(), TargetError> {
         const PATIENCE: Duration = Duration::from_secs(1);
         self.store.shutdown(&mut self.actions);
@@ -240,7 +254,7 @@ impl Runner {
             Step::Done(io, result) => {
                 self.store.io_done(io, result, &self.pool, &mut self.actions);
             }
-            Step::Polled => {}
+            Step::Polled | Step::Writing => {}
         }
     }
 

@@ -1,15 +1,17 @@
 //! The targets of one thread: actions in, operations of its ring out, and back.
 
+use std::collections::VecDeque;
 use std::io;
 
 use rustix::fs::{FallocateFlags, SeekFrom, seek};
 use weft_ring::{Completion, Errno, FileId, Op, Ring, RingError};
-use weft_store::{Action, IoDone, IoError, IoId};
+use weft_store::{Action, Checkpoint, CheckpointWritten, IoDone, IoError, IoId};
 use weft_wire::units::{to_u64, to_usize};
 
 use crate::open::DataPath;
 use crate::polled::Polled;
 use crate::tail::Tail;
+use crate::writer::{Writer, WriterThread};
 
 /// The descriptors of one target.
 #[derive(Clone, Copy, Debug)]
@@ -31,27 +33,51 @@ pub enum Step {
     Ring(IoId, Op),
     /// Over.
     Done(IoId, Result<IoDone, IoError>),
-    /// On the polled ring; it comes out of [`Targets::next_polled`].
+    /// On the polled ring, or for the next turn; it comes out of [`Targets::next_polled`].
     Polled,
+    /// With the thread that writes indices; it comes out of [`Targets::next_written`].
+    Writing,
 }
 
 /// An I/O that is over: which target, which I/O, how it went.
 pub(crate) type Done = (usize, IoId, Result<IoDone, IoError>);
 
+/// The end of a target's checkpoint.
+type IndexWritten = (usize, CheckpointWritten);
+
+/// The thread that writes the indices of all targets of one thread.
+pub type IndexThread = WriterThread<(usize, Checkpoint), IndexWritten>;
+
+impl IndexThread {
+    /// Starts it, for so many targets: each has one checkpoint under way.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn of_targets(count: usize) -> io::Result<IndexThread> {
+        WriterThread::start("index", count, |(index, job)| (index, job.write()))
+    }
+}
+
 /// All targets that one thread drives.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Targets {
     files: Vec<TargetFiles>,
     /// Where the targets' journals grow.
     tails: Vec<Tail>,
     pub(crate) polled: Option<Polled>,
+    writer: Writer<(usize, Checkpoint), IndexWritten>,
+    /// What goes on at the next turn, and what does at this one.
+    next_turn: Vec<(usize, IoId)>,
+    this_turn: VecDeque<(usize, IoId)>,
 }
 
 impl Targets {
-    /// None yet; [`Opened`] adds them.
+    /// None yet; [`Opened`] adds them. Their indices are written by `writer`, which rings the bell of `ring`.
     #[must_use]
-    pub fn new() -> Targets {
-        Targets::default()
+    pub fn new(writer: IndexThread, ring: &Ring) -> Targets {
+        let writer = writer.join(&ring.bell());
+        let (next_turn, this_turn) = (Vec::new(), VecDeque::new());
+        Targets { files: Vec::new(), tails: Vec::new(), polled: None, writer, next_turn, this_turn }
     }
 
     pub(crate) fn add(&mut self, files: TargetFiles) -> usize {
@@ -98,6 +124,14 @@ impl Targets {
                 let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
                 return Step::Ring(io, Op::Fallocate { file: direct, mode, offset, bytes });
             }
+            Action::GoOn { io } => {
+                self.next_turn.push((index, io));
+                return Step::Polled;
+            }
+            Action::WriteCheckpoint(checkpoint) => {
+                self.writer.give((index, checkpoint));
+                return Step::Writing;
+            }
             Action::Reply { .. } | Action::Stopped => {
                 unreachable!("the caller keeps what is not disk work")
             }
@@ -125,7 +159,8 @@ impl Targets {
     /// Whether I/O is under way that only [`Targets::poll`] brings to its end: do not sleep.
     #[must_use]
     pub fn must_poll(&self) -> bool {
-        self.polled.as_ref().is_some_and(Polled::is_busy)
+        let waits = !self.next_turn.is_empty() || !self.this_turn.is_empty();
+        waits || self.polled.as_ref().is_some_and(Polled::is_busy)
     }
 
     /// Hands over what was started and asks the devices what is over. Call once a turn.
@@ -133,18 +168,31 @@ impl Targets {
     /// # Errors
     /// The polled ring failed.
     pub fn poll(&mut self) -> Result<(), RingError> {
+        self.this_turn.extend(self.next_turn.drain(..));
         self.polled.as_mut().map_or(Ok(()), Polled::poll)
     }
 
     /// The next I/O of the polled ring that goes on: over, or once more on the caller's ring.
     #[must_use]
     pub fn next_polled(&mut self) -> Option<(usize, Step)> {
+        if let Some((index, io)) = self.this_turn.pop_front() {
+            return Some((index, Step::Done(io, Ok(IoDone::default()))));
+        }
         let polled = self.polled.as_mut()?;
         if let Some((index, io, result)) = polled.next_refused() {
             return Some((index, Step::Done(io, result)));
         }
         let (index, io, completion) = polled.next_completion()?;
         Some((index, self.completed(index, io, completion)))
+    }
+
+    /// The next checkpoint that was written, for [`weft_store::Store::checkpoint_written`], and whose it is. Look after each
+    /// wait of the ring.
+    ///
+    /// # Errors
+    /// The thread that writes is gone.
+    pub fn next_written(&self) -> io::Result<Option<IndexWritten>> {
+        self.writer.next()
     }
 
     /// How an operation of [`Targets::start`] went, in the store's words. What failed on a better

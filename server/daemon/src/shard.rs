@@ -3,7 +3,6 @@
 //! One turn: wait for completions or mail, hand each to the core, then do what the core wants, and send what was
 //! queued on each connection in as few operations as possible. Nothing here decides what a request means.
 
-mod checkpoint;
 mod conn;
 mod disk;
 
@@ -13,11 +12,12 @@ use std::time::Duration;
 
 use slab::Slab;
 use weft_iobuf::{Pool, SharedSlot};
+use weft_metadata::{Checkpoint, CheckpointWritten};
 use weft_net::{Budget, Frame};
 use weft_ring::{Completion, Mailbox, Op, Ring, Sender};
 use weft_server_core::memory::MemoryPlan;
 use weft_server_core::{Action, ConnId, Message, Shard};
-use weft_target::{Step, Targets};
+use weft_target::{Step, Targets, Writer};
 use weft_wire::{Header, ShardId};
 
 use crate::clock;
@@ -68,7 +68,7 @@ pub(crate) struct ShardLoop {
     pool: Pool,
     targets: Targets,
     log: Option<LogFiles>,
-    checkpoints: Option<CheckpointWriter>,
+    checkpoints: Option<VolumeWriter>,
     conns: BTreeMap<ConnId, ConnIo>,
     conn_next: u64,
     /// For the bodies of frames that are not whole yet.
@@ -113,14 +113,16 @@ pub(crate) struct ShardSetup {
     pub(crate) registry: Arc<Registry>,
 }
 
-pub(crate) use checkpoint::{CheckpointWriter, WriterThread};
 pub(crate) use disk::LogFiles;
+
+/// Writes the volume's checkpoints.
+pub(crate) type VolumeWriter = Writer<Checkpoint, CheckpointWritten>;
 
 impl ShardLoop {
     /// `checkpoints`: for a shard with a volume.
     pub(crate) fn new(
         setup: ShardSetup,
-        checkpoints: Option<CheckpointWriter>,
+        checkpoints: Option<VolumeWriter>,
     ) -> Result<ShardLoop, String> {
         let mut zeros = setup.pool.alloc(ZEROS_BYTES).ok_or("no memory for buffers")?;
         zeros.as_mut_slice().fill(0);
@@ -174,7 +176,7 @@ impl ShardLoop {
             self.turn = clock::mono();
             self.take_completions();
             self.take_mail();
-            self.take_checkpoint()?;
+            self.take_written().map_err(|error| error.to_string())?;
             let now = clock::now();
             if now.mono.saturating_sub(last_tick) >= TICK {
                 last_tick = now.mono;
@@ -280,9 +282,13 @@ impl ShardLoop {
         }
     }
 
-    fn take_checkpoint(&mut self) -> Result<(), String> {
-        let Some(writer) = &self.checkpoints else { return Ok(()) };
-        if let Some(written) = writer.next_written()? {
+    fn take_written(&mut self) -> std::io::Result<()> {
+        while let Some((index, written)) = self.targets.next_written()? {
+            self.core.target_written(index, written, clock::now());
+        }
+        if let Some(writer) = &self.checkpoints
+            && let Some(written) = writer.next()?
+        {
             self.core.checkpoint_written(written, clock::now());
         }
         Ok(())
@@ -328,7 +334,7 @@ impl ShardLoop {
             }
             Action::Volume(weft_metadata::Action::WriteCheckpoint(checkpoint)) => {
                 let writer = self.checkpoints.as_ref();
-                writer.expect("a shard with a volume has one").write(checkpoint);
+                writer.expect("a shard with a volume has one").give(checkpoint);
             }
             Action::Volume(action) => {
                 let log = self.log.expect("only a shard with a volume has log work");
@@ -355,7 +361,7 @@ impl ShardLoop {
                 self.metrics.io_ended(index, io, now.mono);
                 self.core.target_io_done(index, io, result, now);
             }
-            Step::Polled => {}
+            Step::Polled | Step::Writing => {}
         }
     }
 

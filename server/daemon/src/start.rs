@@ -14,7 +14,7 @@ use weft_ring::{Mailbox, Registration, Ring, RingConfig, Sender};
 use weft_server_core::config::Config;
 use weft_server_core::memory::{MemoryPlan, SLOT_BYTES_MAX};
 use weft_server_core::{OfflineTarget, ScrubSchedule, Shard, ShardParams};
-use weft_target::Targets;
+use weft_target::{IndexThread, Targets, WriterThread};
 use weft_wire::session::{ClusterMap, NodeEntry, Place};
 use weft_wire::units::{to_u64, to_usize};
 use weft_wire::{ShardId, TargetId, VolumeId};
@@ -23,7 +23,7 @@ use crate::clock;
 use crate::listen::Listeners;
 use crate::metrics::{self, Registry};
 use crate::open::{self, TargetMemory, TargetPlace, Unopened};
-use crate::shard::{Mail, ShardLoop, ShardSetup, WriterThread};
+use crate::shard::{Mail, ShardLoop, ShardSetup};
 
 /// Messages that may wait for one shard.
 const MAIL_MAX: usize = 4096;
@@ -254,13 +254,18 @@ fn cluster_map(config: &Config, targets: &[TargetPlace]) -> ClusterMap {
 
 /// A shard's thread, from its ring to its end.
 fn run_shard(seed: Seed, reports: &mpsc::Sender<Report>) -> Result<(), String> {
-    let writer = (seed.id == ShardId(0)).then(WriterThread::start).transpose()?;
+    let cannot = |error| format!("cannot start a thread: {error}");
+    let mine = seed.targets.iter().filter(|target| target.shard == seed.id);
+    let index_thread = IndexThread::of_targets(mine.clone().count()).map_err(cannot)?;
+    let checkpoints = (seed.id == ShardId(0))
+        .then(|| WriterThread::start("checkpoint", 1, weft_metadata::Checkpoint::write))
+        .transpose()
+        .map_err(cannot)?;
     let core = usize::from(seed.config.cores[usize::from(seed.id.0)]);
     weft_ring::pin_to_core(core).map_err(|error| error.to_string())?;
     if let Err(error) = weft_ring::run_soon() {
         tracing::info!(%error, "the scheduler gives no short slices");
     }
-    let mine = seed.targets.iter().filter(|target| target.shard == seed.id);
     let options = open::target_options(&seed.config);
     let sqe128 = weft_target::needs_wide_ring(mine.map(|target| target.path.as_path()), options);
     let ring = Ring::new(RingConfig { sqe128, ..RingConfig::serving() })
@@ -270,8 +275,9 @@ fn run_shard(seed: Seed, reports: &mpsc::Sender<Report>) -> Result<(), String> {
     let (Ok(()), Ok(peers)) = (told, seed.peers.recv()) else {
         return Ok(()); // the node is going down before it was up
     };
-    let checkpoints = writer.map(|writer| writer.join_shard(&ring.bell()));
-    let shard = ShardLoop::new(build_shard(seed, ring, mailbox, peers)?, checkpoints)?;
+    let checkpoints = checkpoints.map(|thread| thread.join(&ring.bell()));
+    let targets = Targets::new(index_thread, &ring);
+    let shard = ShardLoop::new(build_shard(seed, ring, targets, mailbox, peers)?, checkpoints)?;
     shard.run(|| drop(reports.send(Report::Serving)))
 }
 
@@ -310,6 +316,7 @@ fn scrub_schedule(config: &Config) -> ScrubSchedule {
 fn build_shard(
     seed: Seed,
     mut ring: Ring,
+    mut targets: Targets,
     mailbox: Mailbox<Mail>,
     peers: Vec<Option<Sender<Mail>>>,
 ) -> Result<ShardSetup, String> {
@@ -322,7 +329,6 @@ fn build_shard(
     if let Registration::Plain(errno) = ring.register_pool(&pool).map_err(|e| e.to_string())? {
         tracing::warn!(shard = seed.id.0, %errno, "buffers are not registered: more CPU per operation; raise memlock");
     }
-    let mut targets = Targets::new();
     let (mut params, mut offline) = (Vec::new(), Vec::new());
     let count = to_u64(mine.len().max(1));
     let share = TargetMemory {

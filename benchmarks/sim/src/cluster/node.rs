@@ -59,9 +59,17 @@ pub(super) struct Process {
     pub(super) shards: Vec<Host>,
     /// Messages on their way, by receiver.
     pub(super) mail: BTreeMap<(usize, usize), VecDeque<Message>>,
-    /// The volume's checkpoint under way. It dies with the process, as a thread of it would.
-    pub(super) checkpoint: Option<Writing>,
+    /// The checkpoints under way, of the volume and of targets. They die with the process, as its threads would.
+    pub(super) checkpoints: BTreeMap<Written, Writing>,
     pub(super) stopping: bool,
+}
+
+/// Whose checkpoint it is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Written {
+    Volume,
+    /// A shard, and the target by its place there.
+    Target(usize, usize),
 }
 
 /// How far a checkpoint's writing is.
@@ -70,6 +78,9 @@ pub(super) enum Writing {
     Begun(Checkpoint),
     /// The volume does not know.
     Written(CheckpointWritten),
+    IndexBegun(weft_store::Checkpoint),
+    /// The store does not know.
+    IndexWritten(weft_store::CheckpointWritten),
 }
 
 /// The machine.
@@ -274,7 +285,8 @@ impl Node {
             shards.push(Host { core, pool, bodies, disks, turn, stopped, serving });
         }
         let mail = BTreeMap::new();
-        self.process = Some(Process { shards, mail, checkpoint: None, stopping: false });
+        self.process =
+            Some(Process { shards, mail, checkpoints: BTreeMap::new(), stopping: false });
     }
 }
 
@@ -355,6 +367,8 @@ pub(super) fn disk_work(action: weft_store::Action) -> (u64, Work) {
         }
         A::Flush { io } => (io.0, Work::Flush),
         A::Discard { io, offset, bytes } => (io.0, Work::Discard { offset, bytes }),
+        A::GoOn { io } => (io.0, Work::Turn),
+        A::WriteCheckpoint(_) => unreachable!("the caller has a thread for it"),
         A::Reply { .. } | A::Stopped => unreachable!("the core keeps what is no disk work"),
     }
 }

@@ -8,12 +8,12 @@ use weft_metadata::Action as VolumeAction;
 use weft_net::stream::INBOX_BYTES;
 use weft_net::{Budget, Frame, FrameReader};
 use weft_server_core::{Action, ConnId, Shard};
-use weft_store::{IoId, ReadPiece};
+use weft_store::{Action as StoreAction, IoId, ReadPiece};
 use weft_wire::Kind;
 use weft_wire::units::to_u64;
 
 use super::net::{Conn, ConnKey, Pipe, Way};
-use super::node::{Host, Which, Writing, clocks, disk_work};
+use super::node::{Host, Which, Writing, Written, clocks, disk_work};
 use super::{Event, TICK, World};
 use crate::disk::{Through, Work};
 
@@ -131,6 +131,9 @@ impl World {
                 let epoch = self.node.epoch;
                 self.soon(500, Event::HandOver(epoch, shard, conn.0, Box::new(hello)));
             }
+            Action::Target { index, action: StoreAction::WriteCheckpoint(checkpoint) } => {
+                self.begin_writing(Written::Target(shard, index), Writing::IndexBegun(checkpoint));
+            }
             Action::Target { index, action } => {
                 let Some(host) = self.host(shard) else { return };
                 let disk = host.disks[index];
@@ -153,9 +156,7 @@ impl World {
                 self.submit(Which::Log, io, work);
             }
             Action::Volume(VolumeAction::WriteCheckpoint(checkpoint)) => {
-                let Some(process) = &mut self.node.process else { return };
-                process.checkpoint = Some(Writing::Begun(checkpoint));
-                self.checkpoint_goes_on();
+                self.begin_writing(Written::Volume, Writing::Begun(checkpoint));
             }
             Action::Volume(_) => unreachable!("the core keeps what is no log work"),
             Action::ToShard { shard: to, message } => {
@@ -173,29 +174,43 @@ impl World {
         }
     }
 
-    fn checkpoint_goes_on(&mut self) {
-        let millis = self.checkpoint_random.pick(&[1, 10, 100, 2_000]);
-        let after = Duration::from_micros(self.checkpoint_random.below(millis * 1_000));
+    /// A checkpoint gets a step further some time later.
+    fn begin_writing(&mut self, whose: Written, writing: Writing) {
+        let Some(process) = &mut self.node.process else { return };
+        let before = process.checkpoints.insert(whose, writing);
+        assert!(before.is_none(), "one checkpoint of each at a time");
+        let random = match whose {
+            Written::Volume => &mut self.checkpoint_random,
+            Written::Target(..) => &mut self.index_random,
+        };
+        let millis = random.pick(&[1, 10, 100, 2_000]);
+        let after = Duration::from_micros(random.below(millis * 1_000));
         let epoch = self.node.epoch;
-        self.later(after, Event::Checkpoint(epoch));
+        self.later(after, Event::Checkpoint(epoch, whose));
     }
 
-    /// The checkpoint that is written gets a step further: into the database, then word of it to the volume. The server
-    /// may end before, between and after these.
-    pub(super) fn checkpoint(&mut self, epoch: u64) {
+    /// A checkpoint that is written gets a step further: into the database, then word of it to the volume or the store. The
+    /// server may end before, between and after these.
+    pub(super) fn checkpoint(&mut self, epoch: u64, whose: Written) {
         let Some(process) = self.node.process.as_mut().filter(|_| epoch == self.node.epoch) else {
             return;
         };
-        match process.checkpoint.take() {
-            None => {}
-            Some(Writing::Begun(checkpoint)) => {
-                process.checkpoint = Some(Writing::Written(checkpoint.write()));
-                self.checkpoint_goes_on();
+        let now = clocks(self.now);
+        match (process.checkpoints.remove(&whose), whose) {
+            (None, _) => {}
+            (Some(Writing::Begun(checkpoint)), _) => {
+                self.begin_writing(whose, Writing::Written(checkpoint.write()));
             }
-            Some(Writing::Written(written)) => {
-                let now = clocks(self.now);
+            (Some(Writing::IndexBegun(checkpoint)), _) => {
+                self.begin_writing(whose, Writing::IndexWritten(checkpoint.write()));
+            }
+            (Some(Writing::Written(written)), _) => {
                 self.with_shard(0, |core| core.checkpoint_written(written, now));
             }
+            (Some(Writing::IndexWritten(written)), Written::Target(shard, index)) => {
+                self.with_shard(shard, |core| core.target_written(index, written, now));
+            }
+            (Some(Writing::IndexWritten(_)), Written::Volume) => unreachable!("a target's"),
         }
     }
 

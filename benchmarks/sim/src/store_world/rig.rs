@@ -7,8 +7,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 use weft_iobuf::Pool;
 use weft_store::{
-    Action, Areas, FormatParams, IoId, OpenParams, Outcome, ReadPiece, RecoveryReport, Store,
-    StoreError, TargetUuid, format_plan,
+    Action, Areas, Checkpoint, CheckpointWritten, FormatParams, IoId, OpenParams, Outcome,
+    ReadPiece, RecoveryReport, Store, StoreError, TargetUuid, format_plan,
 };
 use weft_wire::blocks::checksums;
 use weft_wire::data::{ChunkRange, ZeroHow};
@@ -20,6 +20,7 @@ use crate::runner::Telling;
 
 /// The cluster of every simulated target.
 pub const CLUSTER: ClusterId = ClusterId([7; 16]);
+const EIO: i32 = 5;
 /// The machine's boot during which a rig is made.
 pub const BOOT: [u8; 16] = [9; 16];
 
@@ -47,6 +48,10 @@ pub struct Rig {
     pub dir: TempDir,
     /// Virtual time.
     pub now: Duration,
+    /// The checkpoint under way, and when it gets a step further. It dies with the process, as a thread of it would.
+    writing: Option<(Duration, Writing)>,
+    /// How long checkpoints take, and which fail.
+    writing_random: Random,
     /// Answers not taken yet.
     pub answers: BTreeMap<u64, Answer>,
     /// Operations in the order in which they were answered.
@@ -58,6 +63,14 @@ pub struct Rig {
     /// How much is told.
     pub telling: Telling,
     next_op: u64,
+}
+
+/// How far a checkpoint's writing is.
+#[derive(Debug)]
+enum Writing {
+    Begun(Checkpoint),
+    /// The store does not know.
+    Written(CheckpointWritten),
 }
 
 /// What [`Rig::open`] passes on.
@@ -101,6 +114,8 @@ impl Rig {
             store: None,
             dir,
             now: Duration::from_secs(1),
+            writing: None,
+            writing_random: Random::new(seed ^ 0xc4ec),
             answers: BTreeMap::new(),
             log: Vec::new(),
             stopped: false,
@@ -128,7 +143,7 @@ impl Rig {
     /// # Errors
     /// As [`Store::open`].
     pub fn open(&mut self, boot_id: [u8; 16]) -> Result<RecoveryReport, StoreError> {
-        self.store = None;
+        self.end();
         let params = OpenParams {
             boot_id,
             dirty_chunks_max: self.params.dirty_chunks_max,
@@ -203,6 +218,12 @@ impl Rig {
                 self.telling.event(self.now, || format!("{io:?} flushes"));
                 self.disk.submit(self.now, io.0, Work::Flush);
             }
+            Action::GoOn { io } => self.disk.submit(self.now, io.0, Work::Turn),
+            Action::WriteCheckpoint(checkpoint) => {
+                self.telling.event(self.now, || "a checkpoint is to be written".into());
+                assert!(self.writing.is_none(), "one checkpoint at a time");
+                self.writing = Some((self.later(), Writing::Begun(checkpoint)));
+            }
             Action::Reply { op, result } => {
                 let answer = answer_of(result);
                 self.telling.event(self.now, || format!("op {op}: {}", tell(&answer)));
@@ -218,8 +239,44 @@ impl Rig {
         self.disk.submit(self.now, io.0, Work::Write { offset, bytes, through });
     }
 
-    /// Completes the next I/O; whether there was one.
+    /// When the checkpoint under way gets a step further.
+    fn later(&mut self) -> Duration {
+        let most_us = self.writing_random.pick(&[100, 1_000, 10_000, 200_000]);
+        self.now + Duration::from_micros(self.writing_random.below(most_us))
+    }
+
+    /// When something is over next.
+    pub fn next_at(&self) -> Option<Duration> {
+        let writing = self.writing.as_ref().map(|(at, _)| *at);
+        [self.disk.next_at(), writing].into_iter().flatten().min()
+    }
+
+    /// The checkpoint gets a step further: into the index, or not; then word of it to the store. The process may end before,
+    /// between and after these.
+    fn write_on(&mut self, writing: Writing) {
+        match writing {
+            Writing::Begun(checkpoint) => {
+                let fails = self.disk.faults.flush_errors > 0 && self.writing_random.chance(10);
+                self.disk.counts.errors += u64::from(fails);
+                self.telling.event(self.now, || format!("the checkpoint is written: {}", !fails));
+                let written = if fails { checkpoint.refuse(EIO) } else { checkpoint.write() };
+                self.writing = Some((self.later(), Writing::Written(written)));
+            }
+            Writing::Written(written) => {
+                self.telling.event(self.now, || "the store hears of its checkpoint".into());
+                self.act(|store, pool, out| store.checkpoint_written(written, pool, out));
+            }
+        }
+    }
+
+    /// Completes the next I/O, or a step of a checkpoint; whether there was one.
     pub fn step(&mut self) -> bool {
+        let io_at = self.disk.next_at().unwrap_or(Duration::MAX);
+        if let Some((at, writing)) = self.writing.take_if(|(at, _)| *at <= io_at) {
+            self.now = self.now.max(at);
+            self.write_on(writing);
+            return true;
+        }
         let Some(Done { tag, at, result }) = self.disk.complete() else { return false };
         self.now = self.now.max(at);
         let errno = result.as_ref().err().map(|error| error.errno);
@@ -345,20 +402,27 @@ impl Rig {
         self.finish(op)
     }
 
-    /// A clean end.
+    /// A clean end; whether the store is good to its end.
     ///
     /// # Panics
     /// When the store does not end.
-    pub fn shutdown(&mut self) {
+    pub fn shutdown(&mut self) -> bool {
         self.act(|store, _, out| store.shutdown(out));
         self.settle();
         assert!(self.stopped, "a store ends when nothing is under way");
-        self.store = None;
+        let good = !self.store().is_read_only();
+        self.end();
+        good
+    }
+
+    /// What belongs to the process is gone.
+    fn end(&mut self) {
+        (self.store, self.writing) = (None, None);
     }
 
     /// The process dies: what the kernel has stays; what is under way arrives, or not.
     pub fn kill(&mut self) {
-        self.store = None;
+        self.end();
         self.disk.kill();
         self.answers.clear();
         self.log.clear();
@@ -366,7 +430,7 @@ impl Rig {
 
     /// The power goes.
     pub fn power_loss(&mut self) {
-        self.store = None;
+        self.end();
         self.disk.power_loss();
         self.answers.clear();
         self.log.clear();

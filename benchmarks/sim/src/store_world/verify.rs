@@ -145,7 +145,7 @@ impl World {
         assert_eq!(self.rig.sync(), Answer::Done);
         let space = self.rig.store().space();
         assert_eq!((space.used_bytes, space.chunk_count), (0, 0), "all is removed");
-        self.rig.shutdown();
+        assert!(self.rig.shutdown(), "nothing fails any more");
         let report = self.rig.open([1; 16]).expect("it ended cleanly");
         assert_eq!(report.replayed_records, 0, "a clean end leaves nothing to replay");
         let store = self.rig.store();

@@ -17,8 +17,9 @@ fn meta() -> Meta {
 }
 
 fn checkpoint(map: &mut Map) {
-    let txn = map.begin_commit(&meta()).unwrap();
-    map.commit(txn).unwrap();
+    map.begin_commit(&meta()).unwrap();
+    assert!(map.put_some(u32::MAX).unwrap());
+    map.commit().unwrap();
 }
 
 /// Every second block of a chunk is written: a long record.
@@ -36,10 +37,11 @@ fn at_the_end_of_the_map_nothing_is_written_and_everything_can_be_removed() {
     let dir = tempfile::tempdir().unwrap();
     Index::create(dir.path(), &meta(), MAP_BYTES).unwrap();
     let (index, _) = Index::open(dir.path(), MAP_BYTES, 1 << 20).unwrap();
-    assert!(index.reserve(MAP_BYTES, 0) && !index.reserve(MAP_BYTES + 1, 0));
+    assert_eq!(index.reserve(MAP_BYTES, 0), Room::Enough);
+    assert_eq!(index.reserve(MAP_BYTES + 1, 0), Room::Full);
     let mut map = Map::new(index, 1 << 20, HEADROOM_BYTES).unwrap();
     let full = (0..10_000).find(|number| {
-        let has_room = map.index_has_room();
+        let has_room = map.index_room() == Room::Enough;
         if has_room {
             fill_chunk(&mut map, *number);
         }
@@ -80,12 +82,47 @@ fn a_checkpoint_keeps_to_its_memory() {
     write(&mut map, 1);
     checkpoint(&mut map);
     write(&mut map, 25);
-    let txn = map.begin_commit(&meta()).unwrap();
-    assert!(txn.dirty_bytes() <= COMMIT_BYTES, "{} bytes", txn.dirty_bytes());
-    map.commit(txn).unwrap();
+    map.begin_commit(&meta()).unwrap();
+    assert!(map.put_some(u32::MAX).unwrap());
+    let dirty_bytes = map.txn.as_ref().unwrap().dirty_bytes();
+    assert!(dirty_bytes <= COMMIT_BYTES, "{dirty_bytes} bytes");
+    map.commit().unwrap();
     assert_eq!(map.index.chunk_count().unwrap(), CHUNKS);
     for index in [0, 1, CHUNKS - 1] {
         let found = map.index.get(ChunkId { ino: INO, index: ChunkIndex(index) }).unwrap();
         assert_eq!(found.unwrap().runs()[0].device_block, index);
     }
+}
+
+/// What changes between the beginning of a checkpoint and its commit is not in it.
+#[test]
+fn a_checkpoint_has_what_was_there_when_it_began() {
+    const CHUNKS: u64 = 100;
+    let dir = tempfile::tempdir().unwrap();
+    Index::create(dir.path(), &meta(), 1 << 30).unwrap();
+    let (index, _) = Index::open(dir.path(), 1 << 30, 1 << 20).unwrap();
+    let mut map = Map::new(index, 64 << 20, HEADROOM_BYTES).unwrap();
+    let write = |map: &mut Map, index: u64, version: u64| {
+        let chunk = ChunkId { ino: INO, index: ChunkIndex(index) };
+        let runs = [Run { first: 0, count: 1, device_block: index + 1000 * version }];
+        map.place(Places { chunk, runs: &runs, sums: &[5] }).unwrap();
+    };
+    (0..CHUNKS).for_each(|index| write(&mut map, index, 0));
+    map.begin_commit(&meta()).unwrap();
+    assert!(!map.put_some(10).unwrap());
+    (0..CHUNKS).step_by(7).for_each(|index| write(&mut map, index, 1));
+    write(&mut map, CHUNKS, 1);
+    let gone = Truncate { ino: INO, remove_from: ChunkIndex(CHUNKS - 5), cut: None };
+    map.truncate(&gone).unwrap();
+    while !map.put_some(10).unwrap() {}
+    map.commit().unwrap();
+    for index in 0..CHUNKS {
+        let found = map.index.get(ChunkId { ino: INO, index: ChunkIndex(index) }).unwrap();
+        assert_eq!(found.unwrap().runs()[0].device_block, index, "as it was");
+    }
+    assert_eq!(map.index.chunk_count().unwrap(), CHUNKS);
+    checkpoint(&mut map);
+    assert_eq!(map.index.chunk_count().unwrap(), CHUNKS - 5);
+    let found = map.index.get(ChunkId { ino: INO, index: ChunkIndex(7) }).unwrap();
+    assert_eq!(found.unwrap().runs()[0].device_block, 1007);
 }

@@ -8,16 +8,23 @@
 //! commits the transaction. Records made meanwhile are in the other segment and in memory. Intents
 //! of overwrites that are under way are repeated in the new segment before the flush, because the
 //! commit makes replay forget the old one.
+//!
+//! The commit is written by another thread ([`Action::WriteCheckpoint`]). Until its end the index on the disk is that of
+//! the checkpoint before, and the segment that was left is what makes up for that: **it is written over only after the next
+//! checkpoint's beginning, and that waits for this one's end.** A crash in between finds the older index and both segments,
+//! as one during the flush does. So what replay would still look at is not forgotten before the end either: which blocks
+//! are recent, and the records in memory. What changes meanwhile is bounded: at the bounds at which a checkpoint begins,
+//! operations wait ([`Store::waits_for_checkpoint`]).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use weft_lmdb::WriteTxn;
+use weft_iobuf::Pool;
 use weft_wire::units::to_u64;
 use weft_wire::{Ino, Status};
 
 use super::{Body, IoUse, Store, Waiter};
-use crate::action::{Action, Outcome};
+use crate::action::{Action, Checkpoint as CheckpointJob, CheckpointWritten, Outcome};
 use crate::error::StoreError;
 use crate::index::Meta;
 use crate::journal::Append;
@@ -35,13 +42,14 @@ pub(super) enum FlushStage {
     Flushing(u64),
 }
 
-/// A checkpoint that waits for its flush.
+/// A checkpoint, from its beginning to its end.
 #[derive(Debug)]
-pub(super) struct Checkpoint {
-    txn: WriteTxn,
-    applied: u64,
-    /// Records up to here must be durable before the commit.
-    needs: u64,
+pub(super) enum Checkpoint {
+    /// What changed is put into its transaction, a few records a call (`put`: all of it was), and a flush comes to its end
+    /// (`flushed`), as records up to `needs` must be durable before the commit.
+    Gathering { applied: u64, needs: u64, put: bool, flushed: bool },
+    /// Its commit is being written: with the end of that the index has everything up to `applied`.
+    Writing { applied: u64 },
 }
 
 impl Store {
@@ -102,6 +110,9 @@ impl Store {
         if self.checkpoint.is_none() && self.is_checkpoint_due() {
             self.begin_checkpoint(out);
         }
+        if planted::is(Bug::CutJournalEarly) && self.cuts_journal_early() {
+            self.journal.switch();
+        }
         if self.flush == FlushStage::Idle && self.tables_want_flush() {
             self.want_durable(self.journal.last_change());
         }
@@ -161,6 +172,20 @@ impl Store {
         self.recent.len() >= self.tables.recent || self.freed.len() >= self.tables.freed
     }
 
+    fn cuts_journal_early(&mut self) -> bool {
+        matches!(self.checkpoint, Some(Checkpoint::Writing { .. })) && self.is_checkpoint_due()
+    }
+
+    /// Whether so much changed since the checkpoint under way began that the next one is due: nothing more may change
+    /// before this one is over. So what waits for a commit takes as much memory as what changes between two, and no more.
+    pub(super) fn waits_for_checkpoint(&self) -> bool {
+        let cache = self.map.cache();
+        let full = cache.dirty_count() >= self.dirty_chunks_max
+            || cache.is_mostly_dirty()
+            || self.intents.len() >= self.tables.intents;
+        full && self.checkpoint.is_some()
+    }
+
     fn begin_checkpoint(&mut self, out: &mut Vec<Action>) {
         let applied = self.journal.last_sequence();
         let meta = Meta {
@@ -171,15 +196,15 @@ impl Store {
             boot_id: self.boot_id,
             loss_count: self.loss_count,
         };
-        let begun = self.map.begin_commit(&meta).and_then(|mut txn| {
-            self.put_space(&mut txn, applied)?;
+        let begun = self.map.begin_commit(&meta).and_then(|()| {
+            self.put_space(applied)?;
             let row = self.scrub_unsaved().then(|| self.save_scrub());
-            row.map_or(Ok(()), |row| self.map.put_scrub(&mut txn, &row)).map(|()| txn)
+            row.map_or(Ok(()), |row| self.map.put_scrub(&row))
         });
-        let Ok(txn) = begun else {
+        if begun.is_err() {
             self.fail(out);
             return;
-        };
+        }
         self.journal.switch();
         self.intents.clear();
         for (_, op) in self.ops.iter().filter(|_| !planted::is(Bug::ForgetIntents)) {
@@ -191,15 +216,32 @@ impl Store {
         }
         let needs = self.journal.last_sequence();
         self.want_durable(needs);
-        self.checkpoint = Some(Checkpoint { txn, applied, needs });
-        if planted::is(Bug::CommitEarly) {
-            self.commit_checkpoint(out);
+        let flushed = planted::is(Bug::CommitEarly);
+        self.checkpoint = Some(Checkpoint::Gathering { applied, needs, put: false, flushed });
+        self.gather_checkpoint(out);
+    }
+
+    /// Puts some of what changed into the checkpoint's transaction, and goes on with that in another call: all of it
+    /// takes long, and others wait.
+    pub(super) fn gather_checkpoint(&mut self, out: &mut Vec<Action>) {
+        let Some(Checkpoint::Gathering { put, .. }) = &mut self.checkpoint else { return };
+        let count = if planted::is(Bug::CommitEarly) { u32::MAX } else { self.puts_per_call };
+        match self.map.put_some(count) {
+            Ok(true) => {
+                *put = true;
+                self.commit_checkpoint(out);
+            }
+            Ok(false) => {
+                let io = self.new_io(IoUse::Gather);
+                out.push(Action::GoOn { io });
+            }
+            Err(_) => self.fail(out),
         }
     }
 
     /// The map of used blocks as the records have it: without what operations under way have taken,
     /// and without what no record names any more but cannot be given out yet.
-    fn put_space(&mut self, txn: &mut WriteTxn, applied: u64) -> Result<(), StoreError> {
+    fn put_space(&mut self, applied: u64) -> Result<(), StoreError> {
         let numbers = self.map.take_touched();
         let mut rows: BTreeMap<u64, Row> =
             numbers.into_iter().map(|number| (number, self.space.row(number))).collect();
@@ -220,7 +262,7 @@ impl Store {
         }
         let block_count = self.space.total();
         let head = SpaceHead { applied, block_count, used_count };
-        self.map.put_space(txn, &head, rows.into_iter())
+        self.map.put_space(&head, rows.into_iter())
     }
 
     /// Records are in the page cache: they survive the death of this process, and their
@@ -255,7 +297,7 @@ impl Store {
     }
 
     /// Data and records are durable: here a sync is acknowledged, freed blocks become free, and a
-    /// checkpoint is committed.
+    /// checkpoint's commit begins.
     pub(super) fn flush_done(&mut self, out: &mut Vec<Action>) {
         let FlushStage::Flushing(covers) = self.flush else {
             unreachable!("a flush is under way in this stage only");
@@ -275,7 +317,8 @@ impl Store {
             self.space.give_back(extent);
             self.discards.freed(extent);
         }
-        if self.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.needs <= covers) {
+        if let Some(Checkpoint::Gathering { needs, flushed, .. }) = &mut self.checkpoint {
+            *flushed |= *needs <= covers;
             self.commit_checkpoint(out);
         }
         while let Some(entry) = self.waiters.first_entry() {
@@ -295,16 +338,42 @@ impl Store {
         self.ready.extend(self.parked.drain(..));
     }
 
+    /// The commit begins to be written, if all of it is gathered, and durable in the journal.
     fn commit_checkpoint(&mut self, out: &mut Vec<Action>) {
-        let Some(checkpoint) = self.checkpoint.take() else { return };
-        if self.map.commit(checkpoint.txn).is_err() {
+        let Some(Checkpoint::Gathering { applied, put: true, flushed: true, .. }) = self.checkpoint
+        else {
+            return;
+        };
+        let Ok(commit) = self.map.commit_apart() else {
             self.fail(out);
             return;
+        };
+        self.checkpoint = Some(Checkpoint::Writing { applied });
+        out.push(Action::WriteCheckpoint(CheckpointJob(commit)));
+    }
+
+    /// The writing of [`Action::WriteCheckpoint`] is over.
+    pub fn checkpoint_written(
+        &mut self,
+        written: CheckpointWritten,
+        pool: &Pool,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(Checkpoint::Writing { applied }) = self.checkpoint else {
+            self.counters.unknown_completions += 1;
+            return;
+        };
+        self.checkpoint = None;
+        if self.map.committed(written.0).is_err() {
+            self.fail(out);
+        } else if !self.failed {
+            self.counters.checkpoints += 1;
+            self.journal.set_applied(applied);
+            self.discards.checkpointed();
+            self.recent.forget(applied);
         }
-        self.counters.checkpoints += 1;
-        self.journal.set_applied(checkpoint.applied);
-        self.discards.checkpointed();
-        self.recent.forget(checkpoint.applied);
+        self.ready.extend(self.parked.drain(..));
+        self.run(pool, out);
     }
 
     /// The journal cannot be relied on: what waits for it ends with an error, and nothing changes
@@ -313,7 +382,9 @@ impl Store {
         if std::mem::replace(&mut self.failed, true) {
             return;
         }
-        self.checkpoint = None;
+        // What is being written was flushed before, and comes to its end.
+        self.checkpoint.take_if(|checkpoint| matches!(checkpoint, Checkpoint::Gathering { .. }));
+        self.map.abandon();
         // The kernel may have dropped what it could not write: the next open must not take for
         // granted that everything written in this boot is there. A note that cannot be made now says so already: nothing
         // is flushed before it does.

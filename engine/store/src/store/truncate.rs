@@ -120,6 +120,12 @@ impl Store {
     }
 
     fn plan_truncate(&mut self, op: usize, pool: &Pool) -> Result<Plan, Halt> {
+        let failed = self.failed;
+        let truncate = self.truncate_mut(op);
+        if failed && truncate.goes_on {
+            // Not as if nothing had been done.
+            return Err(Halt::Fail(Status::Io));
+        }
         self.reserve_journal(op, 1)?;
         let truncate = self.truncate_mut(op);
         let (ino, remove_from, cut) = (truncate.ino, truncate.remove_from, truncate.cut);

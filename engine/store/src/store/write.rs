@@ -238,6 +238,9 @@ impl Store {
             return Err(Halt::Fail(Status::ReadOnly));
         }
         if self.ops[op].reserved_bytes == 0 {
+            if self.waits_for_checkpoint() {
+                return Err(Halt::Park);
+            }
             let bytes = journal_bytes_of_op(block_count);
             if !self.journal.reserve(bytes) {
                 self.checkpoint_due = true;

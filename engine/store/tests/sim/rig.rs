@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use weft_iobuf::{BufSlot, Pool};
 use weft_store::{
-    Action, FormatParams, IoDone, IoError, IoId, OpenParams, Outcome, ReadPiece, RecoveryReport,
-    Store, StoreError, TargetUuid, format_plan,
+    Action, Checkpoint, CheckpointWritten, FormatParams, IoDone, IoError, IoId, OpenParams,
+    Outcome, ReadPiece, RecoveryReport, Store, StoreError, TargetUuid, format_plan,
 };
 use weft_wire::blocks::checksums;
 use weft_wire::data::ChunkRange;
@@ -41,6 +41,8 @@ enum Io {
         offset: u64,
         bytes: u64,
     },
+    /// Nothing: the store's next turn.
+    Turn,
     /// How many unsynced writes were complete when it began, and so are covered.
     Flush {
         count: usize,
@@ -53,14 +55,23 @@ impl Io {
             Io::Read { offset, bytes, .. } => (*offset, u64::try_from(*bytes).unwrap()),
             Io::Write { offset, bytes } => (*offset, u64::try_from(bytes.len()).unwrap()),
             Io::Discard { offset, bytes } => (*offset, *bytes),
-            Io::Flush { .. } => return None,
+            Io::Flush { .. } | Io::Turn => return None,
         };
         Some(offset..offset + bytes)
     }
 }
 
+/// How far the checkpoint under way is.
+enum Writing {
+    Begun(Checkpoint),
+    /// The store does not know.
+    Written(CheckpointWritten),
+}
+
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Faults {
+    /// Of checkpoints.
+    pub(crate) index: bool,
     pub(crate) data: bool,
     pub(crate) journal: bool,
     pub(crate) flush: bool,
@@ -75,6 +86,9 @@ pub(crate) struct Rig {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) random: Random,
     ios: Vec<(IoId, Io, bool)>,
+    writing: Option<Writing>,
+    /// The thread that writes the index is not heard of.
+    pub(crate) writing_hangs: bool,
     pub(crate) answers: BTreeMap<u64, Answer>,
     /// Operations in the order in which they were answered.
     pub(crate) log: Vec<u64>,
@@ -114,6 +128,8 @@ impl Rig {
             dir,
             random: Random::new(seed),
             ios: Vec::new(),
+            writing: None,
+            writing_hangs: false,
             answers: BTreeMap::new(),
             log: Vec::new(),
             stopped: false,
@@ -134,7 +150,7 @@ impl Rig {
     }
 
     pub(crate) fn open(&mut self, boot_id: [u8; 16]) -> Result<RecoveryReport, StoreError> {
-        self.store = None;
+        (self.store, self.writing) = (None, None);
         let params = OpenParams {
             boot_id,
             dirty_chunks_max: self.dirty_chunks_max,
@@ -207,6 +223,11 @@ impl Rig {
                 assert!(!self.ios.iter().any(flushing), "one flush at a time");
                 self.ios.push((io, Io::Flush { count }, fails(faults.flush)));
             }
+            Action::GoOn { io } => self.ios.push((io, Io::Turn, false)),
+            Action::WriteCheckpoint(checkpoint) => {
+                assert!(self.writing.is_none(), "one checkpoint at a time");
+                self.writing = Some(Writing::Begun(checkpoint));
+            }
             Action::Reply { op, result } => {
                 let before = self.answers.insert(op, answer_of(result));
                 assert_eq!(before, None, "one answer for each operation");
@@ -231,8 +252,31 @@ impl Rig {
         }
     }
 
-    /// Completes one I/O, any; whether there was one.
+    /// The checkpoint under way gets a step further: into the index, or not; then word of it to the store.
+    pub(crate) fn write_on(&mut self) {
+        match self.writing.take().expect("one is under way") {
+            Writing::Begun(checkpoint) => {
+                let fails = self.faults.index;
+                let written = if fails { checkpoint.refuse(5) } else { checkpoint.write() };
+                self.writing = Some(Writing::Written(written));
+            }
+            Writing::Written(written) => {
+                self.act(|store, pool, out| store.checkpoint_written(written, pool, out));
+            }
+        }
+    }
+
+    pub(crate) fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
+    /// Completes one I/O, any, or a step of a checkpoint; whether there was one.
     pub(crate) fn step(&mut self) -> bool {
+        let writes = self.writing.is_some() && !self.writing_hangs;
+        if writes && (self.ios.is_empty() || self.random.chance(20)) {
+            self.write_on();
+            return true;
+        }
         if self.ios.is_empty() {
             return false;
         }
@@ -265,6 +309,7 @@ impl Rig {
                 self.disk.discard(offset, bytes, &mut self.random);
                 None
             }
+            Io::Turn => None,
             Io::Flush { .. } if fails => None,
             Io::Flush { count } => {
                 self.disk.flush_first(count);
@@ -358,9 +403,13 @@ impl Rig {
         self.finish(op)
     }
 
+    pub(crate) fn begin_shutdown(&mut self) {
+        self.act(|store, _, out| store.shutdown(out));
+    }
+
     /// A clean end.
     pub(crate) fn shutdown(&mut self) {
-        self.act(|store, _, out| store.shutdown(out));
+        self.begin_shutdown();
         self.settle();
         assert!(self.stopped);
         self.store = None;
@@ -368,7 +417,7 @@ impl Rig {
 
     /// The process dies: what the kernel has stays; what is under way arrives, or not.
     pub(crate) fn kill(&mut self) {
-        self.store = None;
+        (self.store, self.writing) = (None, None);
         for (_, work, _) in std::mem::take(&mut self.ios) {
             match work {
                 Io::Write { offset, bytes } if self.random.chance(50) => {

@@ -1,7 +1,9 @@
 //! Requests to targets, and what the stores answer.
 
 use weft_net::Frame;
-use weft_store::{Action as StoreAction, IoDone, IoError, IoId, Outcome, StoreError};
+use weft_store::{
+    Action as StoreAction, CheckpointWritten, IoDone, IoError, IoId, Outcome, StoreError,
+};
 use weft_wire::data::{BlocksReply, DataRequest, GrowReply, ReadReply, SeekFrom, ZeroHow};
 use weft_wire::ids::{ChunkIndex, Ino, TargetId};
 use weft_wire::units::to_u64;
@@ -110,6 +112,15 @@ impl Shard {
             let (target, error) = (target.params.id.0, std::io::Error::from_raw_os_error(errno));
             tracing::warn!(target, %error, "the device refuses to discard: freed space stays with the target");
         }
+        self.store_actions(index, actions);
+    }
+
+    /// The writing of a target's checkpoint is over.
+    pub fn target_written(&mut self, index: usize, written: CheckpointWritten, now: Now) {
+        self.now = now;
+        let mut actions = Vec::new();
+        let store = &mut self.targets[index].params.store;
+        store.checkpoint_written(written, &self.pool, &mut actions);
         self.store_actions(index, actions);
     }
 

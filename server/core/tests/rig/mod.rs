@@ -507,6 +507,10 @@ impl Node {
         if self.reads_hang && matches!(action, Io::ReadData { .. }) {
             return self.hung_reads.push((index, action));
         }
+        if let Io::WriteCheckpoint(checkpoint) = action {
+            let (written, now) = (checkpoint.write(), self.now());
+            return self.shard.as_mut().unwrap().target_written(index, written, now);
+        }
         let target = self.online[index];
         let disk = &mut self.targets[target];
         let length = |bytes: u32| usize::try_from(bytes).unwrap();
@@ -526,6 +530,7 @@ impl Node {
                 disk.write(offset, &bytes);
                 (io, Ok(IoDone::default()))
             }
+            Io::GoOn { io } => (io, Ok(IoDone::default())),
             Io::Flush { io } => match self.flush[target] {
                 Flush::Works => (io, Ok(IoDone::default())),
                 Flush::Fails => (io, Err(IoError { errno: 5, buf: None })),
