@@ -436,19 +436,22 @@ def coherence_takeover(ctx):
 
 @case(timeout_s=240)
 def coherence_cached(ctx):
-    """A stat or read of what nobody else wants sends no message, however long."""
+    """A stat, open or read of what nobody else wants sends no message, however long."""
     cluster, (a, b) = _cluster(ctx, 2, OVER_TCP)
-    _write(a / "f", b"x" * 100000)
+    for name in ("f", "small"):
+        _write(a / name, b"x" * {"f": 100000, "small": 1000}[name])
     held = os.open(b / "f", os.O_RDONLY)
 
     def look():
         os.stat(b / "f")
         check(len(os.pread(held, 100000, 0)) == 100000, "read")
         check(not os.path.exists(b / "none"), "absent")
+        check(len(_read(b / "f")) == 100000 and len(_read(b / "small")) == 1000, "opened and read")
 
     before = received(cluster)
     look()
     check(received(cluster) > before + 100, "the first look asks the server, and that shows")
+    look()  # After the first read the volume was told when that was.
     before, looks = received(cluster), 0
     end = time.monotonic() + 2 * LEASE_S
     while time.monotonic() < end:

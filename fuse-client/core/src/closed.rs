@@ -192,7 +192,7 @@ impl ClientCore {
     fn forget_lingering(&mut self, ino: Ino) {
         let Some(file) = self.lingering.files.remove(&ino) else { return };
         let volume = self.volumes.get_mut(&ino.volume());
-        match volume.and_then(|volume| volume.put_off.get_mut(&ino)) {
+        match volume.and_then(|volume| volume.put_off.get_mut(ino)) {
             Some(put_off) => put_off.kept = file.kept,
             None => self.closed_files.extend(file.kept),
         }

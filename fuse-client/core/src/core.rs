@@ -357,6 +357,7 @@ impl ClientCore {
         self.now = now;
         self.failed = true;
         self.lingering.due = None;
+        self.releases_due = None; // With the session its opens end.
         for at in 0..self.links.len() {
             self.links[at].leave(now);
             self.live_links.insert(link_id(at));

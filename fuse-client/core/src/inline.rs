@@ -140,6 +140,13 @@ impl File {
         known.is_some_and(|(version, _)| *version == self.attr.version)
     }
 
+    /// What an answer would tell of data in the inode.
+    pub(crate) fn inline_told(&self) -> Option<Inline> {
+        let inline = self.inline.as_ref()?;
+        let known = inline.known.as_ref().filter(|_| self.knows_data());
+        Some(Inline { bytes_max: inline.bytes_max, data: known.map(|(_, data)| data.clone()) })
+    }
+
     /// A change of ours of the inode, not of the data, made this version.
     pub(crate) fn data_follows(&mut self, version: u64) {
         if let Some(inline) = &mut self.inline {

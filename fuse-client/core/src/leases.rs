@@ -434,6 +434,7 @@ impl ClientCore {
         self.recalls.insert(number, recalling);
         for ino in &taken {
             self.let_go_of(*ino);
+            self.release_now(*ino);
         }
         if !nothing {
             self.kernel_forgets(taken, true, Forgetting::Recall(number));

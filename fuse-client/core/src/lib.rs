@@ -31,6 +31,7 @@ pub mod op;
 mod open;
 pub mod planted;
 mod read;
+mod releases;
 mod saving;
 mod seek;
 mod settle;

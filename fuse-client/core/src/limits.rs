@@ -55,6 +55,12 @@ pub const KNOWN_RETRY: Duration = Duration::from_secs(1);
 pub const RELEASES_PUT_OFF_MAX: usize = 16;
 /// How long the first of them waits at most. A file that is removed meanwhile by another mount stays that much longer.
 pub const RELEASE_DELAY: Duration = Duration::from_millis(10);
+/// How long a closed file stays open at its volume while a lease is held on it: opened again in that time, nobody is asked.
+pub const OPEN_KEPT: Duration = Duration::from_secs(5);
+/// So many files at most, of each volume: 144 bytes each at its server.
+pub const OPENS_KEPT_MAX: usize = 1024;
+/// What is given back in so short a time is given back at once.
+pub const RELEASES_TOGETHER: Duration = Duration::from_millis(100);
 /// Closed files with data that is not durable, and for how long at most they wait for others to be made durable with: a
 /// request to each target for all of them. From so many on it is sent at once, and at twice as many, because the answer
 /// to the one before is late, each asks for itself.

@@ -43,6 +43,9 @@ impl ClientCore {
         let begun = match op {
             FsOp::Open { ino, flags } => {
                 self.set_kind(id, OpKind::Open { flags, created: false, name: None });
+                if self.open_known(id, ino, flags) {
+                    return;
+                }
                 let lease = if flags.write { LeaseBits::WRITE } else { LeaseBits::READ };
                 let request = MetaRequest::Open { ino, inline: self.inlines(ino.volume()) };
                 match self.meta_call_leasing(ino, caller, &request, lease, Purpose::Open(id)) {
@@ -301,9 +304,12 @@ impl ClientCore {
         purpose: Purpose,
     ) -> bool {
         let id = ino.volume();
-        if matches!(request, MetaRequest::Unlink { .. } | MetaRequest::Rename { .. }) {
-            // What is closed here goes with its last name, at once.
-            self.send_releases(id);
+        match request {
+            MetaRequest::Unlink { parent, name } => self.release_before_removal(*parent, name),
+            MetaRequest::Rename { new_parent, new_name, .. } => {
+                self.release_before_removal(*new_parent, new_name);
+            }
+            _ => {}
         }
         let Some(volume) = self.volumes.get(&id) else { return false };
         let (link, kind) = (volume.link, request.kind());

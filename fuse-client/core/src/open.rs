@@ -4,7 +4,7 @@ use weft_wire::meta::{Attr, DataPlace, MetaReply, MetaRequest, SetAttr};
 use weft_wire::{Ino, LeaseBits, LeaseMode};
 
 use crate::core::ClientCore;
-use crate::file::{File, Pages};
+use crate::file::Pages;
 use crate::op::{FsReply, Handle, OpId, OpenFlags, Opened, Ttl};
 use crate::state::{AfterSetAttr, OpKind, Purpose, errno};
 use crate::strip::stripped;
@@ -41,6 +41,17 @@ impl ClientCore {
             // The kernel asks before the first write.
             self.cache.set_no_capabilities(attr.ino, true);
         }
+        self.opened(id, attr, made, (flags, created, parent));
+    }
+
+    /// The file is open here, and counted as that: what the open asks for besides.
+    pub(crate) fn opened(
+        &mut self,
+        id: OpId,
+        attr: Attr,
+        made: bool,
+        (flags, created, parent): (OpenFlags, bool, Option<Ino>),
+    ) {
         let file = self.files.get_mut(&attr.ino).expect("just counted");
         file.written_before |= !made;
         if flags.truncate && !made && (attr.size > 0 || file.size() > 0) {
@@ -56,22 +67,10 @@ impl ClientCore {
 
     /// The volume counts one more open of the inode for us.
     fn counted(&mut self, attr: &Attr, place: Option<DataPlace>) {
-        let now = self.now;
         let (layout, inline) = place.map_or((None, None), |it| (Some(it.layout), it.inline));
-        self.touched.insert(attr.ino);
-        self.rejoin(attr.ino);
-        let known = self.versions.take(attr.ino);
-        let file = self.files.entry(attr.ino).or_insert_with(|| {
-            let mut file = File::new(*attr, layout, now);
-            file.pages = known.map_or(Pages::Unknown, Pages::Of);
-            file
-        });
+        let file = self.open_file(attr, layout);
         file.server_opens += 1;
-        // A lease may have come with it.
-        file.without_capabilities = false;
-        file.learn(attr, now);
         self.learn_inline(attr.ino, attr.version, inline);
-        self.take_back_release(attr.ino);
     }
 
     fn finish_open(

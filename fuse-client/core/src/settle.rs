@@ -7,16 +7,15 @@
 //! known by its writes any more, so each target the file reaches is asked once for each open.
 
 use weft_wire::data::DataRequest;
-use weft_wire::meta::{MetaReply, MetaRequest, Time};
-use weft_wire::{Ino, Kind, Status, TargetId, VolumeId};
+use weft_wire::meta::{MetaReply, MetaRequest};
+use weft_wire::{Ino, Kind, Status, TargetId};
 
 use crate::core::ClientCore;
 use crate::file::Pages;
-use crate::limits::{RELEASE_DELAY, RELEASES_PUT_OFF_MAX, WROTE_DELAY};
-use crate::op::{Caller, FsReply, Handle, OpId};
+use crate::limits::WROTE_DELAY;
+use crate::op::{FsReply, Handle, OpId};
 use crate::planted::{self, Bug};
 use crate::state::{Answer, OpKind, Purpose};
-use crate::volume::PutOff;
 
 impl ClientCore {
     /// Flush (`durable` false) and fsync.
@@ -242,6 +241,7 @@ impl ClientCore {
         }
         let (count, atime) = (file.server_opens, file.local_atime);
         let put_off = count > 0 && atime.is_none();
+        let data = self.data_known(&file);
         if put_off {
             self.keep_closed(&file);
         } else {
@@ -249,74 +249,9 @@ impl ClientCore {
         }
         let kept = self.linger(ino, file);
         if put_off {
-            return self.put_release_off(ino, PutOff { count, kept });
+            return self.put_release_off(ino, (count, kept), data);
         }
         self.closed_files.extend(kept);
         self.give_opens_back(ino, count, atime);
-    }
-
-    /// The volume is told with the next ones that nobody has the file open. Whether somebody has it matters to nothing but
-    /// its removal, which is asked for after this.
-    fn put_release_off(&mut self, ino: Ino, put_off: PutOff) {
-        let Some(volume) = self.volumes.get_mut(&ino.volume()) else { return };
-        *volume.releasing.entry(ino).or_default() += put_off.count;
-        volume.put_off.insert(ino, put_off);
-        if volume.put_off.len() >= RELEASES_PUT_OFF_MAX {
-            return self.send_releases(ino.volume());
-        }
-        self.releases_due.get_or_insert(self.now + RELEASE_DELAY);
-    }
-
-    /// The file is opened again: what was not given back yet stays.
-    pub(crate) fn take_back_release(&mut self, ino: Ino) {
-        let Some(volume) = self.volumes.get_mut(&ino.volume()) else { return };
-        let Some(PutOff { count, kept }) = volume.put_off.remove(&ino) else { return };
-        self.release_answered(ino, count);
-        let file = self.files.get_mut(&ino).expect("it was just opened");
-        file.server_opens += count;
-        debug_assert!(file.kept.is_none() || kept.is_none(), "a file has one record");
-        file.kept = file.kept.or(kept);
-    }
-
-    /// Gives back what was put off.
-    pub(crate) fn send_releases(&mut self, id: VolumeId) {
-        let Some(volume) = self.volumes.get_mut(&id) else { return };
-        for (ino, PutOff { count, kept }) in std::mem::take(&mut volume.put_off) {
-            self.closed_files.extend(kept);
-            let request = MetaRequest::Release { ino, count, atime: None };
-            self.meta_call(ino, Caller::default(), &request, Purpose::Release { ino, count });
-        }
-    }
-
-    /// The same for all volumes, when it is time.
-    pub(crate) fn send_releases_due(&mut self) {
-        if self.releases_due.take_if(|due| *due <= self.now).is_some() {
-            let volumes: Vec<VolumeId> = self.volumes.keys().copied().collect();
-            volumes.into_iter().for_each(|id| self.send_releases(id));
-        }
-    }
-
-    /// Gives opens back to the volume.
-    pub(crate) fn give_opens_back(&mut self, ino: Ino, count: u32, atime: Option<Time>) {
-        if count == 0 {
-            return;
-        }
-        let Some(volume) = self.volumes.get_mut(&ino.volume()) else { return };
-        *volume.releasing.entry(ino).or_default() += count;
-        if atime.is_some() {
-            self.cache.drop_attr(ino);
-        }
-        let request = MetaRequest::Release { ino, count, atime };
-        self.meta_call(ino, Caller::default(), &request, Purpose::Release { ino, count });
-    }
-
-    pub(crate) fn release_answered(&mut self, ino: Ino, count: u32) {
-        let volume = self.volumes.get_mut(&ino.volume()).expect("volumes stay");
-        if let Some(left) = volume.releasing.get_mut(&ino) {
-            *left -= count;
-            if *left == 0 {
-                volume.releasing.remove(&ino);
-            }
-        }
     }
 }

@@ -7,6 +7,7 @@ mod inline;
 mod leases;
 mod locks;
 mod random;
+mod releases;
 mod states;
 mod strip;
 mod world;
@@ -445,7 +446,7 @@ fn a_cached_file_stays_cached_until_somebody_else_changes_it() {
     let again = world.open(ino, OpenFlags::default());
     assert!(again.keep_cache, "only we wrote");
     world.done(FsOp::Release { handle: again.handle }).unwrap();
-    world.rest(ms(10));
+    world.recall(vec![(ino, LeaseMode::None)]);
     world.fake.inodes.get_mut(&ino).unwrap().attr.version += 1;
     assert!(!world.open(ino, OpenFlags::default()).keep_cache);
 }
@@ -498,7 +499,7 @@ fn an_interrupted_open_is_given_back() {
     let mut world = World::ready(config(), 14);
     let (ino, handle) = world.create(b"a");
     world.done(FsOp::Release { handle }).unwrap();
-    world.rest(ms(10));
+    world.recall(vec![(ino, LeaseMode::None)]);
     let open = world.ask(FsOp::Open { ino, flags: OpenFlags::default() });
     let (parent, name, flags) = (Ino::ROOT, b"b".to_vec(), OpenFlags::default());
     let create = world.ask(FsOp::Create { parent, name, mode: 0o100_600, umask: 0, flags });
@@ -578,56 +579,6 @@ fn the_session_ends_with_a_goodbye() {
     assert!(world.core.is_gone());
     assert_eq!((world.count(Kind::Goodbye), world.fake.inodes[&ino].opens), (2, 0));
     assert_eq!(world.core.next_timer(), None);
-}
-
-#[test]
-fn opens_are_given_back_together_or_stay_or_go_before_a_removal() {
-    let mut world = World::ready(config(), 23);
-    let files: Vec<_> = (0..3_u8).map(|name| world.create(&[b'a' + name])).collect();
-    for (_, handle) in &files {
-        world.done(FsOp::Release { handle: *handle }).unwrap();
-    }
-    let opens = |world: &World, at: usize| world.fake.inodes[&files[at].0].opens;
-    assert_eq!((world.count(Kind::Release), opens(&world, 0)), (0, 1));
-    let again = world.open(files[0].0, OpenFlags::default());
-    world.rest(ms(100));
-    assert_eq!((opens(&world, 1), opens(&world, 2)), (0, 0), "after a while");
-    assert_eq!((world.count(Kind::Release), opens(&world, 0)), (2, 2), "it is open");
-    world.done(FsOp::Release { handle: again.handle }).unwrap();
-    world.done(FsOp::Unlink { parent: Ino::ROOT, name: b"a".to_vec() }).unwrap();
-    assert!(!world.fake.inodes.contains_key(&files[0].0), "both are back, and it goes");
-    for name in 0..crate::limits::RELEASES_PUT_OFF_MAX {
-        assert_eq!(world.count(Kind::Release), 3);
-        let (_, handle) = world.create(&[b'x', u8::try_from(name).unwrap()]);
-        world.done(FsOp::Release { handle }).unwrap();
-        world.core.releases_due = Some(world.now + ms(1000));
-    }
-    world.rest(ms(1));
-    let all = 3 + u64::try_from(crate::limits::RELEASES_PUT_OFF_MAX).unwrap();
-    while world.count(Kind::Release) < all {
-        world.step();
-        assert!(
-            world.core.releases_due.is_some_and(|due| due > world.now),
-            "many wait for no time"
-        );
-    }
-}
-
-#[test]
-fn opens_are_counted_right_after_a_lost_connection() {
-    let mut world = World::ready(config(), 22);
-    let (ino, handle) = world.create(b"a");
-    world.faults.disconnect = 6;
-    for _ in 0..20 {
-        let opened = world.open(ino, OpenFlags::default());
-        world.done(FsOp::Release { handle: opened.handle }).unwrap();
-        world.rest(ms(50));
-        assert!(world.fake.inodes[&ino].opens >= 1, "never fewer than there are");
-    }
-    world.faults.disconnect = 0;
-    world.done(FsOp::Release { handle }).unwrap();
-    world.rest(ms(3000));
-    assert!(world.core.files.is_empty());
 }
 
 #[test]

@@ -11,6 +11,7 @@ use weft_wire::{Ino, Kind, LeaseBits};
 
 use crate::op;
 use crate::op::LinkId;
+use crate::releases::PutOffs;
 
 /// A change that waits for a slot.
 #[derive(Debug)]
@@ -19,14 +20,6 @@ pub(crate) struct Queued {
     pub(crate) kind: Kind,
     pub(crate) lease: LeaseBits,
     pub(crate) body: Vec<u8>,
-}
-
-/// Opens of a file that nobody has open any more, which the volume is told with others.
-#[derive(Debug)]
-pub(crate) struct PutOff {
-    pub(crate) count: u32,
-    /// The file's record: a successor gives the opens back.
-    pub(crate) kept: Option<u32>,
 }
 
 /// One volume as this mount knows it.
@@ -42,7 +35,7 @@ pub(crate) struct Volume {
     /// Opens that are being given back, not answered.
     pub(crate) releasing: BTreeMap<Ino, u32>,
     /// Those of them that are not sent yet.
-    pub(crate) put_off: BTreeMap<Ino, PutOff>,
+    pub(crate) put_off: PutOffs,
     /// It keeps the outcome of a change of ours, and so knows the session after a restart.
     pub(crate) has_changed: bool,
     /// `Reopen`s and claims of locks in flight.
@@ -92,7 +85,7 @@ impl Volume {
             free: BTreeSet::new(),
             queue: VecDeque::new(),
             releasing: BTreeMap::new(),
-            put_off: BTreeMap::new(),
+            put_off: PutOffs::default(),
             has_changed: false,
             reopening: BTreeSet::new(),
             must_return: false,
