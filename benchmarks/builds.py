@@ -87,6 +87,19 @@ def read_small(folder, seconds):
     return count
 
 
+def reopen(folder, seconds):
+    """Two files, of 3,901 bytes and of 64 KiB, opened, read and closed again and again."""
+    files = [Path(folder, "again-%d" % size) for size in (3901, 65536)]
+    for file, size in zip(files, (3901, 65536)):
+        file.write_bytes(b"x" * size)
+    end, count = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        for file in files:
+            file.read_bytes()
+        count += 2
+    return count
+
+
 LOADS = {
     "reads": fio("randread", THREADS),
     "overwrites": fio("randwrite", THREADS),
@@ -97,6 +110,7 @@ LOADS = {
     "removals": make_and_remove(b""),
     "small-removals": make_and_remove(b"x" * 3901),
     "small-reads": read_small,
+    "reopens": reopen,
 }
 
 
