@@ -180,3 +180,25 @@ def trace_takeover(ctx):
         check(all(reason for reason in why), "a server that was started anew knows:", told)
     finally:
         fs.close()
+
+
+@case(60)
+def trace_server_away(ctx):
+    """Commands that name a file end in time when its server is away, and say what to do; what needs no server is shown."""
+    fs = Cluster(ctx)
+    fs.create()
+    fs.start()
+    fs.mount()
+    (fs.path / "file").write_bytes(b"x")
+    fs.remount()
+    fs.kill()
+    try:
+        for command in (["trace"], ["fs", "stat"], ["fs", "df"], ["fs", "layout", "get"]):
+            begin = time.monotonic()
+            said = fs.weft("--timeout", "2", *command, fs.path / "file", ok=(1,)).out
+            check("no answer within 2 s" in said and "weft mount ops" in said, command, "said:", said)
+            check(1.5 < time.monotonic() - begin < 20, command, "took", time.monotonic() - begin)
+        fs.weft("--timeout", "2", "trace", "--mount", fs.path, ok=(0, 2))
+    finally:
+        fs.start()
+        fs.close()

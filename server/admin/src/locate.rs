@@ -1,10 +1,14 @@
 //! Which config and which server a command means.
 
+use std::fs::Metadata;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use weft_server_core::config::Config;
-use weft_wire::ClusterId;
+use weft_wire::{ClusterId, Ino};
 
 use crate::cli::ServerArgs;
 use crate::client::{SERVER_DEFAULT, Session};
@@ -78,14 +82,41 @@ pub(crate) fn server(args: &ServerArgs) -> Result<Server, AdminError> {
     }
 }
 
-/// The mount a path is on, and the path's server: the option's or the mount's own.
+/// Something on a Weft mount.
+#[derive(Clone, Debug)]
+pub(crate) struct Mounted {
+    pub(crate) mount: Mount,
+    /// Its server: the option's, or the mount's own.
+    pub(crate) server: Server,
+    /// As the mount sees it.
+    pub(crate) metadata: Metadata,
+}
+
+impl Mounted {
+    pub(crate) fn ino(&self) -> Ino {
+        Ino(self.metadata.ino())
+    }
+}
+
+/// What a path names. A mount answers when its servers do: it is given `timeout`.
 ///
 /// # Errors
-/// The path is not there or not on a Weft mount.
-pub(crate) fn mounted(path: &Path, server: Option<&str>) -> Result<(Mount, Server), AdminError> {
+/// The path is not there or not on a Weft mount, or the mount did not answer.
+pub(crate) fn mounted(
+    path: &Path,
+    server: Option<&str>,
+    timeout: Duration,
+) -> Result<Mounted, AdminError> {
     let what = || format!("find the mount of {}", path.display());
-    let real = std::fs::canonicalize(path)
-        .map_err(|error| AdminError::new(what(), error, "name something on a Weft mount"))?;
+    let (real, metadata) = looked_at(path, timeout).map_err(|error| {
+        let next = match error.kind() {
+            ErrorKind::TimedOut => {
+                "is its server away? `weft mount ops` shows what waits for what, and asks nobody"
+            }
+            _ => "name something on a Weft mount",
+        };
+        AdminError::new(what(), error, next)
+    })?;
     let mounts = mounts::all()?;
     let mount = mounts::of(&mounts, &real).filter(|mount| mount.is_weft).ok_or_else(|| {
         let next = "`weft mount list` shows the Weft mounts of this machine";
@@ -98,7 +129,22 @@ pub(crate) fn mounted(path: &Path, server: Option<&str>) -> Result<(Mount, Serve
             return Err(AdminError::new(what(), why, "name it with --server HOST:PORT"));
         }
     };
-    Ok((mount.clone(), server))
+    Ok(Mounted { mount: mount.clone(), server, metadata })
+}
+
+/// Where a path leads and what is there, asked for in a thread of its own: who waits for a mount cannot stop waiting.
+fn looked_at(path: &Path, timeout: Duration) -> io::Result<(PathBuf, Metadata)> {
+    let (sender, answer) = mpsc::channel();
+    let path = path.to_owned();
+    let look = move || {
+        let found = std::fs::canonicalize(&path)
+            .and_then(|real| std::fs::metadata(&real).map(|metadata| (real, metadata)));
+        drop(sender.send(found)); // Nobody may wait any more.
+    };
+    std::thread::Builder::new().name("look".to_owned()).spawn(look)?;
+    let late = || format!("no answer within {} s", timeout.as_secs_f32());
+    let in_time = answer.recv_timeout(timeout);
+    in_time.unwrap_or_else(|_| Err(io::Error::new(ErrorKind::TimedOut, late())))
 }
 
 fn find_config(option: Option<&Path>) -> Option<PathBuf> {
@@ -173,8 +219,9 @@ mod tests {
 
     #[test]
     fn a_path_elsewhere_is_on_no_weft_mount() {
-        let error = mounted(Path::new("/proc/self"), None).expect_err("not Weft");
+        let error =
+            mounted(Path::new("/proc/self"), None, Duration::from_secs(5)).expect_err("not Weft");
         assert!(error.to_string().contains("weft mount list"), "{error}");
-        assert!(mounted(Path::new("/no/such/path"), None).is_err());
+        assert!(mounted(Path::new("/no/such/path"), None, Duration::from_secs(5)).is_err());
     }
 }

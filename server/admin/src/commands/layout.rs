@@ -1,6 +1,5 @@
 //! `weft fs layout`: striping of a file, and the policy of a directory.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,8 +21,8 @@ pub(super) fn get(
     server: Option<&str>,
     timeout: Duration,
 ) -> Result<Report, AdminError> {
-    let (_, server) = locate::mounted(path, server)?;
-    let mut report = get_of(&server, ino_of(path)?, timeout)?;
+    let found = locate::mounted(path, server, timeout)?;
+    let mut report = get_of(&found.server, found.ino(), timeout)?;
     report.json["path"] = path.to_string_lossy().into();
     Ok(report)
 }
@@ -52,8 +51,8 @@ fn get_of(server: &Server, ino: Ino, timeout: Duration) -> Result<Report, AdminE
 
 pub(super) fn set(args: &LayoutSetArgs, timeout: Duration) -> Result<Report, AdminError> {
     let chunk_log2 = args.stripe_unit.map(stripe_unit_log2).transpose()?;
-    let (_, server) = locate::mounted(&args.path, args.server.as_deref())?;
-    if !args.path.is_dir() {
+    let found = locate::mounted(&args.path, args.server.as_deref(), timeout)?;
+    if !found.metadata.is_dir() {
         let why = "it is not a directory; a file's layout is fixed when it is made";
         let next = "set it on the directory, then copy the file";
         return Err(AdminError::new(
@@ -63,7 +62,7 @@ pub(super) fn set(args: &LayoutSetArgs, timeout: Duration) -> Result<Report, Adm
         ));
     }
     let wanted = Wanted { chunk_log2, width: args.width, inline_bytes: args.inline };
-    let mut report = set_of(&server, ino_of(&args.path)?, wanted, timeout)?;
+    let mut report = set_of(&found.server, found.ino(), wanted, timeout)?;
     report.json["path"] = args.path.to_string_lossy().into();
     Ok(report)
 }
@@ -108,12 +107,6 @@ fn set_of(
     let json =
         json!({ "ino": ino.0, "before": policy_json(&before), "policy": policy_json(&policy) });
     Ok(Report::done(text, json))
-}
-
-fn ino_of(path: &Path) -> Result<Ino, AdminError> {
-    let metadata = std::fs::metadata(path)
-        .map_err(|error| AdminError::new(format!("stat {}", path.display()), error, ""))?;
-    Ok(Ino(metadata.ino()))
 }
 
 fn stripe_unit_log2(bytes: u64) -> Result<u8, AdminError> {

@@ -85,7 +85,7 @@ pub(super) fn df(
     timeout: Duration,
 ) -> Result<Report, AdminError> {
     let server = match path {
-        Some(path) => locate::mounted(path, args.server.as_deref())?.1,
+        Some(path) => locate::mounted(path, args.server.as_deref(), timeout)?.server,
         None => locate::server(args)?,
     };
     df_of(&server, timeout)

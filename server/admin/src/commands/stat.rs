@@ -1,7 +1,6 @@
 //! `weft fs stat`: how one file is stored.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -23,11 +22,9 @@ use crate::units::human_bytes;
 const ROWS_MAX: usize = 64;
 
 pub(super) fn run(args: &StatArgs, timeout: Duration) -> Result<Report, AdminError> {
-    let (mount, server) = locate::mounted(&args.path, args.server.as_deref())?;
-    let metadata = std::fs::metadata(&args.path)
-        .map_err(|error| AdminError::new(format!("stat {}", args.path.display()), error, ""))?;
-    let file = File { ino: Ino(metadata.ino()), bytes: metadata.len(), all: args.all };
-    let mut report = look(&server, &file, timeout)?;
+    let found = locate::mounted(&args.path, args.server.as_deref(), timeout)?;
+    let file = File { ino: found.ino(), bytes: found.metadata.len(), all: args.all };
+    let (mut report, mount) = (look(&found.server, &file, timeout)?, found.mount);
     report.text = format!(
         "file     {}\nmount    {} on {}\n{}",
         args.path.display(),

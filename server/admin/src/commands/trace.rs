@@ -9,7 +9,7 @@ mod path;
 mod servers;
 
 use std::cmp::Reverse;
-use std::os::unix::fs::{FileExt as _, MetadataExt};
+use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ use servers::Servers;
 const SHOWN: usize = 3;
 
 pub(super) fn run(args: &TraceArgs, timeout: Duration) -> Result<Report, AdminError> {
-    let (wanted, of) = Wanted::of(args)?;
+    let (wanted, of) = Wanted::of(args, timeout)?;
     let mut whole = Report::done(String::new(), json!({}));
     let (mut operations, mut mounts) = (Vec::new(), Vec::new());
     for mount in of {
@@ -68,15 +68,13 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn of(args: &TraceArgs) -> Result<(Wanted, Vec<Mount>), AdminError> {
+    fn of(args: &TraceArgs, timeout: Duration) -> Result<(Wanted, Vec<Mount>), AdminError> {
         let mut mounts = None;
         let mut file = None;
         if let Some(path) = &args.file {
-            mounts = Some(vec![locate::mounted(path, Some(SERVER_DEFAULT))?.0]);
-            let what = || format!("stat {}", path.display());
-            let metadata = std::fs::metadata(path);
-            let metadata = metadata.map_err(|error| AdminError::new(what(), error, ""))?;
-            file = Some((Ino(metadata.ino()), path.display().to_string()));
+            let found = locate::mounted(path, Some(SERVER_DEFAULT), timeout)?;
+            file = Some((found.ino(), path.display().to_string()));
+            mounts = Some(vec![found.mount]);
         }
         let mounts = match (mounts, &args.mount) {
             (Some(mounts), _) => mounts,
