@@ -4,13 +4,17 @@ The server's own memory (what no file backs) must stay under `memory_mib` and PR
 """
 
 import os
+import re
+import stat
 import struct
 import threading
 import time
+from pathlib import Path
 
-from cases.hostile import own_memory_mib
-from lib.base import case, check, eventually
-from lib.frames import HEADER, HEADER_BYTES, READ, frame, greet, receive
+from cases.hostile import descriptors, own_memory_mib
+from lib.base import ROOT, case, check, eventually
+from lib.cluster import MIB
+from lib.frames import GETATTR, HEADER, HEADER_BYTES, MAKE, READ, caller, frame, greet, receive, text
 from lib.procs import fork_worker, join_workers
 
 MEMORY_MIB = 64
@@ -18,6 +22,11 @@ PROCESS_MIB = 64
 CHUNK_BYTES = 1 << 20
 BUSY = 6
 SMALL = ("--cores", "0", "--memory-mib", str(MEMORY_MIB))
+IDLE_COUNT = 1000
+IDLE_BYTES_MAX = 64 << 10
+IDLE_READ_BYTES = 64 << 10
+# What the kernel has for each end of a connection, beside the buffers that `sockstat` counts.
+SOCKET_CACHES = ("TCP", "sock_inode_cache", "filp", "skbuff_head_cache", "skbuff_small_head", "io_kiocb")
 
 
 def _within(fs, ctx, name):
@@ -123,6 +132,85 @@ def memory_connections(ctx):
     ctx.figure("memory.mount_waited", time.monotonic() - begin, "s")
     waiting.join()
     eventually("the other mount reads it", lambda: (other.path / "file").read_bytes() == data, 30)
+    fs.check_server()
+    fs.close()
+
+
+def _inbox_bytes():
+    """Of the server's buffers, which are resident from its start, what one connection has; a unit test holds the page."""
+    page = (ROOT / "server/core/doc/memory.md").read_text()
+    return int(re.search(r"an inbox of (\d+) KiB for each connection", page).group(1)) << 10
+
+
+def _socket_bytes():
+    """What the kernel has for TCP sockets of the whole machine: buffers and, where it tells them, objects."""
+    sockets = Path("/proc/net/sockstat").read_text()
+    total = os.sysconf("SC_PAGESIZE") * int(re.search(r"^TCP: .*\bmem (\d+)", sockets, re.M).group(1))
+    caches = Path("/proc/slabinfo")
+    for line in caches.read_text().splitlines() if caches.exists() else ():
+        words = line.split()
+        if words[0] in SOCKET_CACHES:
+            total += int(words[1]) * int(words[3])
+    return total
+
+
+def _use(link, ino, name):
+    """What leaves traces of a session: a file made, attributes asked for, and data read."""
+    how = struct.pack("<QIIIBB", 1, stat.S_IFREG | 0o644, 0, 0, 1, 0)
+    asked = (
+        frame(MAKE, caller(0, 1) + how + text(name) + text(b""), request=1),
+        frame(GETATTR, caller() + struct.pack("<Q", ino), request=2),
+        frame(READ, struct.pack("<HQQII", 0, ino, 0, 0, IDLE_READ_BYTES), request=3),
+    )
+    for request in asked:
+        link.sendall(request)
+        fields = HEADER.unpack(receive(link, HEADER_BYTES, 60))
+        check(fields[5] == 0, "request", fields[6], "was answered with status", fields[5])
+        receive(link, fields[9] + fields[10], 60)
+
+
+def idle_connections(fs, random, count):
+    """What each of `count` idle connections, with a session of its own, costs the server's machine: {state: {part: bytes}}.
+
+    States: `greeted`, `used` (made, asked and read something, and idle again), `again` (as many new ones in the place of
+    those). Parts: `own`, what the server's memory grew by; `inbox`, which is of the buffers that it had set aside at its
+    start; `kernel`, of both ends of the socket, so more than the server's. `fs` has one target.
+    """
+    path = fs.path / "read-by-all"
+    path.write_bytes(random.randbytes(IDLE_READ_BYTES))
+    os.sync()
+    ino, pid = os.stat(path).st_ino, fs.server_pid()
+    own, kernel, costs = own_memory_mib(pid), _socket_bytes(), {}
+
+    def cost():
+        parts = {"own": (own_memory_mib(pid) - own) * MIB, "inbox": count * _inbox_bytes(), "kernel": _socket_bytes() - kernel}
+        return {part: grown / count for part, grown in parts.items()}
+
+    for state in ("greeted", "again"):
+        links = []
+        for _ in range(count):
+            link, _, status = greet(fs.port, random.randbytes(16))
+            check(status == 0, "hello was answered with status", status)
+            links.append(link)
+        costs[state] = cost()
+        for number, link in enumerate(links):
+            _use(link, ino, b"%s-%d" % (state.encode(), number))
+        costs["used" if state == "greeted" else state] = cost()
+        for link in links:
+            link.close()
+        eventually("the server lets go of them", lambda: descriptors(pid) < count // 2, 30)
+    return costs
+
+
+@case(timeout_s=180)
+def memory_idle_connections(ctx):
+    """1,000 connections with sessions that did something and are idle now: less than 64 KiB each, the kernel's part included."""
+    fs = ctx.fs(gen=("--cores", "0", "--memory-mib", "512"), target_count=1)
+    costs = idle_connections(fs, ctx.random, IDLE_COUNT)
+    for state, parts in costs.items():
+        for part, used in parts.items():
+            ctx.figure("memory.idle_%s_%s" % (state, part), used, "bytes")
+        check(sum(parts.values()) < IDLE_BYTES_MAX, "a connection costs", parts, "bytes when it is", state)
     fs.check_server()
     fs.close()
 

@@ -258,6 +258,7 @@ mod tests {
         assert!(page.contains(&format!("at least {least} MiB - 6 MiB")));
         assert_eq!(RING_TABLES_BYTES + TRACE_BYTES, 6 << 20);
         assert!(page.contains(&format!("{} KiB", CONN_BYTES >> 10)));
+        assert!(page.contains(&format!("an inbox of {} KiB for each", INBOX_BYTES >> 10)));
         assert!(page.contains(&format!("{LOCK_BYTES} bytes each")));
     }
 }
