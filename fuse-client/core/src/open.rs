@@ -167,8 +167,8 @@ impl ClientCore {
             }
         }
         *sent = true;
-        if set.size.is_some() {
-            self.keep_cut(ino);
+        if let Some(size) = set.size {
+            self.keep_cut(ino, size);
         }
         let purpose = Purpose::SetAttr { op: id, ino, held };
         if let Err(code) = self.ask_as(id, ino, &MetaRequest::SetAttr { ino, set }, purpose) {

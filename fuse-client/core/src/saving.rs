@@ -168,11 +168,11 @@ impl ClientCore {
         keep.update(Which::Writes, kept.at, &record.encode());
     }
 
-    /// The record of a write whose end in the file was cut.
-    pub(crate) fn keep_cut(&mut self, ino: Ino) {
+    /// The records of writes that a cut of the file to `file_bytes` has shortened.
+    pub(crate) fn keep_cut(&mut self, ino: Ino, file_bytes: u64) {
         let Some(keep) = &mut self.keep else { return };
         let Some(file) = self.files.get(&ino) else { return };
-        for write in file.unsynced.kept_writes() {
+        for write in file.unsynced.kept_ending_at(file_bytes) {
             let Some(kept) = &write.kept else { continue };
             let slot = write.payload.0.slot();
             let record = WriteRecord {

@@ -221,6 +221,8 @@ impl WriteSet {
 #[derive(Debug, Default)]
 struct TargetLog {
     kept: BTreeMap<u64, (u64, Write)>,
+    /// No write that is kept ends beyond this byte of the file.
+    end_max: u64,
     /// Smallest id and last acknowledgement of what is not kept any more.
     let_go: Option<(u64, u64)>,
     /// The acknowledgement and the ask up to which a sync in flight reaches.
@@ -259,6 +261,7 @@ impl Unsynced {
     pub(crate) fn add(&mut self, id: u64, write: Write) {
         self.last_ack += 1;
         let log = self.targets.entry(write.target).or_default();
+        log.end_max = log.end_max.max(write.file_end);
         log.kept.insert(id, (self.last_ack, write));
     }
 
@@ -391,15 +394,19 @@ impl Unsynced {
         }
     }
 
-    /// Everything that is kept.
-    pub(crate) fn kept_writes(&self) -> impl Iterator<Item = &Write> {
-        self.targets.values().flat_map(|log| log.kept.values()).map(|(_, write)| write)
+    /// What is kept and ends at this byte of the file: after a cut to it, whatever was shortened.
+    pub(crate) fn kept_ending_at(&self, file_bytes: u64) -> impl Iterator<Item = &Write> {
+        let logs = self.targets.values().filter(move |log| log.end_max >= file_bytes);
+        let writes = logs.flat_map(|log| log.kept.values()).map(|(_, write)| write);
+        writes.filter(move |write| write.file_end == file_bytes)
     }
 
-    /// The file is about to be cut to `file_bytes`: what lies beyond must not be written again.
+    /// The file is about to be cut to `file_bytes`: what lies beyond must not be written again. Thousands of writes may be
+    /// kept, so a cut of what was not written lately, or one that makes the file longer, looks at none of them.
     pub(crate) fn cut(&mut self, file_bytes: u64) -> usize {
         let mut bytes = 0;
-        for log in self.targets.values_mut() {
+        for log in self.targets.values_mut().filter(|log| log.end_max > file_bytes) {
+            log.end_max = file_bytes;
             log.kept.retain(|_, (_, write)| {
                 write.cut(file_bytes);
                 bytes += if write.bytes > 0 { 0 } else { Self::bytes_of(write) };

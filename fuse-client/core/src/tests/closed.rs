@@ -255,6 +255,28 @@ fn what_was_cut_off_a_closed_file_does_not_come_back() {
 }
 
 #[test]
+fn a_successor_writes_again_only_what_a_cut_left() {
+    for (seed, size) in [(104, CHUNK - 1000), (105, CHUNK + 1000), (106, 3 * CHUNK)] {
+        let mut world = World::keeping(config(), seed);
+        let mut bytes = [vec![0; CHUNK / 2], pattern(104, CHUNK)].concat();
+        let (ino, handle) = world.create(b"a");
+        world.write(handle, to_u64(CHUNK / 2), &bytes[CHUNK / 2..], false).unwrap();
+        world.done(FsOp::Flush { handle }).unwrap();
+        world.set_size(ino, to_u64(size)).unwrap();
+        world.set_size(ino, to_u64(3 * CHUNK)).unwrap();
+        world.core.replied();
+        world.take_over();
+        world.crash_all();
+        world.sync(ino).unwrap();
+        bytes.truncate(size);
+        bytes.resize(3 * CHUNK, 0);
+        let content = world.fake.content(ino);
+        let wrong = content.iter().zip(&bytes).position(|(have, want)| have != want);
+        assert_eq!((content.len(), wrong), (bytes.len(), None), "cut to {size}");
+    }
+}
+
+#[test]
 fn what_lingers_outlives_the_client_core() {
     for seed in 93..103 {
         let mut world = World::keeping(config(), seed);

@@ -153,6 +153,27 @@ fn a_cut_shortens_and_removes() {
 }
 
 #[test]
+fn a_cut_finds_all_that_it_shortens() {
+    let pool = Pool::new(1 << 20, 1 << 20).unwrap();
+    let mut unsynced = Unsynced::default();
+    let shortened = |unsynced: &Unsynced, at| -> Vec<u32> {
+        unsynced.kept_ending_at(at).map(|write| write.bytes).collect()
+    };
+    unsynced.add(0, write(&pool, 0, 0, 4096));
+    unsynced.add(1, write(&pool, 0, 8192, 100));
+    assert_eq!(unsynced.cut(9000), 0, "the file becomes longer");
+    assert_eq!(shortened(&unsynced, 9000), [0; 0]);
+    assert_eq!(unsynced.cut(8200), 0);
+    assert_eq!(shortened(&unsynced, 8200), [8]);
+    unsynced.add(2, write(&pool, 0, 12_288, 4096));
+    unsynced.add(3, write(&pool, 0, 16_384, 50));
+    assert_eq!(unsynced.cut(13_000), 50, "also what came after a cut");
+    assert_eq!(shortened(&unsynced, 13_000), [712]);
+    assert_eq!(unsynced.cut(10), 100 + 4096);
+    assert_eq!(shortened(&unsynced, 10), [10]);
+}
+
+#[test]
 fn an_ask_is_answered_by_a_sync_that_began_after_it() {
     let mut unsynced = Unsynced::default();
     unsynced.ask([TargetId(3)].into_iter());
