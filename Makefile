@@ -1,5 +1,5 @@
 # The entry commands. Settings: see the heads of packaging/up.sh, down.sh and wipe.sh.
-.PHONY: help up down wipe install uninstall test system-test sim bench check bench-store bench-net
+.PHONY: help up down wipe install uninstall test system-test sim bench check bench-store bench-net bench-scaling
 
 help:
 	@echo "make up      build, make a file system under ./var, start the server, mount at ./mnt"
@@ -13,6 +13,7 @@ help:
 	@echo "make bench   figures of fio, metadata and tree loads, on a mount and on a local directory (PEER=/mnt/other: there, too)"
 	@echo "make bench-store  the chunk store alone against fio on one file (ARGS=\"--device /dev/X --force\")"
 	@echo "make bench-net    a server over TCP on loopback, without a mount, against the store alone"
+	@echo "make bench-scaling  what grows with shards and clients, what stays flat with files, lengths, connections (ARGS=\"--only files\")"
 	@echo "make check   formatting and lints"
 
 up:
@@ -53,6 +54,10 @@ bench-store:
 bench-net:
 	@cargo build --release --quiet
 	@python3 benchmarks/net.py $(ARGS)
+
+bench-scaling:
+	@cargo build --release --quiet
+	@python3 benchmarks/scaling.py $(ARGS)
 
 check:
 	cargo fmt --check

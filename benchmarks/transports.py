@@ -85,8 +85,9 @@ def metadata(kind, folder, worker):
     return create
 
 
-def run_metadata(kind, threads, folder, seconds, work):
-    """Operations per second of all workers."""
+def run_metadata(kind, threads, folders, seconds, work):
+    """Operations per second of all workers, in a folder, or spread over several."""
+    folders = folders if isinstance(folders, list) else [folders]
     outs = [work / ("rate%d" % worker) for worker in range(threads)]
     pids = []
     for worker, out in enumerate(outs):
@@ -94,7 +95,7 @@ def run_metadata(kind, threads, folder, seconds, work):
         if not pid:
             code = 1
             try:
-                loop(metadata(kind, folder, worker), seconds, out)
+                loop(metadata(kind, folders[worker % len(folders)], worker), seconds, out)
                 code = 0
             finally:
                 os._exit(code)
@@ -103,12 +104,12 @@ def run_metadata(kind, threads, folder, seconds, work):
     return sum(float(out.read_text()) for out in outs)
 
 
-def run_fio(mode, block, jobs, depth, folder, seconds, work):
-    """I/Os per second; direct, in one file."""
+def run_fio(mode, block, jobs, depth, folder, seconds, work, extra=()):
+    """I/Os per second; direct, in one file, unless `extra` says otherwise."""
     args = ["fio", "--name=row", "--filename=%s" % (folder / "file"), "--rw=" + mode, "--bs=" + block, "--direct=1"]
     args += ["--ioengine=libaio", "--iodepth=%d" % depth, "--numjobs=%d" % jobs, "--group_reporting"]
-    args += ["--size=%dm" % FILE_MIB, "--runtime=%g" % seconds, "--time_based", "--output-format=json"]
-    out = run(args, timeout_s=seconds + 120, cwd=work).out
+    args += ["--size=%dm" % FILE_MIB, "--runtime=%dms" % (1000 * seconds), "--time_based", "--output-format=json"]
+    out = run([*args, *extra], timeout_s=seconds + 120, cwd=work).out
     found = json.loads(out[out.index("{") :])["jobs"][0]
     return found["write" if "write" in mode else "read"]["iops"]
 

@@ -15,7 +15,8 @@ use weft_net::stream::INBOX_BYTES;
 use weft_net::{Budget, FrameReader, Next, Recv};
 use weft_ring::{Completion, FileId, Op, Ring, RingConfig, SendData};
 use weft_wire::data::DataRequest;
-use weft_wire::{ClusterId, LeaseBits, SessionId, ShardId, Status, TargetId};
+use weft_wire::meta::{Caller, MetaRequest};
+use weft_wire::{ClusterId, Kind, LeaseBits, SessionId, ShardId, Status, TargetId};
 
 const POOL_BYTES: usize = 64 << 20;
 const SLOT_BYTES_MAX: usize = 8 << 20;
@@ -24,10 +25,12 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An answer.
-pub(super) struct Reply {
-    pub(super) status: Status,
-    pub(super) body: Vec<u8>,
-    pub(super) payload: Option<(BufSlot, Range<usize>)>,
+pub(crate) struct Reply {
+    /// The one that came with the request.
+    pub(crate) tag: u64,
+    pub(crate) status: Status,
+    pub(crate) body: Vec<u8>,
+    pub(crate) payload: Option<(BufSlot, Range<usize>)>,
 }
 
 /// What an operation was for.
@@ -35,7 +38,7 @@ const SEND: u64 = 1;
 const RECEIVE: u64 = 2;
 
 /// A connection in use.
-pub(super) struct Client {
+pub(crate) struct Client {
     link: Link,
     reader: FrameReader,
     file: FileId,
@@ -51,7 +54,7 @@ pub(super) struct Client {
 
 impl Client {
     /// Connects, and waits until the server took the hello.
-    pub(super) fn connect(
+    pub(crate) fn connect(
         server: SocketAddr,
         local: bool,
         shard: u16,
@@ -93,16 +96,16 @@ impl Client {
         Ok(client)
     }
 
-    pub(super) fn pool(&self) -> &Pool {
+    pub(crate) fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    pub(super) fn next_reply(&mut self) -> Option<Reply> {
+    pub(crate) fn next_reply(&mut self) -> Option<Reply> {
         self.replies.pop_front()
     }
 
     /// Asks a target something; sent by the next turn.
-    pub(super) fn ask(
+    pub(crate) fn ask(
         &mut self,
         tag: u64,
         target: TargetId,
@@ -111,13 +114,47 @@ impl Client {
     ) {
         let mut body = Vec::new();
         request.encode(target, &mut body);
-        let (kind, lease) = (request.kind(), LeaseBits::NONE);
-        let request = Request { tag, kind, lease, body, payload, deadline: None };
+        self.submit_request(tag, request.kind(), body, payload);
+    }
+
+    /// Asks the volume something; sent by the next turn.
+    pub(crate) fn ask_volume(&mut self, tag: u64, request: &MetaRequest<'_>, caller: &Caller) {
+        let mut body = Vec::new();
+        request.encode(caller, &mut body);
+        self.submit_request(tag, request.kind(), body, None);
+    }
+
+    /// How many changes of names may be under way at once; 0 where the shard has no volume.
+    pub(crate) fn slot_count(&self) -> u16 {
+        self.link.welcome().map_or(0, |welcome| welcome.slot_count)
+    }
+
+    /// Says goodbye, so that the server forgets the session.
+    pub(crate) fn leave(mut self) -> Result<()> {
+        self.link.leave(self.now());
+        while !self.link.is_gone() {
+            match self.turn() {
+                // It ends with the connection.
+                Err(_) if self.link.is_gone() => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    fn submit_request(
+        &mut self,
+        tag: u64,
+        kind: Kind,
+        body: Vec<u8>,
+        payload: Option<(SharedSlot, Range<usize>)>,
+    ) {
+        let request = Request { tag, kind, lease: LeaseBits::NONE, body, payload, deadline: None };
         self.link.submit(request, self.now());
     }
 
     /// Sends what is queued, waits for something to come, and takes it.
-    pub(super) fn turn(&mut self) -> Result<()> {
+    pub(crate) fn turn(&mut self) -> Result<()> {
         self.carry_out()?;
         let failed = |error: weft_ring::RingError| Error::program("ring", error.to_string());
         self.ring.wait(Some(PATIENCE)).map_err(failed)?;
@@ -148,8 +185,8 @@ impl Client {
                         pushed.map_err(|_| Error::wrong("net", "a range beyond its slot"))?;
                     }
                 }
-                LinkOutput::Reply { status, body, payload, .. } => {
-                    self.replies.push_back(Reply { status, body, payload });
+                LinkOutput::Reply { tag, status, body, payload, .. } => {
+                    self.replies.push_back(Reply { tag, status, body, payload });
                 }
                 LinkOutput::Up { .. } => self.reader.open_up(),
                 LinkOutput::Recall { .. } => {}

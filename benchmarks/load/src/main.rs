@@ -5,6 +5,7 @@
 //! figures of `peers.toml` ([`report`]). What fails is shown as failed and makes the exit code 1; there is no figure
 //! without its check. It measures one client machine; for many use IOR and mdtest (`benchmarks/recipes/README.md`).
 
+mod client;
 mod clock;
 mod compare;
 mod cpu;
@@ -13,6 +14,7 @@ mod fio;
 mod host;
 mod limits;
 mod meta;
+mod names;
 mod net;
 mod options;
 mod peers;
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare(&args),
         Command::Store(args) => store::run(&args),
         Command::Net(args) => net::run(&args),
+        Command::Names(args) => names::run(&args),
         Command::Worker(args) => serve(args.into()),
     };
     match result {

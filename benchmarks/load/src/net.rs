@@ -3,8 +3,7 @@
 //! file system, and fio on that file, so that what the network costs is a ratio within one run. `benchmarks/net.py`
 //! starts the server.
 
-mod client;
-
+use crate::client::{Client, Reply};
 use crate::clock::{monotonic_ns, seconds_between, utc_now};
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -13,7 +12,6 @@ use crate::stats::Spread;
 use crate::store::jobs::{Job, Random, Sample, process_cpu_ns};
 use crate::store::{Place, fio};
 use clap::Args;
-use client::Client;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -219,7 +217,7 @@ impl<'a> Load<'a> {
 }
 
 /// An answer is what was asked for; data agrees with its checksums, as a client would see to it.
-fn check(reply: &client::Reply, job: Job) -> Result<()> {
+fn check(reply: &Reply, job: Job) -> Result<()> {
     let wrong = |what: String| Err(Error::wrong("net", what));
     if reply.status != Status::Ok {
         return wrong(format!("{job:?}: {:?}", reply.status));

@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Store(crate::store::StoreArgs),
     /// Drives a running weft-server over TCP without a mount, and a store of its own, in turn
     Net(crate::net::NetArgs),
+    /// Makes, looks up and removes names of a running weft-server without a mount, many at a time
+    Names(crate::names::NamesArgs),
     /// One process of the metadata load; `compare` starts these
     #[command(hide = true)]
     Worker(WorkerArgs),

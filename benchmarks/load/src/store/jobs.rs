@@ -224,6 +224,11 @@ impl Default for Random {
 }
 
 impl Random {
+    /// Numbers of their own for each seed but 0.
+    pub(crate) fn of(seed: u64) -> Random {
+        Random(Random::default().0.wrapping_mul(seed))
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
