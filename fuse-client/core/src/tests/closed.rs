@@ -338,3 +338,21 @@ fn what_is_kept_is_let_go_when_something_waits_for_memory() {
         assert!(world.fake.content(ino) == bytes);
     }
 }
+
+/// What a client-core wrote again for the one before it is not forgotten by the one after it.
+#[test]
+fn what_was_written_across_two_takeovers_is_durable_or_an_error() {
+    for seed in 140..160 {
+        let mut world = World::keeping(config(), seed);
+        let bytes = pattern(140, CHUNK);
+        let (ino, handle) = world.create(b"a");
+        world.write(handle, to_u64(CHUNK / 2), &bytes, false).unwrap();
+        world.core.replied();
+        world.take_over();
+        world.done(FsOp::Flush { handle }).unwrap();
+        world.core.replied();
+        world.take_over();
+        world.crash_all();
+        assert_eq!(world.sync(ino), Err(EIO), "seed {seed}: others may have written over it");
+    }
+}
