@@ -106,7 +106,10 @@ impl World {
             Answer::Read(0, found) => {
                 assert!(found == vec![FILLER_BYTE; blocks(bytes)], "the filler is as it was");
             }
-            answer => assert!(self.regime.lies(), "reading the filler: {answer:?}"),
+            answer => {
+                let ungiven = self.faults.read_errors_for_good > 0;
+                assert!(self.regime.lies() || ungiven, "reading the filler: {answer:?}");
+            }
         }
     }
 
