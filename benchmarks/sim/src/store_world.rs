@@ -30,6 +30,8 @@ const CAPACITY_BYTES: u64 = 8 << 20;
 const ROUNDS: u64 = 4;
 /// In one seed of so many places change hands just before a power loss.
 const SWAPPING: u64 = 8;
+/// In one seed of so many the index is nearly full.
+const TIGHT: u64 = 16;
 /// Takes much of the device, so that the rest is full now and then.
 const FILLER: ChunkId = ChunkId { ino: Ino(99), index: ChunkIndex(0) };
 const FILLER_BYTE: u8 = 0x77;
@@ -128,6 +130,7 @@ impl World {
             checkpoint_interval: habits.checkpoint_interval,
             // What is to be discarded is not given out again for a while.
             discard: extra.chance(70) && habits.shapes,
+            index_bytes_max: (seed % TIGHT == 1).then(|| tight_index(seed)),
         };
         let mut rig = Rig::new(random.next(), CAPACITY_BYTES, params);
         rig.telling = telling;
@@ -455,6 +458,14 @@ impl World {
     /// "Full" is an answer only when it is: what is free does not hold the operation, those under
     /// way, and the reserve.
     fn check_full(&self, op: u64, change: &Change) {
+        let takes_away = match change {
+            Change::Truncate { .. } => true,
+            Change::Zero { how, .. } => *how == ZeroHow::Punch,
+            Change::Write { .. } => false,
+        };
+        if self.rig.params.index_bytes_max.is_some() && !takes_away {
+            return;
+        }
         let wants = |change: &Change| match change {
             Change::Write { bytes, .. } => u64::try_from(bytes.len()).expect("64 bits") + 8192,
             Change::Zero { bytes, .. } => u64::from(*bytes) + 8192,
@@ -526,6 +537,8 @@ impl World {
                 Crash::Kill
             }
         };
+        let good = self.rig.disk.counts.errors == 0;
+        assert!(!(failed && good), "a store on a good device takes no changes: its index is full");
         let failed = failed || self.rig.disk.counts.failed_flushes > failed_flushes;
         self.loss = match crash {
             // The end of a store that failed is no clean one.
@@ -539,7 +552,9 @@ impl World {
         // way nothing is known.
         let same_boot = crash == Crash::Kill && self.random.chance(70);
         let known = same_boot && !flushing;
-        let unknown = self.regime.lies() && crash == Crash::Kill && !known;
+        // Nobody knows then whether what cannot be read had arrived.
+        let loses = self.regime.lies() || self.faults.read_errors_for_good > 0;
+        let unknown = loses && crash == Crash::Kill && !known;
         if self.regime.lies() {
             let most = if self.habits.swaps { 12 } else { 3 };
             self.rig.disk.rot(self.random.below(most));
@@ -606,6 +621,12 @@ impl World {
             Loss::Sure => assert_ne!(before, self.loss_count, "a loss is told to nobody"),
         }
     }
+}
+
+/// What is left for removals, and some more: so that new blocks find room or not by what changed since the last checkpoint.
+fn tight_index(seed: u64) -> u64 {
+    let mut random = Random::new(seed ^ 0x71_6874);
+    (256 << 10) + random.pick(&[112 << 10, 144 << 10, 208 << 10, 336 << 10])
 }
 
 fn blocks(count: u32) -> usize {
