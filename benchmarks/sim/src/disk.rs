@@ -308,6 +308,18 @@ impl Disk {
         self.harden(self.written);
     }
 
+    /// So many blocks written lately cannot be read until they are written again, where the device has such blocks.
+    pub fn lose_sectors(&mut self, blocks: u64) {
+        let recent = self.recent.iter().filter(|range| self.hits(range.start));
+        let recent: Vec<u64> = recent.map(|range| range.start / BLOCK).collect();
+        if self.faults.read_errors_for_good == 0 || recent.is_empty() {
+            return;
+        }
+        for _ in 0..blocks {
+            self.bad.insert(recent[self.random.index(recent.len())]);
+        }
+    }
+
     /// So many bits of the faults' area flip, if anything does there: mostly where something was
     /// written lately.
     pub fn rot(&mut self, bits: u64) {

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         Command::Store(seeds) => play("store", &seeds, store_world::play),
         Command::Cluster(seeds) => play("cluster", &seeds, cluster::play),
         #[cfg(feature = "planted")]
-        Command::Planted { bug } => planted::hunt(threads(), bug.as_deref()),
+        Command::Planted { bug, from } => planted::hunt(threads(), bug.as_deref(), from),
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

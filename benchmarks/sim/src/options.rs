@@ -21,6 +21,9 @@ pub(crate) enum Command {
     Planted {
         /// Only this one.
         bug: Option<String>,
+        /// The first seed.
+        #[arg(long, default_value_t = 1)]
+        from: u64,
     },
 }
 

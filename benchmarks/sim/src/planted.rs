@@ -43,7 +43,7 @@ fn hunted<Bug: Copy + Debug + Sync>(
 }
 
 /// Prints the table; whether every bug was found.
-pub(crate) fn hunt(threads: usize, only: Option<&str>) -> bool {
+pub(crate) fn hunt(threads: usize, only: Option<&str>, from: u64) -> bool {
     runner::keep_panics();
     println!("| bug | seeds until found | seconds | what was noticed |\n|---|---|---|---|");
     let (mut found, mut bugs) = (0, 0);
@@ -52,15 +52,15 @@ pub(crate) fn hunt(threads: usize, only: Option<&str>) -> bool {
             continue;
         }
         bugs += 1;
-        found += u64::from(hunt_one(&hunted, threads));
+        found += u64::from(hunt_one(&hunted, threads, from));
     }
     println!("{found} planted bugs found, {} not found, 0 skipped", bugs - found);
     found == bugs
 }
 
-fn hunt_one(hunted: &Hunted, threads: usize) -> bool {
+fn hunt_one(hunted: &Hunted, threads: usize, from: u64) -> bool {
     let name = &hunted.name;
-    let seeds: Vec<u64> = (1..=SEEDS_MAX).collect();
+    let seeds: Vec<u64> = (from..from + SEEDS_MAX).collect();
     #[expect(clippy::disallowed_methods, reason = "how long a person waits is real time")]
     let begin = Instant::now();
     let play = |seed| {
@@ -76,6 +76,6 @@ fn hunt_one(hunted: &Hunted, threads: usize) -> bool {
     // Behind the place comes what the check says.
     let noticed = failure.message.lines().nth(1).unwrap_or_default();
     let noticed: String = noticed.chars().take(100).collect();
-    println!("| {name} | {} | {seconds:.1} | {noticed} |", failure.seed);
+    println!("| {name} | {} | {seconds:.1} | {noticed} |", failure.seed - from + 1);
     true
 }

@@ -28,6 +28,10 @@ use rig::{Answer, BOOT, Params, Rig};
 
 const CAPACITY_BYTES: u64 = 8 << 20;
 const ROUNDS: u64 = 4;
+/// In one seed of so many places change hands just before a power loss.
+const SWAPPING: u64 = 8;
+/// In one seed of so many the index is nearly full.
+const TIGHT: u64 = 16;
 /// Takes much of the device, so that the rest is full now and then.
 const FILLER: ChunkId = ChunkId { ino: Ino(99), index: ChunkIndex(0) };
 const FILLER_BYTE: u8 = 0x77;
@@ -64,6 +68,8 @@ struct World {
     extra: Random,
     /// What came later still.
     zeroing: Random,
+    /// The same of blocks that cannot be read.
+    sectors: Random,
     /// Lengths the target may have: one, unless it is growing.
     capacities: Vec<u64>,
     /// The machine's boot, and how many there were.
@@ -104,9 +110,16 @@ impl World {
     fn new(seed: u64, telling: Telling) -> World {
         let mut random = Random::new(seed);
         let mut regime = Regime::draw(&mut random);
-        let habits = Habits::draw(&mut random);
+        let mut habits = Habits::draw(&mut random);
+        let swaps = seed.is_multiple_of(SWAPPING);
+        if swaps {
+            habits = habits.swapping(&mut random);
+        }
         if !habits.shapes && !seed.is_multiple_of(4) {
             // Places given out again matter most where writes are lost without a word.
+            regime = Regime::DataLies;
+        }
+        if swaps {
             regime = Regime::DataLies;
         }
         let mut extra = Random::new(seed ^ 0x0d15_ca2d);
@@ -117,14 +130,20 @@ impl World {
             checkpoint_interval: habits.checkpoint_interval,
             // What is to be discarded is not given out again for a while.
             discard: extra.chance(70) && habits.shapes,
+            index_bytes_max: (seed % TIGHT == 1).then(|| tight_index(seed)),
         };
         let mut rig = Rig::new(random.next(), CAPACITY_BYTES, params);
         rig.telling = telling;
-        let faults = regime.faults(&rig.areas(), &mut random);
+        let mut faults = regime.faults(&rig.areas(), &mut random);
+        let mut sectors = Random::new(seed ^ 0x5ec7_0125);
+        regime.lose_sectors(&mut faults, &mut sectors);
+        if swaps {
+            faults = Faults { area: faults.area, rot: 200, ..Faults::default() };
+        }
         telling.step(rig.now, || format!("seed {seed}: {regime:?}"));
         telling.step(rig.now, || format!("{habits:?}"));
         telling.step(rig.now, || format!("{faults:?}"));
-        let model = Model::new(regime.memory(), regime == Regime::Errors);
+        let model = Model::new(regime.memory(), &faults);
         let pending = BTreeMap::new();
         let tally = Tally { seeds: 1, ..Tally::default() };
         let mut world = World {
@@ -137,6 +156,7 @@ impl World {
             pending,
             extra,
             zeroing: Random::new(seed ^ 0x2e70_1e55),
+            sectors,
             capacities: vec![CAPACITY_BYTES],
             boot: BOOT,
             boots: 0,
@@ -183,11 +203,11 @@ impl World {
         self.advance(operations);
         let more_us = self.random.pick(&[1, 200, 2_000, 30_000]);
         self.pass_some(more_us);
-        if self.random.chance(40) {
+        if self.habits.swaps || self.random.chance(40) {
             self.begin_sync();
             self.pass(Duration::from_millis(100), true);
             let operations = self.random.below(8);
-            self.advance(operations);
+            self.advance(if self.habits.swaps { 2 * operations } else { operations });
             self.pass_some(more_us);
         }
     }
@@ -438,6 +458,14 @@ impl World {
     /// "Full" is an answer only when it is: what is free does not hold the operation, those under
     /// way, and the reserve.
     fn check_full(&self, op: u64, change: &Change) {
+        let takes_away = match change {
+            Change::Truncate { .. } => true,
+            Change::Zero { how, .. } => *how == ZeroHow::Punch,
+            Change::Write { .. } => false,
+        };
+        if self.rig.params.index_bytes_max.is_some() && !takes_away {
+            return;
+        }
         let wants = |change: &Change| match change {
             Change::Write { bytes, .. } => u64::try_from(bytes.len()).expect("64 bits") + 8192,
             Change::Zero { bytes, .. } => u64::from(*bytes) + 8192,
@@ -490,7 +518,7 @@ impl World {
         let failed_flushes = self.rig.disk.counts.failed_flushes;
         let flushing = self.rig.disk.is_flushing();
         let crash = match self.random.below(100) {
-            0..10 => {
+            0..10 if !self.habits.swaps => {
                 self.rig.disk.faults = Faults::default();
                 self.drain();
                 // A checkpoint may have failed and the store not heard of it yet.
@@ -500,7 +528,7 @@ impl World {
                 }
                 Crash::Clean
             }
-            10..65 if power && !failed => {
+            at if power && !failed && (at < 65 || self.habits.swaps) => {
                 self.rig.power_loss();
                 Crash::PowerLoss
             }
@@ -509,6 +537,8 @@ impl World {
                 Crash::Kill
             }
         };
+        let good = self.rig.disk.counts.errors == 0;
+        assert!(!(failed && good), "a store on a good device takes no changes: its index is full");
         let failed = failed || self.rig.disk.counts.failed_flushes > failed_flushes;
         self.loss = match crash {
             // The end of a store that failed is no clean one.
@@ -522,9 +552,16 @@ impl World {
         // way nothing is known.
         let same_boot = crash == Crash::Kill && self.random.chance(70);
         let known = same_boot && !flushing;
-        let unknown = self.regime.lies() && crash == Crash::Kill && !known;
+        // Nobody knows then whether what cannot be read had arrived.
+        let loses = self.regime.lies() || self.faults.read_errors_for_good > 0;
+        let unknown = loses && crash == Crash::Kill && !known;
         if self.regime.lies() {
-            self.rig.disk.rot(self.random.below(3));
+            let most = if self.habits.swaps { 12 } else { 3 };
+            self.rig.disk.rot(self.random.below(most));
+        }
+        if self.regime == Regime::Errors {
+            let blocks = self.sectors.below(4);
+            self.rig.disk.lose_sectors(blocks);
         }
         // What a device that failed or lied has lost, it may have lost in any way.
         (if failed || unknown { Crash::PowerLoss } else { crash }, same_boot)
@@ -584,6 +621,12 @@ impl World {
             Loss::Sure => assert_ne!(before, self.loss_count, "a loss is told to nobody"),
         }
     }
+}
+
+/// What is left for removals, and some more: so that new blocks find room or not by what changed since the last checkpoint.
+fn tight_index(seed: u64) -> u64 {
+    let mut random = Random::new(seed ^ 0x71_6874);
+    (256 << 10) + random.pick(&[112 << 10, 144 << 10, 208 << 10, 336 << 10])
 }
 
 fn blocks(count: u32) -> usize {

@@ -168,6 +168,21 @@ impl View {
     /// # Errors
     /// As [`View::get`].
     pub fn entries(&self, table: Table) -> Result<u64, Error> {
+        Ok(u64::try_from(self.stat(table)?.entries).unwrap_or(u64::MAX))
+    }
+
+    /// Length of the pages that `table` is in.
+    ///
+    /// # Errors
+    /// As [`View::get`].
+    pub fn table_bytes(&self, table: Table) -> Result<u64, Error> {
+        let stat = self.stat(table)?;
+        let pages = stat.branch_pages + stat.leaf_pages + stat.overflow_pages;
+        let pages = u64::try_from(pages).unwrap_or(u64::MAX);
+        Ok(pages.saturating_mul(u64::from(PAGE_BYTES)))
+    }
+
+    fn stat(&self, table: Table) -> Result<ffi::MdbStat, Error> {
         let dbi = self.dbi(table, "stat")?;
         let mut stat = ffi::MdbStat {
             page_bytes: 0,
@@ -179,7 +194,7 @@ impl View {
         };
         // SAFETY: alive - the transaction is open; until - the call returns; alone - a local.
         check("stat", unsafe { ffi::mdb_stat(self.raw, dbi, &raw mut stat) })?;
-        Ok(u64::try_from(stat.entries).unwrap_or(u64::MAX))
+        Ok(stat)
     }
 
     fn borrow(&self, value: ffi::MdbVal) -> &[u8] {

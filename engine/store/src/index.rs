@@ -285,6 +285,20 @@ impl Index {
         self.env.used_bytes().unwrap_or(0)
     }
 
+    /// Length of what rows are in at the last commit, free pages not counted; all of it if that cannot be told.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        let tables = [self.chunks, self.meta, self.space];
+        let sum = self.env.read().and_then(|txn| {
+            tables.iter().try_fold(0, |sum, table| Ok(sum + txn.table_bytes(*table)?))
+        });
+        sum.unwrap_or(u64::MAX)
+    }
+
+    /// What the disk has set aside.
+    pub(crate) fn reserved_bytes(&self) -> u64 {
+        self.env.reserved_bytes()
+    }
+
     /// Whether the map is so long and the disk has set room aside for it; `step_bytes` more, if it can.
     pub(crate) fn reserve(&self, bytes: u64, step_bytes: u64) -> Room {
         // `Env::reserve` takes what is beyond the map for the map's end, and all of that can be there.

@@ -97,6 +97,9 @@ const _: () = assert!(JOURNAL_OFFSET.is_multiple_of(DISCARD_ALIGN_BLOCKS * BLOCK
 
 /// Pages of the index a changed chunk changes besides its record, as a rule: two.
 pub(crate) const CHUNK_DIRTY_BYTES: u64 = 8 << 10;
+/// An index of whose file no more than one page in so many is in use has room within: then runs of free pages are longer
+/// than the longest record on average, wherever the pages in use lie.
+pub(crate) const SPARSE_DIVISOR: u64 = 8;
 /// Room on the index's disk that writes leave for removals: a part of the device's length in so many.
 pub(crate) const INDEX_HEADROOM_SHARE: u64 = 256;
 /// See [`INDEX_HEADROOM_SHARE`].

@@ -15,7 +15,7 @@ use crate::chunk::Chunk;
 use crate::damage::{Damages, ScrubStatus};
 use crate::error::StoreError;
 use crate::index::{Index, Meta, Room};
-use crate::limits::CHUNK_DIRTY_BYTES;
+use crate::limits::{CHUNK_DIRTY_BYTES, SPARSE_DIVISOR};
 use crate::planted::{self, Bug};
 use crate::record::{Places, Punch, Truncate};
 use crate::space::{Extent, Space};
@@ -34,6 +34,8 @@ pub(crate) struct Map {
     txn: Option<WriteTxn>,
     /// Length of the index with the transaction under way.
     index_bytes: u64,
+    /// The same of the pages in it that rows are in.
+    live_bytes: u64,
     /// Room for the index that only removals and overwrites may use.
     headroom_bytes: u64,
     /// Where blocks came into or left records since the last checkpoint began.
@@ -60,6 +62,7 @@ impl Map {
             chunk_count: index.chunk_count()?,
             txn: None,
             index_bytes: index.used_bytes(),
+            live_bytes: index.live_bytes(),
             index,
             cache: Cache::new(cache_bytes_max),
             headroom_bytes,
@@ -73,8 +76,14 @@ impl Map {
     /// Whether the index's map and disk have room for what changed, twice over (the pages it replaces are
     /// free one checkpoint later), and some besides to remove things with.
     pub(crate) fn index_room(&mut self) -> Room {
-        let need = self.index_bytes + 2 * self.index_dirty_bytes() + self.headroom_bytes;
-        let room = self.index.reserve(need, self.headroom_bytes);
+        let coming = 2 * self.index_dirty_bytes();
+        let need = self.index_bytes + coming + self.headroom_bytes;
+        let mut room = self.index.reserve(need, self.headroom_bytes);
+        // The part in use never gets shorter; but after removals there is room within it.
+        let sparse = self.live_bytes.saturating_add(coming).saturating_mul(SPARSE_DIVISOR);
+        if sparse.saturating_add(self.headroom_bytes) <= self.index.reserved_bytes() {
+            room = Room::Enough;
+        }
         if room != Room::Later {
             self.index_full = room == Room::Full;
         }
@@ -388,7 +397,9 @@ impl Map {
         let mut txn = self.index.begin()?;
         self.index.put_meta(&mut txn, meta)?;
         // As long as it is not known how long the index gets.
-        self.index_bytes += 2 * self.index_dirty_bytes();
+        let coming = 2 * self.index_dirty_bytes();
+        self.index_bytes += coming;
+        self.live_bytes = self.live_bytes.saturating_add(coming);
         self.cache.begin_commit();
         self.txn = Some(txn);
         Ok(())
@@ -441,6 +452,7 @@ impl Map {
         self.index.written(written)?;
         self.cache.committed();
         self.index_bytes = self.index.used_bytes();
+        self.live_bytes = self.index.live_bytes();
         Ok(())
     }
 }

@@ -21,6 +21,8 @@ weft_wire::bugs_to_plant! {
     SkipRecordSum,
     /// Recovery falls back to places that were given to somebody else.
     SettleAnywhere,
+    /// Recovery falls back from what the device does not give, and a sync promised, to what was there before.
+    SettleUnread,
     /// Recovery takes "never written" for a block that a sync promised.
     SettleToNothing,
     /// Recovery commits before it flushes.

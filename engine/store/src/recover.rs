@@ -16,7 +16,9 @@
 //! first whose checksum matches the device is the block. "It was never written" counts only if the
 //! record came after the last mark: a sync is acknowledged only after a mark that follows the
 //! record, so nobody was promised that block. If nothing matches, the record stays, and reading
-//! the block says Damaged. While the machine keeps running a write completed is a write readable,
+//! the block says Damaged. A candidate that the device does not give, by an error, may be what a
+//! sync promised, if its record came before the last mark: then it is the block, and no older one
+//! is. While the machine keeps running a write completed is a write readable,
 //! so after a mere death of the process only unfinished overwrites are in doubt.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,8 +86,34 @@ impl RecoveryReport {
 struct Doubt {
     /// Contents unfinished overwrites were going to leave, newest last.
     intents: Vec<Placed>,
-    /// What was there before, newest last; `None` for never written.
-    before: Vec<Option<Placed>>,
+    /// What was there before, newest last, and by which record; `None` for never written.
+    before: Vec<(u64, Option<Placed>)>,
+    /// The newest record of the block; 0: it is in the index, or durable.
+    newest: u64,
+}
+
+/// What the device says to a candidate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Found {
+    Whole,
+    Other,
+    /// Nothing: the read failed.
+    Unread,
+}
+
+/// What a block in doubt is.
+#[derive(Clone, Copy, Debug)]
+struct Settled {
+    /// What its record is to say; `None`: as it does.
+    chosen: Option<Option<Placed>>,
+    /// That is what an unfinished overwrite was going to leave.
+    adopted: bool,
+    /// It cannot be read.
+    lost: bool,
+}
+
+impl Settled {
+    const LOST: Settled = Settled { chosen: None, adopted: false, lost: true };
 }
 
 /// The state after open.
@@ -358,11 +386,12 @@ impl Work {
             before.is_none() && sequence <= self.last_mark && !planted::is(Bug::SettleToNothing);
         let doubt = self.doubts.entry(key).or_default();
         doubt.intents.clear();
+        let recorded = std::mem::replace(&mut doubt.newest, sequence);
         if promised {
             // A sync may have been answered: "never written" is no answer any more.
             doubt.before.clear();
         } else {
-            doubt.before.push(before);
+            doubt.before.push((recorded, before));
         }
         Ok(())
     }
@@ -398,36 +427,63 @@ impl Work {
         for ((id, block), doubt) in std::mem::take(&mut self.doubts) {
             let Some(now) = self.map.get(id)?.and_then(|chunk| chunk.get(block)) else { continue };
             report.checked_blocks += 1;
-            let mut holds = |placed: &Placed| {
+            let mut look = |placed: &Placed| {
                 let mut bytes = vec![0; BLOCK_LEN];
                 let offset = superblock.areas.data_byte(placed.device_block);
-                device.read_at(offset, &mut bytes).is_ok() && crc32c(&bytes) == placed.sum
+                match device.read_at(offset, &mut bytes) {
+                    Err(_) => Found::Unread,
+                    Ok(()) if crc32c(&bytes) == placed.sum => Found::Whole,
+                    Ok(()) => Found::Other,
+                }
             };
-            if holds(&now) {
+            let found = look(&now);
+            if found == Found::Whole {
                 continue;
             }
             // A place that was given to another chunk since is no candidate, whatever it holds.
-            let mut usable = |placed: &Placed| {
-                (placed.device_block == now.device_block
-                    || space.is_free(placed.device_block)
-                    || planted::is(Bug::SettleAnywhere))
-                    && holds(placed)
+            let usable = |placed: &Placed| {
+                let own = placed.device_block == now.device_block;
+                let free = own || space.is_free(placed.device_block);
+                let may = free || planted::is(Bug::SettleAnywhere);
+                if may { look(placed) } else { Found::Other }
             };
-            let adopted = doubt.intents.iter().rev().find(|placed| usable(placed)).copied();
-            let chosen = match adopted {
-                Some(placed) => Some(Some(placed)),
-                None => doubt.before.iter().rev().find(|p| p.is_none_or(|p| usable(&p))).copied(),
+            let settled = match self.is_lost(found, doubt.newest) {
+                true => Settled::LOST,
+                false => self.choose(&doubt, usable),
             };
-            let Some(chosen) = chosen else {
+            if settled.lost {
                 report.damaged_blocks += 1;
                 report.damaged.push((id, block));
-                continue;
-            };
-            report.adopted_blocks += u64::from(adopted.is_some());
-            report.reverted_blocks += u64::from(adopted.is_none());
+            }
+            let Some(chosen) = settled.chosen else { continue };
+            report.adopted_blocks += u64::from(settled.adopted);
+            report.reverted_blocks += u64::from(!settled.adopted);
             self.replace(space, (id, block), now, chosen);
         }
         Ok(())
+    }
+
+    /// Goes through what a block may be that is not what its newest record says, from the newest on.
+    fn choose(&self, doubt: &Doubt, mut look: impl FnMut(&Placed) -> Found) -> Settled {
+        for placed in doubt.intents.iter().rev() {
+            if look(placed) == Found::Whole {
+                return Settled { chosen: Some(Some(*placed)), adopted: true, lost: false };
+            }
+        }
+        for (record, placed) in doubt.before.iter().rev() {
+            let found = placed.as_ref().map_or(Found::Whole, &mut look);
+            let lost = self.is_lost(found, *record);
+            if lost || found == Found::Whole {
+                return Settled { chosen: Some(*placed), adopted: false, lost };
+            }
+        }
+        Settled::LOST
+    }
+
+    /// Whether a candidate cannot be read that a sync may have covered: nothing older may take its place.
+    fn is_lost(&self, found: Found, record: u64) -> bool {
+        let promised = record <= self.last_mark && !planted::is(Bug::SettleUnread);
+        found == Found::Unread && promised
     }
 
     fn replace(

@@ -71,6 +71,8 @@ pub struct OpenParams {
     pub tables_bytes_max: u64,
     /// Memory for the pages of the index that a checkpoint changes; what it changes beyond is written early.
     pub commit_bytes_max: u64,
+    /// Address space for the index, if it is to be less than is right for the target: for tests.
+    pub index_bytes_max: Option<u64>,
     /// A checkpoint begins when so many chunks changed.
     pub dirty_chunks_max: u64,
     /// A checkpoint begins so long after the last one, when anything changed.
@@ -93,6 +95,7 @@ impl OpenParams {
             cache_bytes_max: 256 << 20,
             tables_bytes_max: 16 << 20,
             commit_bytes_max: 16 << 20,
+            index_bytes_max: None,
             dirty_chunks_max: 16_384,
             checkpoint_interval: Duration::from_secs(5),
             discard: false,
@@ -306,7 +309,7 @@ impl Store {
         if superblock.cluster != params.cluster {
             return Err(mismatch("open: the target belongs to another cluster"));
         }
-        let map_bytes_max = index_bytes_max(&superblock);
+        let map_bytes_max = params.index_bytes_max.unwrap_or(index_bytes_max(&superblock));
         let (index, meta) = Index::open(&params.index_dir, map_bytes_max, params.commit_bytes_max)?;
         if (meta.cluster, meta.target_uuid) != (superblock.cluster, superblock.target_uuid) {
             return Err(mismatch("open: the index belongs to another target"));

@@ -126,7 +126,7 @@ pub(crate) struct File {
     /// Grows with each failure of a write nobody waits for; and the last of these.
     pub(crate) error_count: u64,
     pub(crate) errno: i32,
-    /// The last of them came when nobody had it open: whoever opens it next is told.
+    /// No program was told of the last of them: those that open it are, as those that had it open.
     pub(crate) error_unseen: bool,
     /// It lingered, and nothing is sent to its targets before the volume said that it is there.
     pub(crate) asked_whether_there: bool,
@@ -279,7 +279,7 @@ impl File {
     pub(crate) fn fail(&mut self, errno: i32) {
         self.error_count += 1;
         self.errno = errno;
-        self.error_unseen |= self.open_count == 0;
+        self.error_unseen = true;
     }
 
     /// Has the targets make durable what was written before the last open, once for each open.

@@ -81,26 +81,40 @@ pub(crate) struct Overtaking {
     all: (u64, u64),
 }
 
+/// No call has this tag.
+const NO_ANSWER: u64 = u64::MAX;
+
+fn is_before(tag: u64, (since, by): (u64, u64)) -> bool {
+    tag < since && tag != by
+}
+
 impl Overtaking {
     /// The change of that `tag` was answered, when `oldest` was the oldest call under way and `next` the next tag.
     pub(crate) fn changed(&mut self, changes: &Changes, tag: u64, oldest: Option<u64>, next: u64) {
         let oldest = oldest.unwrap_or(next);
-        self.inodes.retain(|_, (since, _)| oldest < *since);
+        // Its own answer is looked at next.
+        self.inodes.retain(|_, (since, _)| oldest.min(tag) < *since);
         if oldest == next {
             return;
         }
+        let by = |overtaken| if overtaken { NO_ANSWER } else { tag };
         if changes.any || self.inodes.len() + changes.inodes.len() > OVERTAKING_MAX {
-            self.inodes.clear();
-            self.all = (next, tag);
+            let inodes = std::mem::take(&mut self.inodes);
+            let overtaken = inodes.values().chain([&self.all]).any(|known| is_before(tag, *known));
+            self.all = (next, by(overtaken));
             return;
         }
-        self.inodes.extend(changes.inodes.iter().map(|ino| (*ino, (next, tag))));
+        for ino in &changes.inodes {
+            // A change may itself be overtaken by one that was asked later: then it knows no better.
+            let known = (next, by(self.may_overtake(*ino, tag)));
+            self.inodes.insert(*ino, known);
+        }
     }
 
     /// Whether attributes of `ino` in the answer to `tag` may be from before a change that was answered already.
     pub(crate) fn may_overtake(&self, ino: Ino, tag: u64) -> bool {
-        let before = |(since, by): (u64, u64)| tag < since && tag != by;
-        before(self.all) || self.inodes.get(&ino).is_some_and(|known| before(*known))
+        let known = self.inodes.get(&ino);
+        is_before(tag, self.all) || known.is_some_and(|known| is_before(tag, *known))
     }
 }
 

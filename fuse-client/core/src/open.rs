@@ -87,7 +87,7 @@ impl ClientCore {
         }
         file.open_count += 1;
         let attr = file.overlay(attr);
-        let errors_seen = file.error_count - u64::from(std::mem::take(&mut file.error_unseen));
+        let errors_seen = file.error_count - u64::from(file.error_unseen);
         self.touched.insert(attr.ino);
         let handle = self.new_handle(attr.ino, false, errors_seen, id);
         let opened = Opened { handle, keep_cache, direct: flags.direct, append: flags.append };
@@ -236,6 +236,7 @@ impl ClientCore {
     pub(crate) fn release(&mut self, id: OpId, handle: Handle) -> Result<(), i32> {
         let state = self.handle(handle, false)?;
         self.push_run_out(state.ino);
+        let error_unseen = self.files.get(&state.ino).is_some_and(|file| file.error_unseen);
         if let Err(code) = self.take_error(handle) {
             tracing::warn!(ino = %state.ino, errno = code, "a file was closed before its writes failed");
         }
@@ -243,6 +244,7 @@ impl ClientCore {
         self.drop_handle(handle);
         let file = self.files.get_mut(&state.ino).expect("a handle keeps its file");
         file.open_count -= 1;
+        file.error_unseen = error_unseen; // The log is no program.
         if file.open_count == 0 && !file.error_unseen {
             file.error_count = 0; // A successor takes what is left for what nobody has heard.
         }

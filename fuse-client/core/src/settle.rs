@@ -71,11 +71,11 @@ impl ClientCore {
     /// The failure of a write-behind that this handle has not been told of, once.
     pub(crate) fn take_error(&mut self, handle: Handle) -> Result<(), i32> {
         let Some(state) = self.handles.get_mut(&handle) else { return Ok(()) };
-        let Some(file) = self.files.get(&state.ino) else { return Ok(()) };
+        let Some(file) = self.files.get_mut(&state.ino) else { return Ok(()) };
         if state.errors_seen == file.error_count {
             return Ok(());
         }
-        state.errors_seen = file.error_count;
+        (state.errors_seen, file.error_unseen) = (file.error_count, false);
         let errno = file.errno;
         self.update_handle(handle);
         Err(errno)

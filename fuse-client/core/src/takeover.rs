@@ -121,7 +121,7 @@ impl ClientCore {
         file.telling.wanted = u64::from(kept.untold);
         file.telling.blocks = kept.blocks;
         (file.error_count, file.errno) = (kept.error_count, kept.errno.cast_signed());
-        file.error_unseen = kept.error_count > 0; // unless somebody has it open
+        file.error_unseen = kept.error_count > 0; // unless somebody who has it open was told
         // What was made durable before is not known any more: the next fsync asks every target.
         file.written_before = true;
         if let Some(layout) = file.layout.as_ref().filter(|_| kept.let_go) {
@@ -153,7 +153,7 @@ impl ClientCore {
                 return;
             };
             file.open_count += 1;
-            file.error_unseen = false;
+            file.error_unseen &= errors_seen < file.error_count;
         }
         let state = HandleState { ino, dir, errors_seen, made_by, kept: Some(record) };
         self.handles.insert(handle, state);

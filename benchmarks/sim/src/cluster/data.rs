@@ -186,11 +186,6 @@ impl FileData {
         }
     }
 
-    /// Written to since the last flush.
-    pub(super) fn is_unflushed(&self) -> bool {
-        self.unflushed
-    }
-
     /// Whether its bytes are what the program wrote, whatever failed: all of it is at the servers.
     pub(super) fn is_sure(&self) -> bool {
         !self.is_loose(true)

@@ -10,8 +10,6 @@ use weft_wire::units::{to_u64, to_usize};
 mod answer;
 mod ranges;
 
-use std::collections::BTreeSet;
-
 pub(super) use answer::{excused, gather};
 
 use super::check::{Compared, Files};
@@ -73,7 +71,6 @@ enum Doing {
     },
     Settle {
         node: NodeId,
-        handle: Handle,
         durable: bool,
     },
     Release {
@@ -120,8 +117,6 @@ pub(super) struct Program {
     pub(super) tree: Tree,
     pub(super) files: Files,
     open: Vec<(Handle, NodeId)>,
-    /// Handles opened while another of the same file was open: not told of failures before that.
-    late: BTreeSet<Handle>,
     dir: Option<(Handle, NodeId)>,
     doing: Option<(OpId, Doing)>,
     /// The tree as it is if the change that is under way has happened.
@@ -148,7 +143,6 @@ impl Program {
             tree: Tree::new(),
             files: Files::new(),
             open: Vec::new(),
-            late: BTreeSet::new(),
             dir: None,
             doing: None,
             after: None,
@@ -304,7 +298,7 @@ impl Program {
     fn close_step(&mut self, handle: Handle, node: NodeId) -> (FsOp, Doing) {
         self.releasing = !self.releasing;
         match self.releasing {
-            true => (FsOp::Flush { handle }, Doing::Settle { node, handle, durable: false }),
+            true => (FsOp::Flush { handle }, Doing::Settle { node, durable: false }),
             false => (FsOp::Release { handle }, Doing::Release { handle }),
         }
     }
@@ -498,12 +492,10 @@ impl Program {
                 let doing = Doing::Read { node, offset: to_usize(offset), asked: wide(asked) };
                 Some((FsOp::Read { handle, offset, bytes: asked, into: None }, doing))
             }
-            65..74 => {
-                Some((FsOp::Flush { handle }, Doing::Settle { node, handle, durable: false }))
-            }
+            65..74 => Some((FsOp::Flush { handle }, Doing::Settle { node, durable: false })),
             74..86 => {
                 let ask = FsOp::Fsync { handle, datasync: false };
-                Some((ask, Doing::Settle { node, handle, durable: true }))
+                Some((ask, Doing::Settle { node, durable: true }))
             }
             86..94 => {
                 let size = match self.random.below(3) {

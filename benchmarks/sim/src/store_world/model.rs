@@ -12,6 +12,7 @@ use weft_wire::data::ZeroHow;
 use weft_wire::{ChunkId, ChunkIndex, Ino};
 
 use super::regime::Memory;
+use crate::disk::Faults;
 
 /// Length of a block.
 pub const BLOCK_LEN: usize = 4096;
@@ -99,6 +100,8 @@ pub struct Model {
     memory: Memory,
     /// The device may tell errors: an operation under way at a crash may have met one.
     told: bool,
+    /// Or the device may have blocks that it does not give: one that a cut went through stays lost.
+    ungiven: bool,
     /// Syncs answered: the clock they cover, and how many flushes had been done.
     syncs: Vec<(u64, u64)>,
 }
@@ -197,8 +200,10 @@ fn add(contents: &mut Vec<Content>, content: Content) {
 
 impl Model {
     /// Nothing was ever written.
-    pub fn new(memory: Memory, told: bool) -> Model {
-        Model { blocks: BTreeMap::new(), clock: 0, memory, told, syncs: Vec::new() }
+    pub fn new(memory: Memory, faults: &Faults) -> Model {
+        let told = faults.read_errors + faults.write_errors + faults.flush_errors > 0;
+        let ungiven = faults.read_errors_for_good > 0;
+        Model { blocks: BTreeMap::new(), clock: 0, memory, told, ungiven, syncs: Vec::new() }
     }
 
     /// Every block a change may touch that was ever written.
@@ -238,7 +243,7 @@ impl Model {
                 // What a failed change left in doubt stays so where nothing was to be done; a block that the device
                 // would not give is cut all the same, and stays unreadable.
                 let left = now.shaken && now.contents.iter().any(|now| leaves(change, now));
-                let shaken = left || (self.told && cuts_through(change, key));
+                let shaken = left || ((self.told || self.ungiven) && cuts_through(change, key));
                 self.push(key, Version { contents, stamp, fragile, shaken });
             }
         }
@@ -360,7 +365,7 @@ mod tests {
 
     #[test]
     fn a_power_loss_may_take_what_no_sync_covered() {
-        let mut model = Model::new(Memory::LastSync, false);
+        let mut model = Model::new(Memory::LastSync, &Faults::default());
         model.done(&write(1, BLOCK_LEN));
         let clock = model.clock();
         model.done(&write(2, BLOCK_LEN));
@@ -379,14 +384,14 @@ mod tests {
 
     #[test]
     fn a_lie_takes_back_one_sync_but_never_to_nothing() {
-        let mut model = Model::new(Memory::LastButOneSync, false);
+        let mut model = Model::new(Memory::LastButOneSync, &Faults::default());
         for value in 1..=3 {
             model.done(&write(value, BLOCK_LEN));
             model.synced(model.clock(), u64::from(value));
         }
         let may = model.after(Crash::PowerLoss, ID, 0, &[]);
         assert_eq!(may.contents, [block(3), block(2)]);
-        let mut model = Model::new(Memory::LastButOneSync, false);
+        let mut model = Model::new(Memory::LastButOneSync, &Faults::default());
         model.done(&write(1, BLOCK_LEN));
         model.synced(model.clock(), 1);
         assert_eq!(model.after(Crash::PowerLoss, ID, 0, &[]).contents, [block(1)]);
@@ -394,7 +399,7 @@ mod tests {
 
     #[test]
     fn what_failed_may_be_done_or_not() {
-        let mut model = Model::new(Memory::LastSync, false);
+        let mut model = Model::new(Memory::LastSync, &Faults::default());
         model.done(&write(1, BLOCK_LEN));
         model.failed(&write(2, BLOCK_LEN));
         let may = model.may_read(ID, 0);

@@ -71,6 +71,15 @@ impl Regime {
         matches!(self, Regime::DataLies | Regime::JournalLies)
     }
 
+    /// Blocks of data that cannot be read until they are written again, on some of the devices that tell errors.
+    pub fn lose_sectors(self, faults: &mut Faults, random: &mut Random) {
+        // Reads of the journal at open must work.
+        let data_alone = faults.area.start >= 5 << 20;
+        if self == Regime::Errors && data_alone && random.chance(40) {
+            faults.read_errors_for_good = random.pick(&[50, 200]);
+        }
+    }
+
     /// What goes wrong on a device of these areas.
     pub fn faults(self, areas: &Areas, random: &mut Random) -> Faults {
         let data = areas.data_offset..areas.copy_b_offset;
@@ -144,6 +153,8 @@ pub struct Habits {
     pub checkpoint_interval: Duration,
     /// A scrub goes on beside the clients.
     pub scrub: bool,
+    /// Places change hands after each sync, and then the power goes.
+    pub swaps: bool,
     /// The target grows, ranges are zeroed and allocated, and what is free may be discarded.
     pub shapes: bool,
 }
@@ -195,6 +206,26 @@ impl Habits {
         }
     }
 
+    /// The same, and so few blocks that what a sync gave up is given out at once, to a block that may hold the same; then
+    /// the power goes: whatever takes a place that somebody else has for its own is soonest seen here.
+    pub fn swapping(self, random: &mut Random) -> Habits {
+        let pause_max = Duration::from_micros(random.pick(&[20, 200]));
+        let filler_blocks = random.pick(&[744, 750, 753]);
+        let base = Habits { pause_max, depth: 4, tick: Duration::from_millis(10), ..self };
+        Habits {
+            weights: [95, 2, 3, 0],
+            contents: 1,
+            filler_blocks,
+            inos: 1,
+            chunks: 2,
+            scrub: false,
+            cache_bytes_max: 64 << 10,
+            tables_bytes_max: 16 << 20,
+            swaps: true,
+            ..base.crowded(random)
+        }
+    }
+
     fn any(random: &mut Random) -> Habits {
         let ms = Duration::from_millis;
         Habits {
@@ -219,6 +250,7 @@ impl Habits {
             tables_bytes_max: random.pick(&[4 << 10, 16 << 20]),
             checkpoint_interval: ms(random.pick(&[5, 50, 1_000])),
             scrub: random.chance(25),
+            swaps: false,
             shapes: true,
         }
     }

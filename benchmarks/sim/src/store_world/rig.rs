@@ -86,6 +86,8 @@ pub struct Params {
     pub checkpoint_interval: Duration,
     /// See [`OpenParams`].
     pub discard: bool,
+    /// See [`OpenParams`].
+    pub index_bytes_max: Option<u64>,
 }
 
 impl Default for Params {
@@ -96,6 +98,7 @@ impl Default for Params {
             tables_bytes_max: 16 << 20,
             checkpoint_interval: Duration::from_secs(1),
             discard: false,
+            index_bytes_max: None,
         }
     }
 }
@@ -151,6 +154,7 @@ impl Rig {
             tables_bytes_max: self.params.tables_bytes_max,
             checkpoint_interval: self.params.checkpoint_interval,
             discard: self.params.discard,
+            index_bytes_max: self.params.index_bytes_max,
             check_space: true,
             ..OpenParams::new(self.index_dir(), CLUSTER)
         };

@@ -23,11 +23,11 @@ fn checkpoint(map: &mut Map) {
 }
 
 /// Every second block of a chunk is written: a long record.
-fn fill_chunk(map: &mut Map, index: u64) {
+fn fill_chunk(map: &mut Map, index: u64, blocks: u32) {
     let chunk = ChunkId { ino: INO, index: ChunkIndex(index) };
     let run =
-        |block: u32| Run { first: block, count: 1, device_block: index * 1000 + u64::from(block) };
-    let runs: Vec<Run> = (0..128).step_by(2).map(run).collect();
+        |block: u32| Run { first: block, count: 1, device_block: index * 2000 + u64::from(block) };
+    let runs: Vec<Run> = (0..blocks).step_by(2).map(run).collect();
     let sums = vec![5; runs.len()];
     map.place(Places { chunk, runs: &runs, sums: &sums }).unwrap();
 }
@@ -43,7 +43,7 @@ fn at_the_end_of_the_map_nothing_is_written_and_everything_can_be_removed() {
     let full = (0..10_000).find(|number| {
         let has_room = map.index_room() == Room::Enough;
         if has_room {
-            fill_chunk(&mut map, *number);
+            fill_chunk(&mut map, *number, 128);
         }
         if number % 16 == 15 || !has_room {
             checkpoint(&mut map);
@@ -61,6 +61,43 @@ fn at_the_end_of_the_map_nothing_is_written_and_everything_can_be_removed() {
         }
     }
     assert_eq!(map.index.chunk_count().unwrap(), 0);
+}
+
+/// Its file never gets shorter, and most of it may be free; long records need free pages side by side.
+#[test]
+fn a_full_index_has_room_again_after_removals() {
+    for (blocks, chunks) in [(128, 300), (1024, 60)] {
+        let dir = tempfile::tempdir().unwrap();
+        Index::create(dir.path(), &meta(), MAP_BYTES).unwrap();
+        let (index, _) = Index::open(dir.path(), MAP_BYTES, 1 << 20).unwrap();
+        let mut map = Map::new(index, 1 << 20, HEADROOM_BYTES).unwrap();
+        let fill = |map: &mut Map| {
+            for number in 0..10_000 {
+                if map.index_room() != Room::Enough {
+                    checkpoint(map);
+                }
+                if map.index_room() != Room::Enough {
+                    return number;
+                }
+                fill_chunk(map, number, blocks);
+            }
+            panic!("the map ends");
+        };
+        let mut there = fill(&mut map);
+        assert!(there > chunks, "{there}");
+        for _ in 0..5 {
+            for from in (0..there).rev() {
+                let truncate = Truncate { ino: INO, remove_from: ChunkIndex(from), cut: None };
+                map.truncate(&truncate).unwrap();
+                if map.index_is_tight() || from == 0 {
+                    checkpoint(&mut map);
+                }
+            }
+            there = fill(&mut map);
+            assert!(there >= chunks / 30, "{there}");
+            assert_eq!(map.index.chunk_count().unwrap(), there);
+        }
+    }
 }
 
 /// A checkpoint of many scattered chunks changes a page of the index for each of them, and keeps few in memory.

@@ -182,6 +182,7 @@ impl Store {
         let cache = self.map.cache();
         let full = cache.dirty_count() >= self.dirty_chunks_max
             || cache.is_mostly_dirty()
+            || self.map.index_is_tight()
             || self.intents.len() >= self.tables.intents;
         full && self.checkpoint.is_some()
     }

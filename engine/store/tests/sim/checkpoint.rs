@@ -102,6 +102,43 @@ fn one_at_a_time_changes_stop_at_the_bound() {
     assert_eq!(rig.answers.remove(&waits), Some(Answer::Done));
 }
 
+/// What is left of a full index is for a few changes at a time: more must not gather while a commit is being written.
+#[test]
+fn a_full_index_bounds_what_changes_meanwhile() {
+    const CHUNKS: u64 = 60;
+    let mut rig = Rig::new(5, CAPACITY_BYTES);
+    for index in 0..CHUNKS {
+        assert_eq!(write(&mut rig, index, index), Answer::Done);
+    }
+    assert_eq!((rig.sync(), rig.sync()), (Answer::Done, Answer::Done));
+    rig.kill();
+    (rig.dirty_chunks_max, rig.cache_bytes_max) = (1000, 1 << 20);
+    rig.index_bytes_max = Some(280 << 10);
+    rig.open([2; 16]).unwrap();
+    assert_eq!(write(&mut rig, 900, 1), Answer::Failed(Status::NoSpace));
+    rig.writing_hangs = true;
+    let mut taken = 0;
+    let waits = loop {
+        let op = rig.begin_write(chunk(taken), 0, &block(100 + taken));
+        rig.settle();
+        if rig.answers.remove(&op).is_none() {
+            break op;
+        }
+        taken += 1;
+        assert!(taken < 30 && !rig.store().is_read_only(), "{taken}");
+    };
+    assert!(rig.is_writing());
+    let removal = rig.begin_truncate(Ino(1), 50, None);
+    rig.writing_hangs = false;
+    rig.settle();
+    assert_eq!(rig.answers.remove(&waits), Some(Answer::Done));
+    assert_eq!(rig.answers.remove(&removal), Some(Answer::Done));
+    for index in 0..50 {
+        check(&mut rig, index, if index <= taken { 100 + index } else { index });
+    }
+    assert!(!rig.store().is_read_only());
+}
+
 #[test]
 fn a_crash_at_any_moment_of_it_loses_nothing() {
     for seed in 0..60 {

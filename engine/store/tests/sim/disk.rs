@@ -40,11 +40,14 @@ pub(crate) struct Disk {
     /// What reads see: page cache and device cache included.
     current: Vec<u8>,
     unsynced: Vec<Write>,
+    /// What starts here cannot be read by an open.
+    pub(crate) unreadable: Option<usize>,
 }
 
 impl Disk {
     pub(crate) fn new(bytes: usize) -> Disk {
-        Disk { durable: vec![0xee; bytes], current: vec![0xee; bytes], unsynced: Vec::new() }
+        let (durable, current) = (vec![0xee; bytes], vec![0xee; bytes]);
+        Disk { durable, current, unsynced: Vec::new(), unreadable: None }
     }
 
     pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) {
@@ -121,6 +124,9 @@ impl Device for Disk {
     fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let at = usize::try_from(offset).unwrap();
         let end = at + buf.len();
+        if self.unreadable == Some(at) {
+            return Err(io::Error::other("a medium error"));
+        }
         let bytes = self.current.get(at..end).ok_or(io::ErrorKind::UnexpectedEof)?;
         buf.copy_from_slice(bytes);
         Ok(())

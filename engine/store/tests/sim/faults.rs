@@ -399,3 +399,30 @@ fn without_buffers_the_answer_is_busy_and_nothing_is_lost() {
     assert_eq!(rig.sync(), Answer::Done);
     assert_eq!(rig.store().space().used_bytes, 0);
 }
+
+/// What a sync promised and the device does not give is an error, not what was there before.
+#[test]
+fn a_promised_block_that_cannot_be_read_at_open_does_not_fall_back() {
+    for promised in [true, false] {
+        let mut rig = rig(40);
+        assert_eq!(rig.write(CHUNK, 0, &pattern(1, 4096)), Answer::Done);
+        assert_eq!((rig.sync(), rig.sync()), (Answer::Done, Answer::Done));
+        // Covered in part: it goes to a new place.
+        assert_eq!(rig.write(CHUNK, 0, b"the new one"), Answer::Done);
+        if promised {
+            assert_eq!(rig.sync(), Answer::Done);
+        }
+        rig.disk.unreadable = rig.disk.find(5 << 20, b"the new one");
+        rig.power_loss();
+        let report = rig.open([1; 16]).unwrap();
+        let found = rig.read(CHUNK, 0, 4096);
+        if promised {
+            assert_eq!((report.reverted_blocks, report.damaged), (0, vec![(CHUNK, 0)]));
+            // The test's device gives it again: nothing was taken in its place.
+            let Answer::Read(0, bytes) = found else { panic!("{found:?}") };
+            assert_eq!(&bytes[..11], b"the new one");
+        } else {
+            assert_eq!((report.damaged_blocks, found), (0, Answer::Read(0, pattern(1, 4096))));
+        }
+    }
+}

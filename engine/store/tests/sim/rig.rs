@@ -100,6 +100,7 @@ pub(crate) struct Rig {
     pub(crate) unreadable: Vec<u64>,
     pub(crate) dirty_chunks_max: u64,
     pub(crate) cache_bytes_max: u64,
+    pub(crate) index_bytes_max: Option<u64>,
 }
 
 impl Rig {
@@ -139,6 +140,7 @@ impl Rig {
             unreadable: Vec::new(),
             dirty_chunks_max: 8,
             cache_bytes_max: 64 << 10,
+            index_bytes_max: None,
         };
         let report = rig.open(BOOT).unwrap();
         assert_eq!(report.replayed_records, 0);
@@ -155,6 +157,7 @@ impl Rig {
             boot_id,
             dirty_chunks_max: self.dirty_chunks_max,
             cache_bytes_max: self.cache_bytes_max,
+            index_bytes_max: self.index_bytes_max,
             checkpoint_interval: Duration::from_secs(1),
             discard: true,
             ..OpenParams::new(self.index_dir(), CLUSTER)

@@ -356,3 +356,39 @@ fn what_was_written_across_two_takeovers_is_durable_or_an_error() {
         assert_eq!(world.sync(ino), Err(EIO), "seed {seed}: others may have written over it");
     }
 }
+
+/// Another descriptor that nobody asks for errors is not who is told, and does not keep the error from others.
+#[test]
+fn a_failure_that_nobody_heard_is_told_to_who_opens_the_file_though_it_is_open() {
+    let mut world = World::ready(config(), 86);
+    let (ino, idle) = world.create(b"a");
+    let writer = world.open(ino, OpenFlags { write: true, ..OpenFlags::default() }).handle;
+    world.write(writer, 0, b"lost", false).unwrap();
+    world.close(writer);
+    world.fake.fence += 1;
+    (0..2).for_each(|shard| world.disconnect_shard(shard));
+    world.rest(ms(100));
+    world.crash_all();
+    world.rest(ms(100));
+    assert_eq!(world.sync(ino), Err(EIO), "it is not there");
+    assert_eq!(world.sync(ino), Ok(()), "that is known");
+    assert_eq!(world.done(settled(idle)), Err(EIO), "to who had it open, not yet");
+    assert_eq!(world.done(settled(idle)), Ok(()));
+}
+
+/// Closing tells nobody; a flush before it does.
+#[test]
+fn a_failure_is_told_to_who_opens_the_file_next_when_it_was_closed_without_a_flush() {
+    let mut world = World::ready(config(), 87);
+    let (ino, handle) = world.create(b"a");
+    world.write(handle, 0, b"lost", false).unwrap();
+    world.done(FsOp::Flush { handle }).unwrap();
+    world.fake.fence += 1;
+    (0..2).for_each(|shard| world.disconnect_shard(shard));
+    world.rest(ms(100));
+    world.crash_all();
+    world.rest(ms(100));
+    world.done(FsOp::Release { handle }).unwrap();
+    assert_eq!(world.sync(ino), Err(EIO));
+    assert_eq!(world.sync(ino), Ok(()));
+}

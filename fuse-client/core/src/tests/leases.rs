@@ -490,6 +490,15 @@ fn what_a_change_overtook_is_not_believed() {
     // Nothing is under way: nothing can come late.
     overtaking.changed(&changes(file), 12, None, 13);
     assert!(!overtaking.may_overtake(file, 5) && !overtaking.may_overtake(other, 9));
+    // An earlier change that is answered later knows no better, whether others are under way or not.
+    for oldest in [None, Some(14)] {
+        let mut overtaking = Overtaking::default();
+        overtaking.changed(&changes(file), 16, Some(15), 18);
+        overtaking.changed(&changes(file), 15, oldest, 18);
+        assert!(overtaking.may_overtake(file, 15), "{oldest:?}");
+        overtaking.changed(&changes(file), 19, Some(17), 20);
+        assert!(!overtaking.may_overtake(file, 19) && overtaking.may_overtake(file, 17));
+    }
     // More than are kept apart: all.
     for ino in 0..400 {
         overtaking.changed(&changes(Ino(ino)), 20, Some(14), 30);

@@ -51,10 +51,7 @@ impl Program {
                 self.wrote(node, offset, bytes, reply, excuses)
             }
             Doing::Cut { node } => self.cut(node, reply, excuses),
-            Doing::Settle { node, handle, durable } => {
-                let late = self.late.contains(&handle) && excuses.unheard();
-                self.settled(node, durable, late, reply, excuses)
-            }
+            Doing::Settle { node, durable } => self.settled(node, durable, reply, excuses),
             doing => self.looked(&doing, reply, excuses),
         };
         outcome.map_err(|why| format!("{told} got {got}: {why}"))
@@ -273,14 +270,11 @@ impl Program {
         &mut self,
         node: NodeId,
         durable: bool,
-        late: bool,
         reply: Reply,
         excuses: &Excuses,
     ) -> Result<(), String> {
         let file = self.file(node);
         match reply {
-            // Another handle, which was open before, will be told if something failed.
-            Ok(FsReply::Done) if late && file.is_unflushed() => {}
             Ok(FsReply::Done) if durable => file.synced(),
             Ok(FsReply::Done) => file.flushed(),
             Err(code) if excused(code, file.may_fail(), excuses) => file.gave_up(),
@@ -332,9 +326,6 @@ impl Program {
     }
 
     fn opened(&mut self, handle: Handle, node: NodeId) {
-        if self.open.iter().any(|(_, open)| *open == node) {
-            self.late.insert(handle);
-        }
         self.open.push((handle, node));
     }
 
