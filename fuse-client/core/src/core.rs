@@ -386,10 +386,9 @@ impl ClientCore {
         }
     }
 
-    pub(crate) fn new_handle(&mut self, ino: Ino, dir: bool, errors_seen: u64, by: OpId) -> Handle {
+    pub(crate) fn new_handle(&mut self, mut state: HandleState, by: OpId) -> Handle {
         let handle = Handle(self.next_handle);
         self.next_handle += 1;
-        let mut state = HandleState { ino, dir, errors_seen, made_by: 0, kept: None };
         self.keep_handle(handle, &mut state, by);
         self.handles.insert(handle, state);
         handle

@@ -96,7 +96,7 @@ impl ClientCore {
     fn begin_simple(&mut self, id: OpId, op: FsOp) -> Result<(), i32> {
         let done = match op {
             FsOp::OpenDir { ino } => {
-                let handle = self.new_handle(ino, true, 0, id);
+                let handle = self.new_handle(HandleState::of_directory(ino), id);
                 FsReply::Opened(Opened { handle, keep_cache: false, direct: false, append: false })
             }
             FsOp::ReadDir { handle, cookie, bytes_max, plus } => {

@@ -6,7 +6,7 @@ use weft_wire::{Ino, LeaseBits, LeaseMode};
 use crate::core::ClientCore;
 use crate::file::Pages;
 use crate::op::{FsReply, Handle, OpId, OpenFlags, Opened, Ttl};
-use crate::state::{AfterSetAttr, OpKind, Purpose, errno};
+use crate::state::{AfterSetAttr, HandleState, OpKind, Purpose, errno};
 use crate::strip::stripped;
 
 impl ClientCore {
@@ -89,7 +89,8 @@ impl ClientCore {
         let attr = file.overlay(attr);
         let errors_seen = file.error_count - u64::from(file.error_unseen);
         self.touched.insert(attr.ino);
-        let handle = self.new_handle(attr.ino, false, errors_seen, id);
+        let state = HandleState::of_file(attr.ino, flags.write, errors_seen);
+        let handle = self.new_handle(state, id);
         let opened = Opened { handle, keep_cache, direct: flags.direct, append: flags.append };
         let reply = match created {
             true => FsReply::Created(attr, self.ttl_of_new(parent, attr.ino), opened),

@@ -60,8 +60,9 @@ impl ClientCore {
             }
         }
         if over {
-            let result = self.take_error(handle).map(|()| FsReply::Done);
-            return self.finish(id, result);
+            let is_told = durable || self.handles[&handle].writes;
+            let result = if is_told { self.take_error(handle) } else { Ok(()) };
+            return self.finish(id, result.map(|()| FsReply::Done));
         }
         file.waiting.push(id);
         self.send_syncs(ino);

@@ -192,12 +192,25 @@ impl Purpose {
 pub(crate) struct HandleState {
     pub(crate) ino: Ino,
     pub(crate) dir: bool,
+    /// It may write: its close tells of failures. A program that only reads has lost nothing, and asks with an fsync if it
+    /// wants to know. After a takeover that is not known, and taken to be so.
+    pub(crate) writes: bool,
     /// Failures of the file reported to this handle, or from before it.
     pub(crate) errors_seen: u64,
     /// The operation that made it.
     pub(crate) made_by: u64,
     /// Its record.
     pub(crate) kept: Option<u32>,
+}
+
+impl HandleState {
+    pub(crate) fn of_file(ino: Ino, writes: bool, errors_seen: u64) -> HandleState {
+        HandleState { ino, dir: false, writes, errors_seen, made_by: 0, kept: None }
+    }
+
+    pub(crate) fn of_directory(ino: Ino) -> HandleState {
+        HandleState { ino, dir: true, writes: false, errors_seen: 0, made_by: 0, kept: None }
+    }
 }
 
 /// One operation of the kernel.

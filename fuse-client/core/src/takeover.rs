@@ -155,7 +155,8 @@ impl ClientCore {
             file.open_count += 1;
             file.error_unseen &= errors_seen < file.error_count;
         }
-        let state = HandleState { ino, dir, errors_seen, made_by, kept: Some(record) };
+        let kept = Some(record);
+        let state = HandleState { ino, dir, writes: true, errors_seen, made_by, kept };
         self.handles.insert(handle, state);
         if legacy.unanswered.contains_key(&by) {
             legacy.made.insert(by, handle);

@@ -58,7 +58,8 @@ fn flat(pieces: &[DataPiece]) -> Vec<u8> {
 
 impl World {
     fn create(&mut self, name: &[u8]) -> (Ino, Handle) {
-        let (parent, name, flags) = (Ino::ROOT, name.to_vec(), OpenFlags::default());
+        let (parent, name, flags) =
+            (Ino::ROOT, name.to_vec(), OpenFlags { write: true, ..OpenFlags::default() });
         match self.run(FsOp::Create { parent, name, mode: 0o100_644, umask: 0, flags }) {
             Ok(FsReply::Created(attr, _, opened)) => (attr.ino, opened.handle),
             other => panic!("{other:?}"),

@@ -376,6 +376,27 @@ fn a_failure_that_nobody_heard_is_told_to_who_opens_the_file_though_it_is_open()
     assert_eq!(world.done(settled(idle)), Ok(()));
 }
 
+/// Whoever only reads has lost nothing: its close is not what tells, an fsync of its is.
+#[test]
+fn a_failure_is_not_told_to_who_reads_and_closes() {
+    let mut world = World::ready(config(), 85);
+    let (ino, writer) = world.create(b"a");
+    world.write(writer, 0, b"lost", false).unwrap();
+    world.done(FsOp::Flush { handle: writer }).unwrap();
+    world.fake.fence += 1;
+    (0..2).for_each(|shard| world.disconnect_shard(shard));
+    world.rest(ms(100));
+    world.crash_all();
+    world.rest(ms(100));
+    for _ in 0..2 {
+        let reader = world.open(ino, OpenFlags::default()).handle;
+        assert_eq!(world.done(FsOp::Flush { handle: reader }), Ok(()));
+        world.done(FsOp::Release { handle: reader }).unwrap();
+    }
+    assert_eq!(world.sync(ino), Err(EIO));
+    assert_eq!(world.done(FsOp::Flush { handle: writer }), Err(EIO));
+}
+
 /// Closing tells nobody; a flush before it does.
 #[test]
 fn a_failure_is_told_to_who_opens_the_file_next_when_it_was_closed_without_a_flush() {

@@ -221,7 +221,8 @@ impl Program {
                 self.doing = Doing::Asked(id, Check::Closed);
             }
             (Check::Closed, FsReply::Done) => {
-                let id = world.ask(FsOp::Open { ino: self.ino, flags: OpenFlags::default() });
+                let flags = OpenFlags { write: true, ..OpenFlags::default() };
+                let id = world.ask(FsOp::Open { ino: self.ino, flags });
                 self.doing = Doing::Asked(id, Check::Opened);
             }
             (Check::Opened, FsReply::Opened(opened)) => self.handle = opened.handle,
