@@ -168,14 +168,14 @@ def trace_takeover(ctx):
         _check_steps(before[0])
         check("client-core 2 serves" in fs.weft("trace", "--mount", fs.path).out, "nothing of the successor")
         fs.kill()
-        told = _traced(fs, "--op", "write", "--last", "1", ok=(2,))
+        told = _traced(fs, "--op", "write", "--last", "1", "--mount", fs.path, ok=(2,))
         (write,) = told["operations"]
         check(all(part["server"] is None and part["server_unknown"] for part in write["requests"]), write)
         check(write["requests"] and write["steps"][-1]["at_us"] > 0, write)
         check(all(server["error"] for server in told["mounts"][0]["servers"]), told["mounts"])
         fs.start()
         # The server that was started anew recorded nothing of it: that is said, and no other request taken for it.
-        told = eventually("the server answers", lambda: _traced(fs, "--op", "write", "--last", "1"))
+        told = eventually("the server answers", lambda: _traced(fs, "--op", "write", "--last", "1", "--mount", fs.path))
         why = [part["server_unknown"] for part in told["operations"][0]["requests"]]
         check(all(reason for reason in why), "a server that was started anew knows:", told)
     finally:
