@@ -27,7 +27,11 @@ impl Change<'_> {
         if let Some(mode) = set.mode {
             self.chmod_acl(ino, mode)?;
         }
-        let inode = self.touch(ino, now)?;
+        let changed = match set.ctime {
+            Some(told) => told.max(self.inode_mut(ino)?.attr.ctime),
+            None => now,
+        };
+        let inode = self.touch(ino, changed)?;
         let attr = &mut inode.attr;
         attr.mode =
             set.mode.map_or(attr.mode, |mode| attr.kind().mode_bits() | mode & PERMISSION_BITS);

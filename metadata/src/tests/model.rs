@@ -494,7 +494,8 @@ impl Model {
             (_, FileKind::Directory) => return Err(Status::IsDirectory),
             _ => return Err(Status::Invalid),
         }
-        let attr = &mut self.changed(ino, now).attr;
+        let changed = set.ctime.map_or(now, |told| told.max(node.attr.ctime));
+        let attr = &mut self.changed(ino, changed).attr;
         let cuts = set.size.is_some();
         if let Some(mode) = set.mode {
             attr.mode = attr.mode & !0o7777 | mode & 0o7777;

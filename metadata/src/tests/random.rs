@@ -269,6 +269,7 @@ impl World {
                     size: self.rng.one_in(2).then_some(size),
                     atime: self.rng.one_in(3).then_some(TimeSet::Now),
                     mtime: self.rng.one_in(3).then_some(TimeSet::To(Time::default())),
+                    ctime: self.rng.one_in(4).then_some(self.rig.now),
                 };
                 MetaRequest::SetAttr { ino, set }
             }

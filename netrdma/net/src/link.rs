@@ -24,7 +24,7 @@ use weft_iobuf::SharedSlot;
 use weft_wire::header::{Header, VERSION, VERSION_MIN, push_frame};
 use weft_wire::lease::Recall;
 use weft_wire::session::{
-    FEATURE_ACL_SETGID, FEATURE_COPY, FEATURE_FENCES, FEATURE_FRESH, FEATURE_INLINE,
+    FEATURE_ACL_SETGID, FEATURE_COPY, FEATURE_CTIME, FEATURE_FENCES, FEATURE_FRESH, FEATURE_INLINE,
     FEATURE_LEASES, FEATURE_PARENTS, FEATURE_SYNC_ALL, FENCE_ENDED, Hello, Welcome,
 };
 use weft_wire::units::{to_u32, to_u64, to_usize};
@@ -232,6 +232,7 @@ impl Link {
                         | FEATURE_INLINE
                         | FEATURE_FENCES
                         | FEATURE_FRESH
+                        | FEATURE_CTIME
                 } else {
                     0
                 },

@@ -25,6 +25,8 @@ pub const FEATURE_FENCES: u64 = 64;
 pub const FEATURE_FRESH: u64 = 128;
 /// The server copies from chunk to chunk ([`crate::data::DataRequest::Copy`]), among the targets of its node.
 pub const FEATURE_COPY: u64 = 256;
+/// A `SetAttr` may say when it happened ([`crate::meta::SetAttr::ctime`]).
+pub const FEATURE_CTIME: u64 = 512;
 
 /// The first frame of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,7 +35,7 @@ pub struct Hello {
     pub versions: (u16, u16),
     /// Optional abilities, a bit each ([`FEATURE_LEASES`], [`FEATURE_PARENTS`], [`FEATURE_SYNC_ALL`],
     /// [`FEATURE_TRACE`], [`FEATURE_INLINE`], [`FEATURE_ACL_SETGID`], [`FEATURE_FENCES`], [`FEATURE_FRESH`],
-    /// [`FEATURE_COPY`]); unknown ones are ignored.
+    /// [`FEATURE_COPY`], [`FEATURE_CTIME`]); unknown ones are ignored.
     pub features: u64,
     /// The cluster meant; all zero for any.
     pub cluster: ClusterId,

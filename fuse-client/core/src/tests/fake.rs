@@ -15,8 +15,8 @@ use weft_wire::meta::{
     NO_SLOT, SetAttr, StatFs, Time, TimeSet, push_dir_entry, push_parents,
 };
 use weft_wire::session::{
-    ClusterMap, FEATURE_COPY, FEATURE_LEASES, FEATURE_PARENTS, FEATURE_SYNC_ALL, FENCE_ENDED,
-    Hello, NodeEntry, Place, Welcome,
+    ClusterMap, FEATURE_COPY, FEATURE_CTIME, FEATURE_LEASES, FEATURE_PARENTS, FEATURE_SYNC_ALL,
+    FENCE_ENDED, Hello, NodeEntry, Place, Welcome,
 };
 use weft_wire::units::{to_u32, to_u64, to_usize};
 use weft_wire::{
@@ -166,11 +166,15 @@ impl Fake {
             next_ino: 2,
             clock: 0,
             slots: BTreeMap::new(),
-            slot_count: 4,
+            slot_count: 12,
             epochs: [1, 1],
             credits: 8,
             lease_ms: 5000,
-            features: FEATURE_LEASES | FEATURE_PARENTS | FEATURE_SYNC_ALL | FEATURE_COPY,
+            features: FEATURE_LEASES
+                | FEATURE_PARENTS
+                | FEATURE_SYNC_ALL
+                | FEATURE_COPY
+                | FEATURE_CTIME,
             fence: 0,
             boot: 0,
             grants: true,
@@ -572,10 +576,19 @@ impl Fake {
             MetaRequest::Unlink { parent, name } | MetaRequest::Rmdir { parent, name } => {
                 let ino = self.named(*parent, name)?;
                 self.inode(*parent)?.names.remove(*name);
-                if self.inode(ino)?.opens == 0 {
+                let inode = self.inode(ino)?;
+                (inode.attr.nlink, inode.attr.version) =
+                    (inode.attr.nlink - 1, inode.attr.version + 1);
+                if inode.opens == 0 && inode.attr.nlink == 0 {
                     self.inodes.remove(&ino);
                 }
                 MetaReply::Done
+            }
+            MetaRequest::Link { ino, parent, name } => {
+                self.inode(*parent)?.names.insert(name.to_vec(), *ino);
+                let attr = &mut self.inode(*ino)?.attr;
+                (attr.nlink, attr.version) = (attr.nlink + 1, attr.version + 1);
+                MetaReply::Entry(*attr)
             }
             MetaRequest::Rename { parent, name, new_parent, new_name, .. } => {
                 let ino = self.named(*parent, name)?;
@@ -642,6 +655,7 @@ impl Fake {
                     inode.attr.size = inode.attr.size.max(to_u64(end));
                 }
                 inode.attr.mtime = inode.attr.mtime.max(write.mtime);
+                inode.attr.ctime = inode.attr.ctime.max(write.mtime);
                 inode.attr.version += 1;
                 MetaReply::Attr(inode.attr)
             }
@@ -723,11 +737,17 @@ impl Fake {
     }
 
     fn set_attr(&mut self, ino: Ino, set: &SetAttr) -> Result<Attr, Status> {
+        let now = Time { seconds: self.clock, nanos: 0 };
         let attr = &mut self.inode(ino)?.attr;
         attr.mode = set.mode.map_or(attr.mode, |mode| attr.mode & 0o170_000 | mode);
+        (attr.uid, attr.gid) = (set.uid.unwrap_or(attr.uid), set.gid.unwrap_or(attr.gid));
         if let Some(TimeSet::To(time)) = set.mtime {
             attr.mtime = time;
         }
+        if let Some(TimeSet::To(time)) = set.atime {
+            attr.atime = time;
+        }
+        attr.ctime = set.ctime.map_or(now, |told| told.max(attr.ctime));
         attr.version += 1;
         attr.size = set.size.unwrap_or(attr.size);
         let attr = *attr;

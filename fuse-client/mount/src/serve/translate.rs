@@ -336,6 +336,7 @@ fn set_attr(set: &Setattr) -> SetAttr {
         size: set.len_bytes,
         atime: set.atime.map(time),
         mtime: set.mtime.map(time),
+        ctime: None,
     }
 }
 

@@ -21,6 +21,15 @@ impl Time {
         let time = Time { seconds: from.i64()?, nanos: from.u32()? };
         if time.nanos < 1_000_000_000 { Ok(time) } else { Err(from.error(WireErrorKind::Value)) }
     }
+
+    /// A nanosecond later.
+    #[must_use]
+    pub fn next(self) -> Time {
+        match self.nanos {
+            999_999_999.. => Time { seconds: self.seconds.saturating_add(1), nanos: 0 },
+            nanos => Time { nanos: nanos + 1, ..self },
+        }
+    }
 }
 
 /// The type of a file, as in the top bits of `st_mode`.
@@ -177,6 +186,9 @@ pub struct SetAttr {
     pub atime: Option<TimeSet>,
     /// Last change of the data.
     pub mtime: Option<TimeSet>,
+    /// When this happens, by the clock of a client that has told its programs; no earlier than the last change. `None` is the
+    /// volume's time. Only to a server with [`crate::session::FEATURE_CTIME`].
+    pub ctime: Option<Time>,
 }
 
 impl SetAttr {
@@ -189,6 +201,7 @@ impl SetAttr {
             self.size.is_some(),
             self.atime.is_some(),
             self.mtime.is_some(),
+            self.ctime.is_some(),
         ];
         let mask = present.iter().enumerate().fold(0u8, |m, (bit, on)| m | u8::from(*on) << bit);
         out.u8(mask);
@@ -206,6 +219,9 @@ impl SetAttr {
                 TimeSet::To(time) => time.encode(out.u8(1)),
             }
         }
+        if let Some(time) = self.ctime {
+            time.encode(out);
+        }
     }
 
     /// Reads a change.
@@ -214,7 +230,7 @@ impl SetAttr {
     /// `Short`; `Value` for unknown mask bits or a time out of range.
     pub fn decode(from: &mut Reader<'_>) -> Result<SetAttr, WireError> {
         let mask = from.u8()?;
-        if mask >> 6 != 0 {
+        if mask >> 7 != 0 {
             return Err(from.error(WireErrorKind::Value));
         }
         let has = |bit: u8| mask >> bit & 1 == 1;
@@ -230,6 +246,7 @@ impl SetAttr {
             size: has(3).then(|| from.u64()).transpose()?,
             atime: has(4).then(|| time(from)).transpose()?,
             mtime: has(5).then(|| time(from)).transpose()?,
+            ctime: has(6).then(|| Time::decode(from)).transpose()?,
         })
     }
 }

@@ -59,6 +59,7 @@ fn requests() -> Vec<MetaRequest<'static>> {
         size: Some(7),
         atime: Some(TimeSet::Now),
         mtime: Some(TimeSet::To(Time { seconds: -5, nanos: 5 })),
+        ctime: None,
     };
     vec![
         MetaRequest::Lookup { parent, name },
@@ -449,6 +450,8 @@ fn inline_samples(all: &mut Vec<Sample>) {
     let (size_min, blocks_added, at_targets) = (9000, 3, true);
     let wrote = MetaRequest::Wrote { ino, size_min, mtime, blocks_added, at_targets };
     let untouched = DataWrite { untouched: true, ..write };
+    let ctime = Some(Time { seconds: 6, nanos: 7 });
+    let told = SetAttr { mode: Some(0o640), ctime, ..SetAttr::default() };
     for (name, request) in [
         ("Make_inline", make(false)),
         ("Make_inline_open", make(true)),
@@ -462,6 +465,7 @@ fn inline_samples(all: &mut Vec<Sample>) {
         ("Make_fresh", made_fresh),
         ("Wrote_at_targets", wrote),
         ("WriteData_untouched", MetaRequest::WriteData(untouched)),
+        ("SetAttr_ctime", MetaRequest::SetAttr { ino, set: told }),
     ] {
         push_request(all, name.into(), &request);
     }

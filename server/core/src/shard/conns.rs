@@ -6,7 +6,7 @@ use std::time::Duration;
 use weft_net::Frame;
 use weft_wire::header::{VERSION, VERSION_MIN};
 use weft_wire::session::{
-    FEATURE_ACL_SETGID, FEATURE_COPY, FEATURE_FENCES, FEATURE_FRESH, FEATURE_INLINE,
+    FEATURE_ACL_SETGID, FEATURE_COPY, FEATURE_CTIME, FEATURE_FENCES, FEATURE_FRESH, FEATURE_INLINE,
     FEATURE_LEASES, FEATURE_PARENTS, FEATURE_SYNC_ALL, FEATURE_TRACE, Hello, Welcome,
 };
 use weft_wire::units::{to_u32, to_u64};
@@ -24,7 +24,8 @@ const FEATURES: u64 = FEATURE_LEASES
     | FEATURE_ACL_SETGID
     | FEATURE_FENCES
     | FEATURE_FRESH
-    | FEATURE_COPY;
+    | FEATURE_COPY
+    | FEATURE_CTIME;
 
 #[derive(Debug, Default)]
 pub(super) struct Conn {
