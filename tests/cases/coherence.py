@@ -200,6 +200,38 @@ def coherence_directories(ctx):
 
 
 @case(timeout_s=240)
+def coherence_unpacked(ctx):
+    """What one mount does not wait for, the others see all the same when the call has returned: owner, mode, times, data of a file."""
+    cluster, mounts = _cluster(ctx, 2)
+
+    def look(path):
+        stat = os.stat(path)
+        times = (stat.st_atime_ns, stat.st_mtime_ns, stat.st_ctime_ns)
+        return (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_size, *times)
+
+    for turn in range(150):
+        one, other = mounts[turn % 2] / ("f%d" % turn), mounts[(turn + 1) % 2] / ("f%d" % turn)
+        data = os.urandom((0, 10, 3901, 4097, 70000)[turn % 5])
+        file = os.open(one, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        os.write(file, data)
+        os.utime(file, ns=(10**18 + turn, 10**18 + turn))
+        if turn % 3 == 0:
+            check(look(other)[5] == 10**18 + turn, "the times of", other, "are not those that were set")
+        os.fchown(file, 1000 + turn, turn)
+        os.fchmod(file, 0o640)
+        if turn % 3 == 1:
+            check(look(other) == look(one), other, "is", look(other), "and", look(one), "where it was made")
+        os.close(file)
+        check(look(other) == look(one), other, "is", look(other), "and", look(one), "where it was made")
+        check(look(other)[:4] == (0o100640, 1000 + turn, turn, len(data)), other, "is", look(other))
+        check(_read(other) == data, other, "has other data")
+        before = look(one)[6]
+        os.chmod(other, 0o600)
+        check(look(one)[6] > before and look(one)[0] == 0o100600, "a later change of", one, "is not seen")
+    cluster.close()
+
+
+@case(timeout_s=240)
 def coherence_append(ctx):
     """Four mounts append to one file: nothing is lost or torn."""
     cluster, paths = _cluster(ctx, 4)

@@ -100,6 +100,34 @@ def _stream(folder, seed, stop):
     os.unlink(path)
 
 
+def _unpack(folder, seed, stop):
+    """Files as tar makes them: owner, mode and times set before the close, which waits for none of that."""
+    home = Path(folder) / ("unpacked%d" % seed)
+    home.mkdir()
+    right = {}
+    for index in _until(stop):
+        path, data = home / str(index), _block(seed, index)[: (index * 977) % 12000]
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        _write_all(file, data)
+        os.utime(file, ns=(10**18 + index, 10**18 + 2 * index))
+        os.fchown(file, 1000 + index % 7, index % 5)
+        os.fchmod(file, 0o640 + index % 4)
+        right[index] = _look(os.fstat(file))
+        os.close(file)
+        check(_look(os.stat(path)) == right[index], "after the close of", path, _look(os.stat(path)), "not", right[index])
+        if index % 50 == 49:
+            time.sleep(0.01)
+    for index, looks in right.items():
+        path, wanted = home / str(index), (10**18 + 2 * index, 1000 + index % 7, index % 5, 0o100640 + index % 4)
+        check(looks[:4] == wanted and _look(os.stat(path)) == looks, "at the end", path, _look(os.stat(path)), "not", looks)
+        check(path.read_bytes() == _block(seed, index)[: (index * 977) % 12000], path, "has other data")
+    shutil.rmtree(home)
+
+
+def _look(stat):
+    return (stat.st_mtime_ns, stat.st_uid, stat.st_gid, stat.st_mode, stat.st_ctime_ns, stat.st_size)
+
+
 def _orphan(folder, seed, stop):
     """A file without a name, open all the time."""
     path = Path(folder) / ("orphan%d" % seed)
@@ -193,6 +221,7 @@ def _start(ctx, folder, stop):
     """Everything at once; the pids."""
     pids = [fork_worker(_names, folder, seed, stop) for seed in range(PROCESSES if KILLS else PROCESSES // 4)]
     pids += [fork_worker(_stream, folder, seed, stop) for seed in range(2)]
+    pids += [fork_worker(_unpack, folder, 0, stop)]
     pids += [fork_worker(_orphan, folder, 0, stop), fork_worker(_sqlite, folder, stop)]
     pids += [fork_worker(_git, folder, stop), fork_worker(_cargo_build, folder, stop)]
     pids += [fork_worker(_fio, ctx, folder, stop), fork_worker(_probe, folder, stop, ctx.work / "longest")]

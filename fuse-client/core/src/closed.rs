@@ -61,7 +61,7 @@ impl File {
             owned: self.owned,
             kept: self.kept,
             inline: self.inline,
-            ..File::new(self.attr, self.layout, Duration::ZERO)
+            ..File::new(self.attr, self.layout)
         }
     }
 }

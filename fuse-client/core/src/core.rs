@@ -15,7 +15,7 @@ use crate::closed::Lingering;
 use crate::config::{ClientConfig, OnTimeout};
 use crate::file::Files;
 use crate::keep::{Keep, Kept};
-use crate::leases::{Forgetting, Overtaking, Recalling};
+use crate::leases::{Forgetting, Overtaking, Recalling, told_version};
 use crate::limits::{INTERRUPT_PATIENCE, OPS_MAX};
 use crate::locks::Locks;
 use crate::op::{Caller, FsOp, FsReply, Handle, LinkId, OpId, Output};
@@ -301,6 +301,7 @@ impl ClientCore {
             }
             self.abandon(op, code);
         }
+        self.send_held_due();
         self.send_releases_due();
         self.make_known_due();
         self.sync_lingering_due();
@@ -316,8 +317,9 @@ impl ClientCore {
         let links = self.links.iter().filter_map(Link::next_timer);
         let files = self.file_timers.first().map(|(at, _)| *at);
         let ops = self.op_timers.first().map(|(at, ..)| *at);
+        let held = self.volumes.values().filter_map(|volume| volume.held_due);
         let due = [self.releases_due, self.known_due, self.trim_due, self.lingering.due];
-        links.chain(files).chain(ops).chain(due.into_iter().flatten()).min()
+        links.chain(files).chain(ops).chain(held).chain(due.into_iter().flatten()).min()
     }
 
     /// What is to be done next; call until `None` after every input.
@@ -422,6 +424,7 @@ impl ClientCore {
         let (link, tag) = (call.link, request.tag);
         self.note_tag(call.purpose, tag);
         self.calls.insert(tag, call);
+        self.send_held(link);
         let now = self.now;
         let link_state = &mut self.links[at(link)];
         if first {
@@ -527,7 +530,8 @@ impl ClientCore {
         if let Some(mut changes) = call.changes.take() {
             self.forget_changed(&mut changes, false);
             let oldest = self.calls.first_key_value().map(|(tag, _)| *tag);
-            self.overtaking.changed(&changes, tag, oldest, self.next_tag);
+            let told = told_version(call.kind, &answer);
+            self.overtaking.changed(&changes, (tag, told), oldest, self.next_tag);
             if call.purpose.op().is_some_and(|op| !self.is_awaited(op)) {
                 self.change_unheard(&changes);
             }
@@ -553,6 +557,7 @@ impl ClientCore {
             Purpose::SetAttr { op, ino, held } => {
                 self.set_attr_answered(op, ino, held, answer.meta(call.kind), answer.lease);
             }
+            Purpose::SetAttrBehind { ino } => self.set_attr_behind_answered(ino, &answer),
             Purpose::Write { ino, id, .. } => {
                 self.write_answered(ino, id, answer.status, &answer.body);
             }

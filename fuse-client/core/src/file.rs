@@ -11,6 +11,7 @@ use weft_wire::meta::{Attr, Time};
 use weft_wire::units::to_u64;
 use weft_wire::{ChunkPiece, Ino, Layout};
 
+use crate::behind::Behind;
 use crate::inline::InlineFile;
 use crate::keep::Kept;
 use crate::op::{Caller, OpId};
@@ -93,9 +94,12 @@ pub(crate) struct File {
     pub(crate) inline: Option<InlineFile>,
     /// It is at the targets, but the volume has not heard: to it the data is in the inode, of which so many bytes fit.
     pub(crate) begun: Option<u16>,
-    /// As the volume said last, and when.
+    /// As the volume said last.
     pub(crate) attr: Attr,
-    pub(crate) attr_at: Duration,
+    /// A change of ours that was not answered with attributes may have changed them since.
+    pub(crate) attr_unsure: bool,
+    /// What programs were told of before the volume has it.
+    pub(crate) behind: Behind,
     pub(crate) pages: Pages,
     /// The kernel was told to forget by this order, and was given nothing to keep since.
     pub(crate) dropping: Option<u64>,
@@ -151,13 +155,14 @@ pub(crate) struct File {
 }
 
 impl File {
-    pub(crate) fn new(attr: Attr, layout: Option<Layout>, now: Duration) -> File {
+    pub(crate) fn new(attr: Attr, layout: Option<Layout>) -> File {
         File {
             layout,
             inline: None,
             begun: None,
             attr,
-            attr_at: now,
+            attr_unsure: false,
+            behind: Behind::default(),
             pages: Pages::Unknown,
             dropping: None,
             told: None,
@@ -216,6 +221,7 @@ impl File {
             attr.mtime = attr.mtime.max(mtime);
             attr.ctime = attr.ctime.max(mtime);
         }
+        self.behind.overlay(&mut attr);
         attr
     }
 
@@ -229,11 +235,11 @@ impl File {
         }
     }
 
-    /// Takes attributes unless newer ones are there.
-    pub(crate) fn learn(&mut self, attr: &Attr, now: Duration) {
+    /// Takes attributes unless newer ones are there. `overtaken`: a change of ours may be newer still.
+    pub(crate) fn learn(&mut self, attr: &Attr, overtaken: bool) {
         if attr.version >= self.attr.version {
+            self.attr_unsure &= overtaken || attr.version == self.attr.version;
             self.attr = *attr;
-            self.attr_at = now;
         }
     }
 
@@ -295,7 +301,7 @@ impl File {
 
     /// Whether everything written is acknowledged and told.
     pub(crate) fn is_settled(&self) -> bool {
-        let still = self.writes.is_empty() && !self.is_moving();
+        let still = self.writes.is_empty() && !self.is_moving() && self.behind.is_empty();
         self.run.is_none() && still && self.telling.is_settled()
     }
 
@@ -304,6 +310,11 @@ impl File {
         if self.run.is_none() && !self.writes.has_new() && self.telling.is_settled() {
             (self.local_end, self.telling.acked_end, self.local_mtime) = (0, 0, None);
         }
+    }
+
+    /// The time of change that the volume is told with a length.
+    pub(crate) fn mtime_to_tell(&self) -> Time {
+        self.local_mtime.or(self.behind.mtime()).unwrap_or(self.attr.mtime)
     }
 
     /// Whether a read of these pieces must wait for writes below `barrier`.

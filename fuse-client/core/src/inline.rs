@@ -316,42 +316,47 @@ impl ClientCore {
     /// Sends a write to the volume.
     pub(crate) fn send_inline(&mut self, ino: Ino, id: u64) {
         let file = self.files.get_mut(&ino).expect("it has the write");
-        let (writer, mtime) = (file.writer, file.local_mtime.unwrap_or(file.attr.mtime));
+        let (writer, mtime) = (file.writer, file.mtime_to_tell());
         let Some(write) = file.writes.take_for_volume(id) else { return };
+        let direct = write.op.is_some();
         let (offset, (slot, range)) = (write.offset, write.payload.clone());
         let untouched =
             file.inline.as_mut().is_some_and(|inline| std::mem::take(&mut inline.fresh));
         let write = DataWrite { untouched, ..DataWrite::new(ino, offset, &slot[range], mtime) };
         let request = MetaRequest::WriteData(write);
         self.meta_call(ino, writer, &request, Purpose::WriteData { ino, id });
+        if direct {
+            self.hurry(ino);
+        }
     }
 
     pub(crate) fn data_written(&mut self, ino: Ino, id: u64, answer: &Answer) {
         self.touched.insert(ino);
         let reply = answer.meta(Kind::WriteData);
+        let overtaken = self.is_reply_overtaken(&reply);
         let Some(file) = self.files.get_mut(&ino) else { return };
         if answer.status == Status::Invalid && file.writes.send_again(id) {
             // The data is at the targets: another client-core of this mount had it moved.
             file.inline.as_mut().into_iter().for_each(|inline| inline.known = None);
             return;
         }
-        let now = self.now;
         if let Ok(MetaReply::Attr(attr)) = &reply {
             let written = file.writes.get(id).map(|write| (write.offset, write.payload.clone()));
             if let (Some((offset, (slot, range))), Some(inline)) = (written, &mut file.inline) {
                 inline.written(attr.version, to_usize(u64::from(offset)), &slot[range]);
             }
             file.changed_by_us(attr);
-            file.learn(attr, now);
+            file.learn(attr, overtaken);
         }
         let status = if reply.is_ok() { Status::Ok } else { failure(answer) };
         let Some(write) = self.take_answered(ino, id) else { return };
         let file = self.files.get_mut(&ino).expect("it had the write");
+        file.drop_overlays();
         if status != Status::Ok && write.op.is_none() {
             tracing::warn!(%ino, %status, "a write to an inode failed");
             file.fail(status.errno());
+            self.refused(ino);
         }
-        file.drop_overlays();
         if let Ok(MetaReply::Attr(attr)) = reply {
             self.learn_with(attr, answer.lease);
         }
@@ -366,6 +371,10 @@ impl ClientCore {
         let may = self.holds(ino, LeaseMode::Write);
         let Some(file) = self.files.get_mut(&ino) else { return };
         let out = file.writes.any_sent();
+        if out {
+            self.hurry(ino);
+        }
+        let Some(file) = self.files.get_mut(&ino) else { return };
         if may && !out && file.is_fresh() {
             // As with a move, below.
             file.owned = true;
@@ -431,10 +440,10 @@ impl ClientCore {
 
     /// The volume said how far a move is: at its end the data is not in the inode any more.
     fn move_told(&mut self, ino: Ino, attr: Attr, inline: Option<Inline>, lease: LeaseBits) {
-        let now = self.now;
+        let overtaken = self.is_overtaken(&attr);
         let file = self.files.get_mut(&ino).expect("it is moving");
         file.changed_by_us(&attr);
-        file.learn(&attr, now);
+        file.learn(&attr, overtaken);
         match inline.map(|inline| inline.data) {
             Some(Some(data)) => {
                 if let Some(moving) = self.moving(ino) {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use weft_wire::lease::{Recall, Reclaim, Reclaimed};
 use weft_wire::limits::RECALL_COUNT_MAX;
-use weft_wire::meta::{Attr, DataWrite, MetaRequest, MoveStep};
+use weft_wire::meta::{Attr, DataWrite, MetaReply, MetaRequest, MoveStep, SetAttr};
 use weft_wire::session::{FEATURE_FENCES, FENCE_ENDED, Welcome};
 use weft_wire::{Ino, Kind, LeaseBits, LeaseMode, Status, VolumeId};
 
@@ -28,6 +28,8 @@ use crate::state::{Answer, Call, Op, OpKind, Purpose, errno};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Changes {
     inodes: Vec<Ino>,
+    /// Those of them of which the answer says nothing.
+    untold: Vec<Ino>,
     names: Vec<(Ino, Vec<u8>)>,
     /// Whom a name leads to was not known, so any attributes may change.
     any: bool,
@@ -67,54 +69,94 @@ impl Changes {
             MetaRequest::SetXattr { ino, .. } => Some(*ino),
             _ => None,
         };
-        Changes { inodes, names, any: false, xattrs }
+        let untold = match request {
+            MetaRequest::SetXattr { ino, .. } | MetaRequest::RemoveXattr { ino, .. } => vec![*ino],
+            _ => Vec::new(),
+        };
+        Changes { inodes, untold, names, any: false, xattrs }
     }
 }
 
-/// Inodes of which an answer to a change of ours said nothing, as an unlink does of the file: what was asked before that
-/// and is answered after it may be older than the change.
+/// What was asked before a change of ours was answered, and is answered after it, may be older than the change: of inodes of
+/// which the change's answer said nothing, as that of an unlink says nothing of the file, that is not told by the answer;
+/// where it told a version, that tells.
 #[derive(Debug, Default)]
 pub(crate) struct Overtaking {
-    /// The first tag asked after the answer, and the tag of the answer, which knows better.
-    inodes: BTreeMap<Ino, (u64, u64)>,
+    inodes: BTreeMap<Ino, Changed>,
     /// The same of all inodes.
-    all: (u64, u64),
+    all: Changed,
+}
+
+/// A change that was answered.
+#[derive(Clone, Copy, Debug, Default)]
+struct Changed {
+    /// The first tag asked after that.
+    since: u64,
+    /// The tag of the answer, which knows better.
+    by: u64,
+    /// The version that it told of the inode.
+    told: Option<u64>,
 }
 
 /// No call has this tag.
 const NO_ANSWER: u64 = u64::MAX;
 
-fn is_before(tag: u64, (since, by): (u64, u64)) -> bool {
-    tag < since && tag != by
+impl Changed {
+    /// Whether what the answer to `tag` says may be from before; `version` is the inode's, where it tells one.
+    fn overtakes(&self, tag: u64, version: Option<u64>) -> bool {
+        let newer = self.told.is_some_and(|told| version.is_some_and(|version| version >= told));
+        tag < self.since && tag != self.by && !newer
+    }
 }
 
 impl Overtaking {
-    /// The change of that `tag` was answered, when `oldest` was the oldest call under way and `next` the next tag.
-    pub(crate) fn changed(&mut self, changes: &Changes, tag: u64, oldest: Option<u64>, next: u64) {
+    /// The change of that `tag` was answered, when `oldest` was the oldest call under way and `next` the next tag. `told`: the
+    /// inode of which it told the attributes, and their version.
+    pub(crate) fn changed(
+        &mut self,
+        changes: &Changes,
+        (tag, told): (u64, Option<(Ino, u64)>),
+        oldest: Option<u64>,
+        next: u64,
+    ) {
         let oldest = oldest.unwrap_or(next);
         // Its own answer is looked at next.
-        self.inodes.retain(|_, (since, _)| oldest.min(tag) < *since);
+        self.inodes.retain(|_, changed| oldest.min(tag) < changed.since);
         if oldest == next {
             return;
         }
         let by = |overtaken| if overtaken { NO_ANSWER } else { tag };
         if changes.any || self.inodes.len() + changes.inodes.len() > OVERTAKING_MAX {
             let inodes = std::mem::take(&mut self.inodes);
-            let overtaken = inodes.values().chain([&self.all]).any(|known| is_before(tag, *known));
-            self.all = (next, by(overtaken));
+            let known = |changed: &Changed| changed.overtakes(tag, None);
+            let overtaken = known(&self.all) || inodes.values().any(known);
+            self.all = Changed { since: next, by: by(overtaken), told: None };
             return;
         }
         for ino in &changes.inodes {
+            let version = told.filter(|(of, _)| of == ino).map(|(_, version)| version);
             // A change may itself be overtaken by one that was asked later: then it knows no better.
-            let known = (next, by(self.may_overtake(*ino, tag)));
-            self.inodes.insert(*ino, known);
+            let overtaken = self.may_overtake(*ino, tag, version);
+            let told = version.filter(|_| !overtaken);
+            self.inodes.insert(*ino, Changed { since: next, by: by(overtaken), told });
         }
     }
 
     /// Whether attributes of `ino` in the answer to `tag` may be from before a change that was answered already.
-    pub(crate) fn may_overtake(&self, ino: Ino, tag: u64) -> bool {
+    pub(crate) fn may_overtake(&self, ino: Ino, tag: u64, version: Option<u64>) -> bool {
         let known = self.inodes.get(&ino);
-        is_before(tag, self.all) || known.is_some_and(|known| is_before(tag, *known))
+        self.all.overtakes(tag, version) || known.is_some_and(|it| it.overtakes(tag, version))
+    }
+}
+
+/// The inode whose attributes an answer to a change tells, and their version.
+pub(crate) fn told_version(kind: Kind, answer: &Answer) -> Option<(Ino, u64)> {
+    if !matches!(kind, Kind::Wrote | Kind::WriteData | Kind::SetAttr) {
+        return None;
+    }
+    match answer.meta(kind) {
+        Ok(MetaReply::Attr(attr)) => Some((attr.ino, attr.version)),
+        _ => None,
     }
 }
 
@@ -235,10 +277,15 @@ impl ClientCore {
         self.cache.grant(ino, mode, is_pinned);
     }
 
+    /// The same of a reply that tells attributes.
+    pub(crate) fn is_reply_overtaken(&self, reply: &Result<MetaReply, i32>) -> bool {
+        matches!(reply, Ok(MetaReply::Attr(attr)) if self.is_overtaken(attr))
+    }
+
     /// Takes attributes a volume sent with a lease or without one; gives them back as a program must see them.
     pub(crate) fn learn_with(&mut self, attr: Attr, lease: LeaseBits) -> Attr {
         self.granted(attr.ino, lease);
-        if lease.mode() >= LeaseMode::Read && !self.is_overtaken(attr.ino) {
+        if lease.mode() >= LeaseMode::Read && !self.is_overtaken(&attr) {
             self.cache.put_attr(&attr);
         } else {
             match self.cache.attr(attr.ino) {
@@ -252,8 +299,8 @@ impl ClientCore {
     }
 
     /// Whether what the answer that is being taken in says of an inode may be from before a later one.
-    pub(crate) fn is_overtaken(&self, ino: Ino) -> bool {
-        self.overtaking.may_overtake(ino, self.answering)
+    pub(crate) fn is_overtaken(&self, attr: &Attr) -> bool {
+        self.overtaking.may_overtake(attr.ino, self.answering, Some(attr.version))
     }
 
     /// Attributes of the directories that a change of ours changed.
@@ -285,8 +332,10 @@ impl ClientCore {
 
     /// Attributes that need no message.
     pub(crate) fn known_attr(&mut self, ino: Ino) -> Option<Attr> {
-        let attr = self.cache.attr(ino).filter(|_| self.holds(ino, LeaseMode::Read))?;
-        Some(self.learn(attr))
+        match self.cache.attr(ino).filter(|_| self.holds(ino, LeaseMode::Read)) {
+            Some(attr) => Some(self.learn(attr)),
+            None => self.attr_ahead(ino),
+        }
     }
 
     /// A name that needs no message: its attributes, or that it is not there.
@@ -306,7 +355,10 @@ impl ClientCore {
     pub(crate) fn forget_changed(&mut self, changes: &mut Changes, sent: bool) {
         for (parent, name) in &changes.names {
             match self.cache.name(*parent, name) {
-                Some(Some(child)) => changes.inodes.push(child),
+                Some(Some(child)) => {
+                    changes.inodes.push(child);
+                    changes.untold.push(child);
+                }
                 Some(None) => {}
                 // Whoever it is, its count of names or its times change.
                 None => changes.any |= sent,
@@ -314,6 +366,7 @@ impl ClientCore {
             self.cache.drop_name(*parent, name);
         }
         changes.inodes.iter().for_each(|ino| self.cache.drop_attr(*ino));
+        self.make_unsure(changes);
         if let Some(ino) = changes.xattrs {
             self.cache.set_no_capabilities(ino, false);
             if let Some(file) = self.files.get_mut(&ino) {
@@ -322,6 +375,18 @@ impl ClientCore {
         }
         if changes.any {
             self.cache.drop_attrs();
+        }
+    }
+
+    /// What the answer to a change will not tell of files that are open here.
+    fn make_unsure(&mut self, changes: &Changes) {
+        if changes.any {
+            return self.files.values_mut().for_each(|file| file.attr_unsure = true);
+        }
+        for ino in changes.untold.iter() {
+            if let Some(file) = self.files.get_mut(ino) {
+                file.attr_unsure = true;
+            }
         }
     }
 
@@ -457,11 +522,10 @@ impl ClientCore {
 
     /// Others may write the file from here on: what was acknowledged must not be written again over theirs.
     pub(crate) fn let_go_of(&mut self, ino: Ino) {
-        if let Some(file) = self.known_file(ino) {
-            file.attr_at = Duration::ZERO;
-            if !planted::is(Bug::KeepBeyondLease) {
-                self.unsynced_bytes -= file.unsynced.let_all_go();
-            }
+        if !planted::is(Bug::KeepBeyondLease)
+            && let Some(file) = self.known_file(ino)
+        {
+            self.unsynced_bytes -= file.unsynced.let_all_go();
         }
     }
 
@@ -478,6 +542,7 @@ impl ClientCore {
                     file.telling.urgent = file.telling.wanted;
                     settled = false;
                     self.send_wrote(ino);
+                    self.hurry(ino);
                 }
             }
             let recalling = &self.recalls[&number];
@@ -577,7 +642,6 @@ impl ClientCore {
         self.cache.forget_all();
         self.recalls.clear();
         for file in self.files.values_mut() {
-            file.attr_at = Duration::ZERO;
             file.pages = Pages::Unknown;
         }
     }
@@ -751,6 +815,7 @@ impl ClientCore {
             self.file_timers.remove(&(due, ino));
         }
         file.give_beginning_up();
+        file.behind.give_up();
         self.drop_move(ino);
         self.amend_changes(ino);
         self.room_made = true;
@@ -762,7 +827,9 @@ impl ClientCore {
 
     fn amend_changes(&mut self, ino: Ino) {
         let of_data = |call: &Call| match call.purpose {
-            Purpose::Wrote { ino: of } | Purpose::WriteData { ino: of, .. } => of == ino,
+            Purpose::Wrote { ino: of }
+            | Purpose::SetAttrBehind { ino: of }
+            | Purpose::WriteData { ino: of, .. } => of == ino,
             Purpose::Move { ino: of, .. } => of == ino && call.volume.is_some(),
             _ => false,
         };
@@ -772,8 +839,11 @@ impl ClientCore {
         for (tag, link, kind) in calls {
             let volume = self.volumes.get_mut(&ino.volume()).expect("it was asked");
             let queued = volume.queue.iter_mut().find(|queued| queued.tag == tag);
-            if let Some(queued) = queued {
-                amend(kind, &mut queued.body);
+            let held = volume.held.iter_mut().find(|held| held.tag == tag);
+            if let Some(body) =
+                queued.map(|queued| &mut queued.body).or(held.map(|it| &mut it.body))
+            {
+                amend(kind, body);
             } else {
                 self.links[at(link)].amend(tag, |body| amend(kind, body));
             }
@@ -781,7 +851,7 @@ impl ClientCore {
     }
 }
 
-/// Makes a change that follows from a write one that leaves the data alone, the length and the times. The blocks that the
+/// Makes a change that nobody waits for one that leaves the data alone, the length and the times, and what a program set. The blocks that the
 /// file has are counted.
 pub(crate) fn amend(kind: Kind, body: &mut Vec<u8>) {
     // One that waits for its slot has none yet, which only the sender may read.
@@ -800,6 +870,9 @@ pub(crate) fn amend(kind: Kind, body: &mut Vec<u8>) {
             }
             MetaRequest::MoveData { ino, .. } => {
                 MetaRequest::MoveData { ino, step: MoveStep::Stay }
+            }
+            MetaRequest::SetAttr { ino, .. } => {
+                MetaRequest::SetAttr { ino, set: SetAttr::default() }
             }
             _ => return None,
         };

@@ -13,6 +13,7 @@
 //! - What is answered without asking is under a lease: other mounts' changes wait until it is given back (`leases.rs`).
 
 mod allocate;
+mod behind;
 mod cache;
 mod closed;
 mod cluster;

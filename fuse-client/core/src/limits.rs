@@ -51,6 +51,11 @@ pub const WROTE_DELAY: Duration = Duration::from_secs(1);
 pub const INTERRUPT_PATIENCE: Duration = Duration::from_secs(1);
 /// When a volume that took no change is told once more that this session is there.
 pub const KNOWN_RETRY: Duration = Duration::from_secs(1);
+/// How long a change that nobody waits for may wait for others that go to the same server: they are sent, and made durable,
+/// together.
+pub const HELD_WAIT: Duration = Duration::from_millis(1);
+/// How long programs wait for each change at a volume that refused one they had not waited for.
+pub const WARY: Duration = Duration::from_secs(10);
 /// Files whose opens are given back at once: a message for each, but one sending and one waking of the server for all.
 pub const RELEASES_PUT_OFF_MAX: usize = 16;
 /// How long the first of them waits at most. A file that is removed meanwhile by another mount stays that much longer.

@@ -346,6 +346,11 @@ impl ClientCore {
             self.keep_change(id, &queued);
             let Queued { tag, kind, lease, body } = queued;
             let request = Request { tag, kind, body, payload: None, deadline: None, lease };
+            if self.calls.get(&tag).is_some_and(|call| call.purpose.may_be_held()) {
+                self.hold(id, request);
+                continue;
+            }
+            self.send_held(link);
             self.links[crate::core::at(link)].submit(request, now);
         }
         self.touch_link(link);
@@ -466,14 +471,13 @@ impl ClientCore {
 
     /// Takes attributes a volume sent; gives them back as a program must see them.
     pub(crate) fn learn(&mut self, attr: Attr) -> Attr {
-        let now = self.now;
         let open = self.volumes.get(&attr.ino.volume()).map_or(0, Volume::open_count);
-        let changes_asked = self.changes_asked;
+        let (changes_asked, overtaken) = (self.changes_asked, self.is_overtaken(&attr));
         let Some(file) = self.known_file(attr.ino) else { return attr };
         if attr.version >= file.attr.version {
             file.changes_seen = changes_asked.saturating_sub(open);
         }
-        file.learn(&attr, now);
+        file.learn(&attr, overtaken);
         // An answer that was overtaken by a newer one would show a file being written as it was.
         let newest = if file.attr.version > attr.version { file.attr } else { attr };
         file.overlay(newest)
@@ -498,7 +502,7 @@ impl ClientCore {
             let entry = entry.map_err(|_| errno::EIO)?;
             if let Some(attr) = entry.attr.filter(|_| leased) {
                 self.granted(attr.ino, LeaseBits::READ);
-                if !self.is_overtaken(attr.ino) {
+                if !self.is_overtaken(&attr) {
                     self.cache.put_attr(&attr);
                 }
             }

@@ -57,7 +57,7 @@ impl ClientCore {
         if flags.truncate && !made && (attr.size > 0 || file.size() > 0) {
             // The kernel leaves that to us with the truncation, and does not say who may keep setuid.
             let is_root = self.ops.get(&id).is_none_or(|op| op.caller.uid == 0);
-            let mode = stripped(attr.mode).filter(|_| !is_root);
+            let mode = stripped(file.overlay(attr).mode).filter(|_| !is_root);
             let set = SetAttr { size: Some(0), mode, ..SetAttr::default() };
             let then = AfterSetAttr::Opened { flags, created, parent };
             return self.start_set_attr(id, attr.ino, set, then);
@@ -142,13 +142,21 @@ impl ClientCore {
     /// Sends the change when the writes before it are at the servers, so that times and length stay as it sets them.
     pub(crate) fn try_set_attr(&mut self, id: OpId) {
         let Some(op) = self.ops.get_mut(&id) else { return };
-        let OpKind::SetAttr { ino, set, barrier, tell, held, sent, .. } = &mut op.kind else {
+        let OpKind::SetAttr { ino, set, held, sent, then, .. } = &op.kind else {
             return;
         };
         if *sent {
             return;
         }
         let (ino, set, held) = (*ino, *set, *held);
+        if *then == AfterSetAttr::Attr && self.set_attr_behind(id, ino, set) {
+            return;
+        }
+        let Some(OpKind::SetAttr { barrier, tell, sent, .. }) =
+            self.ops.get_mut(&id).map(|op| &mut op.kind)
+        else {
+            return;
+        };
         if let Some(file) = self.files.get_mut(&ino) {
             let acknowledged = file.writes.passed(*barrier);
             let wanted = if acknowledged { *tell.get_or_insert(file.telling.wanted) } else { 0 };
@@ -161,7 +169,8 @@ impl ClientCore {
             let zeroing = set.size.is_some() && file.zeroing > 0;
             if !acknowledged || file.telling.done < wanted || moving || zeroing {
                 file.waiting.push(id);
-                return self.send_wrote(ino);
+                self.send_wrote(ino);
+                return self.hurry(ino);
             }
             if let Some(size) = set.size {
                 self.unsynced_bytes -= file.unsynced.cut(size);
@@ -197,13 +206,13 @@ impl ClientCore {
             Ok(_) => Err(errno::EIO),
             Err(code) => Err(code),
         };
-        let now = self.now;
+        let overtaken = reply.as_ref().is_ok_and(|attr| self.is_overtaken(attr));
         if let (Some(file), Ok(attr)) = (self.files.get_mut(&ino), &reply) {
             if let Some(size) = sized {
                 file.cut_known_data(size);
             }
             file.changed_by_us(attr);
-            file.learn(attr, now);
+            file.learn(attr, overtaken);
             file.drop_overlays();
         }
         if let Ok(attr) = &reply {

@@ -9,4 +9,6 @@ weft_wire::bugs_to_plant! {
     MoveUnsynced,
     /// What is at the targets of a file that was made here is never said to be there.
     BeginUntold,
+    /// An fsync does not wait for what a close need not wait for.
+    SyncAhead,
 }

@@ -51,7 +51,7 @@ impl ClientCore {
         let pieces: Vec<ChunkPiece> = layout.pieces(offset, u64::from(bytes)).collect();
         if file.is_held() || file.is_being_written(&pieces, barrier) {
             file.waiting.push(id);
-            return;
+            return self.hurry(ino);
         }
         let size = file.size();
         let end = (offset + u64::from(bytes)).min(size);

@@ -83,7 +83,8 @@ impl ClientCore {
     /// that was possible.
     pub(crate) fn open_known(&mut self, id: OpId, ino: Ino, flags: OpenFlags) -> bool {
         let mode = if flags.write { LeaseMode::Write } else { LeaseMode::Read };
-        let Some(attr) = self.cache.attr(ino).filter(|_| self.holds(ino, mode)) else {
+        let known = self.cache.attr(ino).or_else(|| self.attr_ahead(ino));
+        let Some(attr) = known.filter(|_| self.holds(ino, mode)) else {
             return false;
         };
         let is_open = |file: &File| file.server_opens > 0 && !file.asked_whether_there;
@@ -111,18 +112,18 @@ impl ClientCore {
 
     /// The file is open here; `layout`, where its data is, is not new.
     pub(crate) fn open_file(&mut self, attr: &Attr, layout: Option<Layout>) -> &mut File {
-        let now = self.now;
         self.touched.insert(attr.ino);
         self.rejoin(attr.ino);
         let known = self.versions.take(attr.ino);
+        let overtaken = self.is_overtaken(attr);
         let file = self.files.entry(attr.ino).or_insert_with(|| {
-            let mut file = File::new(*attr, layout, now);
+            let mut file = File::new(*attr, layout);
             file.pages = known.map_or(Pages::Unknown, Pages::Of);
             file
         });
         // A lease may have come with it.
         file.without_capabilities = false;
-        file.learn(attr, now);
+        file.learn(attr, overtaken);
         self.take_back_release(attr.ino);
         self.files.get_mut(&attr.ino).expect("just put there")
     }

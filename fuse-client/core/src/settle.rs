@@ -15,7 +15,7 @@ use crate::file::Pages;
 use crate::limits::WROTE_DELAY;
 use crate::op::{FsReply, Handle, OpId};
 use crate::planted::{self, Bug};
-use crate::state::{Answer, OpKind, Purpose};
+use crate::state::{Answer, Op, OpKind, Purpose, errno};
 
 impl ClientCore {
     /// Flush (`durable` false) and fsync.
@@ -34,21 +34,35 @@ impl ClientCore {
     }
 
     fn try_settle(&mut self, id: OpId) {
-        let Some(op) = self.ops.get_mut(&id) else { return };
-        let OpKind::Settle { handle, barrier, durable, tell, ask } = &mut op.kind else { return };
-        let (handle, barrier, durable) = (*handle, *barrier, *durable);
+        let Some(Op { kind: OpKind::Settle { handle, durable, .. }, .. }) = self.ops.get(&id)
+        else {
+            return;
+        };
+        let (handle, durable) = (*handle, *durable);
         let Some(ino) = self.handles.get(&handle).map(|state| state.ino) else {
             return self.finish(id, Ok(FsReply::Done));
         };
+        let waits = durable && !planted::is(Bug::SyncAhead);
+        let ahead = !waits && self.may_go_ahead(ino);
+        let Some(OpKind::Settle { barrier, tell, ask, .. }) =
+            self.ops.get_mut(&id).map(|op| &mut op.kind)
+        else {
+            return;
+        };
+        let barrier = *barrier;
         let file = self.files.get_mut(&ino).expect("a handle keeps its file");
-        let mut over = file.writes.passed(barrier);
+        let mut over = match ahead {
+            true => file.writes.passed_or_at_volume(barrier),
+            false => file.writes.passed(barrier),
+        };
         if over {
             let wanted = *tell.get_or_insert(file.telling.wanted);
             if file.telling.done < wanted {
                 file.telling.urgent = file.telling.urgent.max(wanted);
-                over = false;
+                over = ahead;
             }
             if durable {
+                over &= file.behind.is_empty() || ahead;
                 let ask = *ask.get_or_insert_with(|| {
                     file.ask_for_older_writes();
                     file.unsynced.last_ask()
@@ -60,6 +74,7 @@ impl ClientCore {
             }
         }
         if over {
+            self.send_wrote(ino);
             let is_told = durable || self.handles[&handle].writes;
             let result = if is_told { self.take_error(handle) } else { Ok(()) };
             return self.finish(id, result.map(|()| FsReply::Done));
@@ -67,6 +82,7 @@ impl ClientCore {
         file.waiting.push(id);
         self.send_syncs(ino);
         self.send_wrote(ino);
+        self.hurry(ino);
     }
 
     /// The failure of a write-behind that this handle has not been told of, once.
@@ -105,6 +121,9 @@ impl ClientCore {
         if let Some(file) = self.files.get_mut(&ino) {
             file.answered = None;
             file.forget_failed_move();
+            if !file.waiting.is_empty() {
+                self.hurry(ino);
+            }
         }
         self.collect(ino);
     }
@@ -136,7 +155,7 @@ impl ClientCore {
             self.file_timers.remove(&(due, ino));
         }
         let size_min = telling.acked_end;
-        let mtime = file.local_mtime.unwrap_or(file.attr.mtime);
+        let mtime = file.mtime_to_tell();
         let writer = file.writer;
         let at_targets = file.begun.is_some() && !planted::is(Bug::BeginUntold);
         file.telling.begins = at_targets;
@@ -146,7 +165,8 @@ impl ClientCore {
     }
 
     pub(crate) fn wrote_answered(&mut self, ino: Ino, answer: &Answer) {
-        let now = self.now;
+        let reply = answer.meta(Kind::Wrote);
+        let overtaken = self.is_reply_overtaken(&reply);
         let Some(file) = self.files.get_mut(&ino) else { return };
         self.touched.insert(ino);
         let telling = &mut file.telling;
@@ -154,22 +174,23 @@ impl ClientCore {
         telling.done = telling.in_flight.take().expect("one is in flight at a time");
         self.tell_soon(ino);
         let Some(file) = self.files.get_mut(&ino) else { return };
-        match (answer.status, MetaReply::decode(Kind::Wrote, &answer.body)) {
-            (Status::Ok, Ok(MetaReply::Attr(attr))) => {
+        match reply {
+            Ok(MetaReply::Attr(attr)) => {
                 if std::mem::take(&mut file.telling.begins) {
                     file.begun = None;
                 }
                 file.changed_by_us(&attr);
-                file.learn(&attr, now);
+                file.learn(&attr, overtaken);
                 file.drop_overlays();
                 self.learn_with(attr, answer.lease);
             }
-            (status, _) => {
-                tracing::warn!(%ino, %status, "the volume did not take a file's length");
-                let code = if status == Status::Ok { Status::Protocol } else { status };
-                file.fail(code.errno());
+            reply => {
+                tracing::warn!(%ino, status = %answer.status, "the volume did not take a file's length");
+                file.fail(reply.err().unwrap_or(errno::EIO));
                 file.drop_overlays();
-                if file.begun.is_some() {
+                let begun = file.begun.is_some();
+                self.refused(ino);
+                if begun {
                     // What is at the targets does not count.
                     self.drop_written(ino);
                 }

@@ -111,6 +111,7 @@ impl Purpose {
             Purpose::Own { ino }
             | Purpose::Wrote { ino }
             | Purpose::Release { ino, .. }
+            | Purpose::SetAttrBehind { ino }
             | Purpose::SetAttr { ino, .. } => ino,
             _ => Ino(0),
         }

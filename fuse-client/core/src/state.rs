@@ -94,6 +94,10 @@ pub(crate) enum Purpose {
         ino: Ino,
         held: bool,
     },
+    /// Nobody waits for it.
+    SetAttrBehind {
+        ino: Ino,
+    },
     /// `op`: a direct write waits for it.
     Write {
         ino: Ino,
@@ -173,6 +177,12 @@ pub(crate) enum Purpose {
 }
 
 impl Purpose {
+    /// Whether the change is one that nobody need wait for ([`crate::behind`]).
+    pub(crate) fn may_be_held(self) -> bool {
+        let behind = matches!(self, Purpose::SetAttrBehind { .. });
+        behind || matches!(self, Purpose::Wrote { .. } | Purpose::WriteData { .. })
+    }
+
     /// The operation that waits for the answer and ends without it when it is abandoned.
     pub(crate) fn op(self) -> Option<OpId> {
         match self {

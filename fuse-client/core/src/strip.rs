@@ -65,7 +65,7 @@ impl ClientCore {
     }
 
     pub(crate) fn takes_set_ids(&mut self, id: OpId, ino: Ino) -> bool {
-        let mode = self.files.get(&ino).and_then(|file| stripped(file.attr.mode));
+        let mode = self.files.get(&ino).and_then(|file| stripped(file.overlay(file.attr).mode));
         if mode.is_some() {
             let set = SetAttr { mode, ..SetAttr::default() };
             self.ask_to_strip(id, ino, &MetaRequest::SetAttr { ino, set });
@@ -99,12 +99,12 @@ impl ClientCore {
                 }
             }
             (Kind::SetAttr, Status::Ok) => {
-                let now = self.now;
+                let overtaken = self.is_reply_overtaken(&answer.meta(kind));
                 if let (Some(file), Ok(MetaReply::Attr(attr))) =
                     (self.files.get_mut(&ino), answer.meta(kind))
                 {
                     file.changed_by_us(&attr);
-                    file.learn(&attr, now);
+                    file.learn(&attr, overtaken);
                     self.learn_with(attr, answer.lease);
                 }
                 // The kernel believes the mode of before.

@@ -110,7 +110,7 @@ impl ClientCore {
     }
 
     fn take_file(&mut self, record: u32, kept: FileRecord) {
-        let mut file = File::new(kept.attr, kept.layout, Duration::ZERO);
+        let mut file = File::new(kept.attr, kept.layout);
         file.inline = kept.inline_max.map(InlineFile::new);
         file.begun = kept.begun_max;
         file.kept = Some(record);
@@ -256,11 +256,18 @@ impl ClientCore {
         });
         let purpose = match MetaRequest::decode(kind, &body) {
             Ok((_, MetaRequest::SetAttr { ino, set })) => {
-                let held = set.size.is_some() && self.files.contains_key(&ino);
+                let held = op != OpId(0) && set.size.is_some() && self.files.contains_key(&ino);
                 if held {
                     self.files.get_mut(&ino).expect("just seen").exclusive += 1;
                 }
-                Purpose::SetAttr { op, ino, held }
+                match self.files.get_mut(&ino) {
+                    Some(file) if op == OpId(0) => {
+                        file.behind.add(&set);
+                        Purpose::SetAttrBehind { ino }
+                    }
+                    None if op == OpId(0) => Purpose::Unheard,
+                    _ => Purpose::SetAttr { op, ino, held },
+                }
             }
             Ok((_, MetaRequest::Make { how, .. })) if how.open => Purpose::Open(op),
             Ok(_) if op != OpId(0) => Purpose::Op(op),

@@ -1,5 +1,6 @@
 //! Scenarios against the fake cluster, and random programs against a model.
 
+mod behind;
 mod closed;
 mod copy;
 mod fake;
@@ -145,7 +146,7 @@ fn what_is_written_is_read_and_is_at_the_server_after_a_flush() {
     let found = world.read(handle, 0, 1 << 20).unwrap();
     assert_eq!(found[..5], [0; 5]);
     assert!(found[5..] == bytes);
-    world.done(FsOp::Flush { handle }).unwrap();
+    world.flush(handle);
     assert!(world.fake.content(ino)[5..] == bytes);
     world.done(FsOp::Release { handle }).unwrap();
     world.rest(ms(10));
@@ -257,7 +258,7 @@ fn truncation_comes_after_the_writes_before_it_and_before_those_after() {
     let Ok(FsReply::Data(pieces)) = world.wait(read) else { panic!() };
     let found = flat(&pieces);
     assert!(found.len() == 100 || found.len() == 204, "one or the other: {}", found.len());
-    world.done(FsOp::Flush { handle }).unwrap();
+    world.flush(handle);
     let expected = [&bytes[..100], &[0; 100], b"late"].concat();
     assert!(world.fake.content(ino) == expected);
     let opened = world.open(ino, OpenFlags { truncate: true, ..OpenFlags::default() });

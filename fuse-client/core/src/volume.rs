@@ -4,7 +4,9 @@
 //! keeps its slot until it is answered, whatever became of whoever asked.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
+use weft_net::link::Request;
 use weft_wire::meta::{Caller, MetaRequest, NO_SLOT};
 use weft_wire::units::to_u64;
 use weft_wire::{Ino, Kind, LeaseBits};
@@ -32,12 +34,17 @@ pub(crate) struct Volume {
     busy: BTreeMap<u64, u16>,
     free: BTreeSet<u16>,
     pub(crate) queue: VecDeque<Queued>,
+    /// Changes that have their slots and are sent with the next request, or when it is time: nobody waits for them.
+    pub(crate) held: Vec<Request>,
+    pub(crate) held_due: Option<Duration>,
     /// Opens that are being given back, not answered.
     pub(crate) releasing: BTreeMap<Ino, u32>,
     /// Those of them that are not sent yet.
     pub(crate) put_off: PutOffs,
     /// It keeps the outcome of a change of ours, and so knows the session after a restart.
     pub(crate) has_changed: bool,
+    /// Until when programs wait for each change, as one that was answered before was refused.
+    pub(crate) wary_until: Duration,
     /// `Reopen`s and claims of locks in flight.
     pub(crate) reopening: BTreeSet<u64>,
     /// Its server was started again and has not answered all that we said of it.
@@ -84,9 +91,12 @@ impl Volume {
             busy: BTreeMap::new(),
             free: BTreeSet::new(),
             queue: VecDeque::new(),
+            held: Vec::new(),
+            held_due: None,
             releasing: BTreeMap::new(),
             put_off: PutOffs::default(),
             has_changed: false,
+            wary_until: Duration::ZERO,
             reopening: BTreeSet::new(),
             must_return: false,
         }
@@ -108,7 +118,7 @@ impl Volume {
             return None;
         }
         // Words about writes wait for nobody, and others may wait for them: some slots are theirs alone.
-        let at = match self.free.len() > SLOTS_KEPT.min(usize::from(self.slot_count) / 2) {
+        let at = match self.has_free_slot() {
             true => 0,
             false => self.queue.iter().position(|queued| is_of_writes(queued.kind))?,
         };
@@ -119,6 +129,16 @@ impl Volume {
         put_slot(&mut next.body, slot, *sequence);
         self.busy.insert(next.tag, slot);
         Some(next)
+    }
+
+    /// Whether a slot is free that is not kept for words about writes.
+    fn has_free_slot(&self) -> bool {
+        self.free.len() > SLOTS_KEPT.min(usize::from(self.slot_count) / 2)
+    }
+
+    /// Whether a change that is asked for now is sent at once.
+    pub(crate) fn has_room(&self) -> bool {
+        self.queue.is_empty() && self.has_free_slot()
     }
 
     /// Changes that are not answered.

@@ -122,6 +122,7 @@ impl ClientCore {
         let wall = self.wall();
         let file = self.files.get_mut(&ino).expect("as above");
         file.local_mtime = file.local_mtime.max(Some(wall));
+        file.behind.written();
         self.touched.insert(ino);
         self.move_out_if_too_long(ino);
         if direct {
@@ -514,7 +515,8 @@ impl ClientCore {
         if let Some(file) = self.files.get_mut(&ino).filter(|file| file.telling.done < tell) {
             file.telling.urgent = file.telling.urgent.max(tell);
             file.waiting.push(id);
-            return self.send_wrote(ino);
+            self.send_wrote(ino);
+            return self.hurry(ino);
         }
         if !self.strips_after(id, ino) {
             self.finish(id, Ok(FsReply::Written(bytes)));

@@ -155,6 +155,21 @@ impl WriteSet {
         self.writes.get(&id)
     }
 
+    /// Whether all writes below `barrier` are acknowledged, or with changes at the volume.
+    pub(crate) fn passed_or_at_volume(&self, barrier: u64) -> bool {
+        self.writes.range(..barrier).all(|(_, write)| write.tag == Some(TO_VOLUME))
+    }
+
+    /// Whether a write is with a change at the volume.
+    pub(crate) fn any_at_volume(&self) -> bool {
+        self.writes.values().any(|write| write.tag == Some(TO_VOLUME))
+    }
+
+    /// Whether a write is not out.
+    pub(crate) fn any_unsent(&self) -> bool {
+        self.writes.values().any(|write| write.tag.is_none())
+    }
+
     /// Whether a write is out.
     pub(crate) fn any_sent(&self) -> bool {
         self.writes.values().any(|write| write.tag.is_some())

@@ -8,7 +8,7 @@ use crate::limits::{LINGERING_MANY, UNSEEN_ERRORS_MAX};
 
 impl World {
     pub(super) fn close(&mut self, handle: Handle) {
-        self.done(FsOp::Flush { handle }).unwrap();
+        self.flush(handle);
         self.done(FsOp::Release { handle }).unwrap();
     }
 
@@ -46,16 +46,6 @@ impl World {
     fn chunk_count(&self, ino: Ino) -> usize {
         let chunks = self.fake.targets.values().flat_map(|target| target.chunks.keys());
         chunks.filter(|(of, _)| *of == ino).count()
-    }
-
-    fn step_until(&mut self, over: impl Fn(&World) -> bool) {
-        for _ in 0..10_000 {
-            if over(self) {
-                return;
-            }
-            self.step();
-        }
-        panic!("it is never over");
     }
 
     fn lingers(&self) -> usize {

@@ -1,5 +1,7 @@
 //! Files whose data is in the inode.
 
+use weft_wire::session::{FEATURE_FRESH, FEATURE_INLINE};
+
 use super::world::{World, config};
 use super::*;
 
@@ -11,7 +13,7 @@ impl World {
     }
 
     fn shut(&mut self, handle: Handle) {
-        self.done(FsOp::Flush { handle }).unwrap();
+        self.flush(handle);
         self.done(FsOp::Release { handle }).unwrap();
     }
 
@@ -66,7 +68,7 @@ fn what_does_not_fit_moves_to_its_target_durably_and_whole() {
         if seed % 3 == 0 {
             (0..2).for_each(|shard| world.crash(shard));
         }
-        world.done(FsOp::Flush { handle }).unwrap();
+        world.flush(handle);
         assert!(!world.is_inline(ino) && world.fake.content(ino) == bytes);
         assert!(world.read_all(handle) == bytes);
         world.done(settled(handle)).unwrap();
@@ -149,7 +151,7 @@ fn a_beginning_that_the_volume_does_not_take_is_an_error_and_the_file_is_empty()
     let (ino, handle) = world.create(b"a");
     world.fake.log_fails = true;
     world.write(handle, 0, &pattern(8, 9000), false).unwrap();
-    assert_eq!(world.done(FsOp::Flush { handle }), Err(EIO));
+    assert_eq!(world.done(settled(handle)), Err(EIO));
     world.fake.log_fails = false;
     assert!(world.is_inline(ino) && world.fake.content(ino).is_empty());
     assert!(world.read_all(handle).is_empty(), "as everybody sees it");
@@ -177,7 +179,7 @@ fn what_was_not_taken_when_others_went_on_is_not_made_later() {
     let (ino, handle) = world.small(b"a", b"first");
     world.done(settled(handle)).unwrap();
     world.write(handle, 0, b"later", false).unwrap();
-    let flush = world.ask(FsOp::Flush { handle }); // It is on its way.
+    let flush = world.ask(settled(handle)); // It is on its way.
     world.fake.fence += 1;
     world.disconnect_shard(0);
     assert_eq!(world.wait(flush).err(), Some(EIO));
@@ -192,14 +194,8 @@ fn what_was_not_taken_when_others_went_on_is_not_made_later() {
 #[test]
 fn a_successor_sends_what_the_one_before_had_not_and_reads_anew() {
     for seed in 360..380 {
-        let mut world = World::keeping(config(), seed);
-        world.fake.features |= weft_wire::session::FEATURE_INLINE;
-        if seed % 3 == 0 {
-            world.fake.features |= weft_wire::session::FEATURE_FRESH;
-        }
-        while !world.ready {
-            world.step();
-        }
+        let fresh = if seed % 3 == 0 { FEATURE_FRESH } else { 0 };
+        let mut world = World::keeping_with(config(), seed, FEATURE_INLINE | fresh);
         let mut bytes = pattern(5, 700);
         let (ino, handle) = world.small(b"a", &bytes);
         if seed % 2 == 0 {

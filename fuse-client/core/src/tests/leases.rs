@@ -350,7 +350,7 @@ fn what_was_written_before_a_fence_and_is_lost_after_it_is_an_error() {
     let mut world = World::ready(config(), 37);
     let (_, handle) = world.create(b"a");
     world.write(handle, 0, &[7; 10_000], false).unwrap();
-    world.done(FsOp::Flush { handle }).unwrap();
+    world.flush(handle);
     world.fake.fence += 1;
     (0..2).for_each(|shard| world.disconnect_shard(shard));
     world.rest(ms(100));
@@ -479,30 +479,50 @@ fn what_a_change_overtook_is_not_believed() {
     let changes = |ino| Changes::of(&MetaRequest::SetAttr { ino, set: SetAttr::default() });
     let mut overtaking = Overtaking::default();
     // Call 5 is under way when the change, call 6, is answered; 9 is the next.
-    overtaking.changed(&changes(file), 6, Some(5), 9);
-    assert!(overtaking.may_overtake(file, 5) && overtaking.may_overtake(file, 8));
-    assert!(!overtaking.may_overtake(file, 6), "the change's own answer knows");
-    assert!(!overtaking.may_overtake(file, 9), "asked since");
-    assert!(!overtaking.may_overtake(other, 5));
+    overtaking.changed(&changes(file), (6, None), Some(5), 9);
+    assert!(overtaking.may_overtake(file, 5, None) && overtaking.may_overtake(file, 8, None));
+    assert!(!overtaking.may_overtake(file, 6, None), "the change's own answer knows");
+    assert!(!overtaking.may_overtake(file, 9, None), "asked since");
+    assert!(!overtaking.may_overtake(other, 5, None));
     // Everything from before was answered.
-    overtaking.changed(&changes(other), 10, Some(9), 12);
-    assert!(!overtaking.may_overtake(file, 8) && overtaking.may_overtake(other, 9));
+    overtaking.changed(&changes(other), (10, None), Some(9), 12);
+    assert!(!overtaking.may_overtake(file, 8, None) && overtaking.may_overtake(other, 9, None));
     // Nothing is under way: nothing can come late.
-    overtaking.changed(&changes(file), 12, None, 13);
-    assert!(!overtaking.may_overtake(file, 5) && !overtaking.may_overtake(other, 9));
+    overtaking.changed(&changes(file), (12, None), None, 13);
+    assert!(!overtaking.may_overtake(file, 5, None) && !overtaking.may_overtake(other, 9, None));
     // An earlier change that is answered later knows no better, whether others are under way or not.
     for oldest in [None, Some(14)] {
         let mut overtaking = Overtaking::default();
-        overtaking.changed(&changes(file), 16, Some(15), 18);
-        overtaking.changed(&changes(file), 15, oldest, 18);
-        assert!(overtaking.may_overtake(file, 15), "{oldest:?}");
-        overtaking.changed(&changes(file), 19, Some(17), 20);
-        assert!(!overtaking.may_overtake(file, 19) && overtaking.may_overtake(file, 17));
+        overtaking.changed(&changes(file), (16, None), Some(15), 18);
+        overtaking.changed(&changes(file), (15, None), oldest, 18);
+        assert!(overtaking.may_overtake(file, 15, None), "{oldest:?}");
+        overtaking.changed(&changes(file), (19, None), Some(17), 20);
+        assert!(
+            !overtaking.may_overtake(file, 19, None) && overtaking.may_overtake(file, 17, None)
+        );
     }
+    // Changes that were sent one after the other, and told versions: these tell.
+    let mut overtaking = Overtaking::default();
+    overtaking.changed(&changes(file), (3, Some((file, 70))), Some(2), 6);
+    assert!(!overtaking.may_overtake(file, 4, Some(71)), "it was made after that");
+    assert!(overtaking.may_overtake(file, 2, Some(69)) && overtaking.may_overtake(file, 2, None));
+    overtaking.changed(&changes(file), (4, Some((file, 71))), Some(2), 6);
+    assert!(
+        !overtaking.may_overtake(file, 4, Some(71)) && !overtaking.may_overtake(file, 5, Some(72))
+    );
+    assert!(overtaking.may_overtake(file, 2, Some(70)));
+    // An unlink in between says nothing of the file, and versions nothing of it.
+    overtaking.changed(&changes(file), (5, None), Some(2), 6);
+    assert!(
+        overtaking.may_overtake(file, 2, Some(72)) && !overtaking.may_overtake(file, 6, Some(72))
+    );
     // More than are kept apart: all.
+    let mut overtaking = Overtaking::default();
     for ino in 0..400 {
-        overtaking.changed(&changes(Ino(ino)), 20, Some(14), 30);
+        overtaking.changed(&changes(Ino(ino)), (20, None), Some(14), 30);
     }
-    assert!(overtaking.may_overtake(Ino(399), 14) && overtaking.may_overtake(Ino(1000), 14));
-    assert!(!overtaking.may_overtake(Ino(0), 30));
+    assert!(
+        overtaking.may_overtake(Ino(399), 14, None) && overtaking.may_overtake(Ino(1000), 14, None)
+    );
+    assert!(!overtaking.may_overtake(Ino(0), 30, None));
 }

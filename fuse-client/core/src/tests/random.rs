@@ -46,7 +46,9 @@ enum Check {
     Read(Vec<u8>),
     Size(u64),
     Cut(u64),
-    Closing,
+    Closing {
+        whole: bool,
+    },
     Closed,
     Opened,
 }
@@ -54,7 +56,7 @@ enum Check {
 impl Check {
     /// Whether nothing is different when the operation does not happen, or happens and nobody hears of it.
     fn may_be_interrupted(&self) -> bool {
-        matches!(self, Check::Done | Check::Read(_) | Check::Size(_) | Check::Closing)
+        matches!(self, Check::Done | Check::Read(_) | Check::Size(_) | Check::Closing { .. })
     }
 }
 
@@ -91,7 +93,8 @@ impl Program {
                 (self.ino, self.handle, self.model) = (ino, handle, model);
                 return Doing::Nothing;
             }
-            _ => (FsOp::Flush { handle }, Check::Closing),
+            _ if self.random.one_in(2) => (settled(handle), Check::Closing { whole: true }),
+            _ => (FsOp::Flush { handle }, Check::Closing { whole: false }),
         };
         Doing::Asked(world.ask(op), check)
     }
@@ -214,8 +217,9 @@ impl Program {
             (Check::Size(size) | Check::Cut(size), FsReply::Attr(attr, _)) => {
                 assert_eq!(attr.size, size)
             }
-            (Check::Closing, FsReply::Done) => {
-                let whole = self.servers_forget || world.fake.content(self.ino) == self.model;
+            (Check::Closing { whole }, FsReply::Done) => {
+                let whole =
+                    !whole || self.servers_forget || world.fake.content(self.ino) == self.model;
                 assert!(whole, "a closed file is whole");
                 let id = world.ask(FsOp::Release { handle: self.handle });
                 self.doing = Doing::Asked(id, Check::Closed);

@@ -31,6 +31,7 @@ impl World {
     fn chmod(&mut self, ino: Ino, mode: u32) {
         let set = SetAttr { mode: Some(mode), ..SetAttr::default() };
         assert!(self.run(FsOp::SetAttr { ino, set, handle: None }).is_ok());
+        self.step_until(|world| world.core.is_clean());
         self.forgotten.clear();
     }
 

@@ -12,7 +12,7 @@ use weft_wire::{Header, Ino, Kind, LeaseMode, SessionId, Status};
 
 use super::fake::{Asked, Fake};
 use crate::{
-    Caller, ClientConfig, ClientCore, FsOp, FsReply, Keep, KeepMemory, LinkId, OpId, Output,
+    Caller, ClientConfig, ClientCore, FsOp, FsReply, Handle, Keep, KeepMemory, LinkId, OpId, Output,
 };
 
 /// Deterministic numbers (SplitMix64).
@@ -71,6 +71,8 @@ pub(super) struct World {
     pub(super) faults: Faults,
     /// The server takes no connections.
     pub(super) down: bool,
+    /// The kernel has each reply before anything is sent.
+    pub(super) hears: bool,
     /// What the kernel was told to forget.
     pub(super) forgotten: Vec<(Vec<Ino>, bool)>,
     /// How often memory was to be given back.
@@ -106,6 +108,7 @@ impl World {
             random: Random(seed),
             faults: Faults::default(),
             down: false,
+            hears: false,
             forgotten: Vec::new(),
             trimmed_count: 0,
             recall_id: 0,
@@ -117,7 +120,13 @@ impl World {
 
     /// A mount that keeps what a successor needs.
     pub(super) fn keeping(config: ClientConfig, seed: u64) -> World {
+        World::keeping_with(config, seed, 0)
+    }
+
+    /// The same of a server that offers more.
+    pub(super) fn keeping_with(config: ClientConfig, seed: u64, features: u64) -> World {
         let mut world = World::new(config, seed);
+        world.fake.features |= features;
         world.serve_with(Keep::open(KeepMemory::heap()).unwrap());
         world
     }
@@ -197,7 +206,31 @@ impl World {
         self.wait(id)
     }
 
+    pub(super) fn step_until(&mut self, over: impl Fn(&World) -> bool) {
+        for _ in 0..10_000 {
+            if over(self) {
+                return;
+            }
+            self.step();
+        }
+        panic!("it is never over");
+    }
+
+    /// Flushes, and lets what goes on behind it end.
+    pub(super) fn flush(&mut self, handle: Handle) {
+        self.done(FsOp::Flush { handle }).unwrap();
+        self.step_until(|world| world.core.is_clean());
+    }
+
     pub(super) fn drain(&mut self) {
+        self.carry_out();
+        if self.hears {
+            self.core.replied();
+            self.carry_out();
+        }
+    }
+
+    fn carry_out(&mut self) {
         while let Some(output) = self.core.poll() {
             match output {
                 Output::Reply { op, result } => {
