@@ -10,11 +10,13 @@ with the builds exchanged, and with one of them twice to see what a difference o
 """
 
 import argparse
+import io
 import json
 import os
 import shutil
 import statistics
 import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -100,6 +102,24 @@ def reopen(folder, seconds):
     return count
 
 
+def unpack(folder, seconds):
+    """An archive of 400 files of 100 bytes to 24 KiB, unpacked by root's tar: owner, mode and times of each are set."""
+    archive = Path(folder, "archive.tar")
+    if not archive.exists():
+        with tarfile.open(archive, "w") as tar:
+            for number in range(400):
+                member = tarfile.TarInfo("d%d/f%d" % (number // 40, number))
+                member.size, member.mtime, member.uid = 100 + number * 61, 1_000_000_000 + number, 1000 + number % 3
+                tar.addfile(member, io.BytesIO(b"x" * member.size))
+        run(["sync", str(archive)], timeout_s=60)
+    end, count = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        into = tempfile.mkdtemp(prefix="unpacked-", dir=folder)
+        run(["tar", "-xf", str(archive), "-C", into], timeout_s=60)
+        count += 400
+    return count
+
+
 LOADS = {
     "reads": fio("randread", THREADS),
     "overwrites": fio("randwrite", THREADS),
@@ -111,6 +131,7 @@ LOADS = {
     "small-removals": make_and_remove(b"x" * 3901),
     "small-reads": read_small,
     "reopens": reopen,
+    "unpacks": unpack,
 }
 
 

@@ -40,7 +40,7 @@ pub(super) struct FileData {
     pending: Vec<Write>,
     maybe: Vec<Write>,
     damaged: BTreeSet<usize>,
-    /// The volume's size is at least this: it was answered.
+    /// The volume's size is at least this: an fsync, or a cut, said so.
     told: usize,
     /// And at most this.
     longest: usize,
@@ -48,8 +48,9 @@ pub(super) struct FileData {
     writing: usize,
     /// A cut is asked for and not answered.
     cutting: Option<usize>,
-    /// Written to since the last flush: a failure may still have to be reported.
-    unflushed: bool,
+    /// Written to since the last fsync: a failure may still have to be reported, also after a flush, which does not wait for
+    /// the volume.
+    unsynced: bool,
 }
 
 fn put(into: &mut Vec<u8>, write: &Write) {
@@ -77,12 +78,12 @@ impl FileData {
         put(&mut self.now, &write);
         self.longest = self.longest.max(self.now.len());
         self.pending.push(write);
-        self.unflushed = true;
+        self.unsynced = true;
     }
 
     /// An error was reported, or nobody will ever say how it ended: what is not durable may be there or not.
     pub(super) fn gave_up(&mut self) {
-        (self.inexact, self.unflushed) = (true, false);
+        (self.inexact, self.unsynced) = (true, false);
         self.maybe.append(&mut self.pending);
     }
 
@@ -93,9 +94,9 @@ impl FileData {
         self.inexact = true;
     }
 
-    /// Everything is at the servers.
-    pub(super) fn flushed(&mut self) {
-        self.unflushed = false;
+    /// Everything is at the servers, the length at the volume.
+    pub(super) fn settled(&mut self) {
+        self.unsynced = false;
         if !self.inexact {
             self.told = self.now.len();
         }
@@ -103,7 +104,7 @@ impl FileData {
 
     /// Everything is durable.
     pub(super) fn synced(&mut self) {
-        self.flushed();
+        self.settled();
         let pending = std::mem::take(&mut self.pending);
         for write in &pending {
             put(&mut self.base, write);
@@ -186,13 +187,14 @@ impl FileData {
         }
     }
 
-    /// Whether its bytes are what the program wrote, whatever failed: all of it is at the servers.
-    pub(super) fn is_sure(&self) -> bool {
-        !self.is_loose(true)
+    /// Whether its bytes are what the program wrote. `unheard`: also where writes may have failed unheard of, which then
+    /// takes an fsync.
+    pub(super) fn is_sure(&self, unheard: bool) -> bool {
+        !self.is_loose(unheard)
     }
 
     fn is_loose(&self, unheard: bool) -> bool {
-        self.inexact || self.may_fail() || (unheard && self.unflushed)
+        self.inexact || self.may_fail() || (unheard && self.unsynced)
     }
 
     /// Whether a read of the block at `offset` may fail.

@@ -39,6 +39,12 @@ impl World {
             })
         });
         self.pass(self.plan.session_timeout + self.plan.grace + Duration::from_secs(10));
+        let unheard = self.excuses.unheard_of_any();
+        for client in self.clients.iter_mut().filter(|client| client.alive && !unheard) {
+            if client.core.fence_count() == 0 && !client.was_without_leases {
+                client.programs.iter_mut().for_each(Program::rested);
+            }
+        }
         // What vanished clients had sent has happened by now, or never will: seen when the server starts again.
         self.stop_server();
         self.run_until("stopped", |world| world.node.process.is_none());

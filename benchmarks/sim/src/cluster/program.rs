@@ -235,6 +235,12 @@ impl Program {
         }
     }
 
+    /// Its client was at rest: the volume has what it was told of.
+    pub(super) fn rested(&mut self) {
+        self.tree.modes_are_sure();
+        self.files.values_mut().for_each(FileData::settled);
+    }
+
     /// Its client is gone: what was under way is never answered.
     pub(super) fn vanish(&mut self) {
         match self.doing.take() {

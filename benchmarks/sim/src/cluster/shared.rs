@@ -9,7 +9,8 @@
 //! - A power loss (or a failed flush) takes the standing of what is not durable, until its writer's fsync brings it
 //!   back; for good where the writer is gone or has closed the file. So does an error that the writer was told. A fence
 //!   and leases that ran out (both are when a server goes on without a client) do it to what is not at the servers.
-//! - Where writes may fail unheard of (full or failing devices), one stands when its writer's flush has said so.
+//! - Where writes may fail unheard of (full or failing devices), one stands when its writer's fsync has said so: a
+//!   flush does not wait for the volume.
 //!
 //! A truncation is a write of zeros from there on, and the length follows from the same rules. Appends:
 //! [`appends`]. That a name, once answered, leads to the same inode is held at each start.
@@ -212,14 +213,12 @@ impl SharedFile {
         own.for_each(Write::fail);
     }
 
-    /// A flush or an fsync that began then was answered.
-    pub(super) fn settled(&mut self, client: usize, began: Moment, durable: bool, now: Moment) {
+    /// An fsync that began then was answered.
+    pub(super) fn synced(&mut self, client: usize, began: Moment, now: Moment) {
         let own = |write: &&mut Write| write.client == client && write.ended_before(began);
         for write in self.writes.iter_mut().filter(own).filter(|write| !write.failed) {
             (write.at_servers, write.adrift) = (true, false);
-            if durable {
-                (write.durable, write.endangered) = (true, false);
-            }
+            (write.durable, write.endangered) = (true, false);
             write.stand(now, true);
         }
     }

@@ -299,7 +299,9 @@ impl Sharer {
                 Ok(())
             }
             (Doing::Settle { durable }, Ok(FsReply::Done)) => {
-                file.settled(client, began, durable, now);
+                if durable {
+                    file.synced(client, began, now);
+                }
                 Ok(())
             }
             (Doing::Reserve, Ok(FsReply::Done)) => Ok(()),

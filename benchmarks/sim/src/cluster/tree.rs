@@ -32,6 +32,8 @@ pub(super) struct Node {
     pub(super) kind: FileKind,
     /// Permission bits.
     pub(super) mode: u32,
+    /// Those of before, of a file, where the volume may not have the change yet that a program was told of.
+    pub(super) modes_before: Vec<u32>,
     pub(super) nlink: u32,
     pub(super) target: Vec<u8>,
     pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -117,7 +119,9 @@ impl Tree {
         self.next += 1;
         let (xattrs, children) = (BTreeMap::new(), BTreeMap::new());
         let ino = Ino(0);
-        let node = Node { ino, kind, mode, nlink: 1, target, xattrs, children, parent };
+        let modes_before = Vec::new();
+        let node =
+            Node { ino, kind, mode, modes_before, nlink: 1, target, xattrs, children, parent };
         self.nodes.insert(id, node);
         id
     }
@@ -196,7 +200,11 @@ impl Tree {
             }
             Change::Rename { from, to, flags } => self.rename(from, to, *flags).map(|()| None),
             Change::Chmod { node, mode } => {
-                self.node_mut(*node).mode = *mode;
+                let node = self.node_mut(*node);
+                if node.kind == FileKind::Regular {
+                    node.modes_before.push(node.mode);
+                }
+                node.mode = *mode;
                 Ok(None)
             }
             Change::SetXattr { node, name, value } => {
@@ -246,6 +254,11 @@ impl Tree {
         }
         self.put(to.clone(), moved);
         Ok(())
+    }
+
+    /// The volume has all changes of permissions.
+    pub(super) fn modes_are_sure(&mut self) {
+        self.nodes.values_mut().for_each(|node| node.modes_before.clear());
     }
 
     /// Every node with a name, the root first.

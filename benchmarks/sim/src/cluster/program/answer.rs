@@ -87,6 +87,10 @@ impl Program {
         match (reply, expected) {
             (Ok(reply), Ok(node)) => {
                 self.tree = self.after.take().expect("made with the operation");
+                if !matches!(change, Change::Chmod { .. }) && !excuses.unheard() {
+                    // What was sent before it is in the log before it.
+                    self.tree.modes_are_sure();
+                }
                 self.take_reply(change, node, reply, excuses)
             }
             (Err(code), Err(right)) if code == right => {
@@ -143,7 +147,14 @@ impl Program {
             return Err(format!("inode {} where {} is right", attr.ino, node.ino));
         }
         let node = self.tree.node(id);
-        if attr.kind() != node.kind || attr.mode & 0o7777 != node.mode {
+        let mode = attr.mode & 0o7777;
+        let refused = excuses.unheard() && node.modes_before.contains(&mode);
+        if refused && mode != node.mode {
+            let node = self.tree.node_mut(id);
+            node.modes_before.push(std::mem::replace(&mut node.mode, mode));
+        }
+        let node = self.tree.node(id);
+        if attr.kind() != node.kind || mode != node.mode {
             return Err(format!("mode {:o} where {:o} is right", attr.mode, node.mode));
         }
         match node.kind {
@@ -226,10 +237,18 @@ impl Program {
         let found = self.file(source);
         // In the inode there may be a hole behind the data.
         let small = found.now.iter().skip(INLINE_BYTES_MAX).all(|byte| *byte == 0);
-        let may_fail = found.may_fail();
+        let (may_fail, sure) = (found.may_fail(), found.is_sure(excuses.unheard()));
         match reply {
             Err(EOPNOTSUPP) if small => {
                 self.file(node).write_ended();
+                Ok(())
+            }
+            // Of what was not taken nothing is there to be copied.
+            Ok(FsReply::Copied(count)) if to_usize(count) < bytes.len() && !sure => {
+                let file = self.file(node);
+                file.write_ended();
+                file.gave_up();
+                file.perhaps_wrote(offset, bytes);
                 Ok(())
             }
             Ok(FsReply::Copied(count)) => {
@@ -275,8 +294,13 @@ impl Program {
     ) -> Result<(), String> {
         let file = self.file(node);
         match reply {
-            Ok(FsReply::Done) if durable => file.synced(),
-            Ok(FsReply::Done) => file.flushed(),
+            Ok(FsReply::Done) if durable => {
+                file.synced();
+                if !excuses.unheard() {
+                    self.tree.node_mut(node).modes_before.clear();
+                }
+            }
+            Ok(FsReply::Done) => {}
             Err(code) if excused(code, file.may_fail(), excuses) => file.gave_up(),
             _ => return Err("done is right".to_owned()),
         }

@@ -37,7 +37,7 @@ impl Program {
         let (source, from_node) = *self.open.get(random.index(OPEN_MAX))?;
         let found = self.file(from_node);
         let size = to_u64(found.now.len());
-        if size == 0 || !found.is_sure() {
+        if size == 0 || !found.is_sure(true) {
             return None;
         }
         let blocks = if random.chance(50) { 4096 } else { 1 };

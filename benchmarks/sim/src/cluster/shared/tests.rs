@@ -37,7 +37,7 @@ fn a_read_finds_the_last_write_that_was_over_or_one_under_way() {
 fn what_a_power_loss_took_may_be_old_until_an_fsync() {
     let (mut file, mut now) = (SharedFile::new(0, false), 1);
     let first = fill(&mut file, 0, 0..8, &mut now);
-    file.settled(0, now, true, now + 1);
+    file.synced(0, now, now + 1);
     now += 2;
     let last = fill(&mut file, 1, 0..8, &mut now);
     assert!(!read_of(&mut file, first, now, false));
@@ -45,14 +45,14 @@ fn what_a_power_loss_took_may_be_old_until_an_fsync() {
     assert!(read_of(&mut file, first, now, false) && read_of(&mut file, last, now, false));
     let hole = vec![0; 8 * CELL_BYTES];
     assert!(file.check(&(0..8), &hole, (now, false)).is_err(), "the first was durable");
-    file.settled(1, now, true, now + 1);
+    file.synced(1, now, now + 1);
     assert!(!read_of(&mut file, first, now + 2, false), "it was said to be durable after all");
     // Of one that was closed nobody says so.
     now += 2;
     let closed = fill(&mut file, 0, 0..8, &mut now);
     file.closed(0);
     file.power_lost();
-    file.settled(0, now, true, now + 1);
+    file.synced(0, now, now + 1);
     assert!(read_of(&mut file, last, now + 2, false));
     assert!(read_of(&mut file, closed, now + 2, false));
 }
@@ -61,11 +61,11 @@ fn what_a_power_loss_took_may_be_old_until_an_fsync() {
 fn a_fence_takes_what_is_not_at_the_servers() {
     let (mut file, mut now) = (SharedFile::new(0, false), 1);
     let first = fill(&mut file, 0, 0..8, &mut now);
-    file.settled(0, now, false, now + 1);
+    file.synced(0, now, now + 1);
     now += 2;
     file.fenced(0);
     let hole = vec![0; 8 * CELL_BYTES];
-    assert!(file.check(&(0..8), &hole, (now, false)).is_err(), "it was flushed");
+    assert!(file.check(&(0..8), &hole, (now, false)).is_err(), "it was synced");
     let second = fill(&mut file, 0, 0..8, &mut now);
     file.fenced(0);
     assert!(read_of(&mut file, first, now, false) && read_of(&mut file, second, now, false));
