@@ -14,7 +14,7 @@ from pathlib import Path
 import cut_disk
 import steps
 from lib.cluster import free_port
-from lib.procs import fork_worker, join_workers, run, tail
+from lib.procs import fork_worker, join_workers, tail
 
 AT_ONCE = 2
 
