@@ -10,7 +10,10 @@
 //! meanwhile is told that, and waits for nothing.
 //!
 //! Where nobody waits, several are better than one: they are held back for a moment, and sent with what is asked of the same
-//! server next, in the order of the calls. So they share a message, a waking of the server and a write of its log.
+//! server next. So they share a message, a waking of the server and a write of its log. Changes of one file are made in the order
+//! of the calls: each is sent when the one before is answered.
+
+use std::collections::BTreeSet;
 
 use weft_net::link::Request;
 use weft_wire::meta::{Attr, MetaReply, MetaRequest, SetAttr, Time, TimeSet};
@@ -20,8 +23,8 @@ use weft_wire::{Ino, Kind, LeaseMode, VolumeId};
 use crate::core::{ClientCore, at};
 use crate::file::File;
 use crate::limits::{HELD_WAIT, WARY};
-use crate::op::{FsReply, LinkId, OpId, Ttl};
-use crate::state::{Answer, Purpose, errno};
+use crate::op::{FsOp, FsReply, LinkId, OpId, Ttl};
+use crate::state::{Answer, OpKind, Purpose, errno};
 use crate::volume::Volume;
 
 const PERMISSION_BITS: u32 = 0o7777;
@@ -195,32 +198,67 @@ impl ClientCore {
         volume.held_due.get_or_insert(due);
     }
 
-    /// Sends what was held back for this link: before all that is asked after it.
+    /// Sends what was held back for this link: before all that is asked after it. Of a file one at a time, or a server that is
+    /// too busy for one of them would make them in another order.
     pub(crate) fn send_held(&mut self, link: LinkId) {
         let now = self.now;
-        for volume in self.volumes.values_mut().filter(|volume| volume.link == link) {
-            volume.held_due = None;
-            for request in volume.held.drain(..) {
-                self.links[at(link)].submit(request, now);
+        for volume in self.volumes.values_mut() {
+            if volume.link != link || volume.held.is_empty() {
+                continue;
             }
+            let mut waiting = BTreeSet::new();
+            for request in std::mem::take(&mut volume.held) {
+                let ino = self.calls.get(&request.tag).and_then(|call| call.purpose.behind());
+                if let Some(file) = ino.and_then(|ino| self.files.get_mut(&ino)) {
+                    if file.sent_behind > 0 || waiting.contains(&ino) {
+                        waiting.insert(ino);
+                        volume.held.push(request);
+                        continue;
+                    }
+                    file.sent_behind += 1;
+                }
+                self.links[at(link)].submit(request, now);
+                self.live_links.insert(link);
+            }
+            volume.held_due = (!volume.held.is_empty()).then(|| now + HELD_WAIT);
         }
     }
 
     /// Somebody waits for what is held of this file.
     pub(crate) fn hurry(&mut self, ino: Ino) {
         if let Some(volume) = self.volumes.get(&ino.volume()).filter(|it| !it.held.is_empty()) {
-            let link = volume.link;
-            self.send_held(link);
-            self.touch_link(link);
+            self.send_held(volume.link);
         }
     }
 
     pub(crate) fn send_held_due(&mut self) {
         let due = |volume: &&Volume| volume.held_due.is_some_and(|due| due <= self.now);
         let links: Vec<LinkId> = self.volumes.values().filter(due).map(|it| it.link).collect();
-        for link in links {
-            self.send_held(link);
-            self.touch_link(link);
+        links.into_iter().for_each(|link| self.send_held(link));
+    }
+
+    /// Whether attributes of the file were set that the volume may not have.
+    pub(crate) fn is_behind(&self, ino: Ino) -> bool {
+        self.files.get(&ino).is_some_and(|file| !file.behind.is_empty())
+    }
+
+    /// The operation waits until these are there.
+    pub(crate) fn wait_with(&mut self, id: OpId, ino: Ino, op: FsOp) {
+        self.set_kind(id, OpKind::XattrWaiting(Some(op)));
+        if let Some(file) = self.files.get_mut(&ino) {
+            file.waiting.push(id);
+        }
+        self.hurry(ino);
+    }
+
+    /// It may be time for it.
+    pub(crate) fn go_on_with(&mut self, id: OpId) {
+        let Some(OpKind::XattrWaiting(op)) = self.ops.get_mut(&id).map(|op| &mut op.kind) else {
+            return;
+        };
+        let op = op.take().expect("put there by whoever waits");
+        if let Err(code) = self.begin_xattr(id, op) {
+            self.finish(id, Err(code));
         }
     }
 

@@ -40,7 +40,7 @@ pub struct ClientCore {
     pub(crate) targets: BTreeMap<TargetId, LinkId>,
     pub(crate) volumes: BTreeMap<VolumeId, Volume>,
     /// Links that may have outputs.
-    live_links: BTreeSet<LinkId>,
+    pub(crate) live_links: BTreeSet<LinkId>,
     pub(crate) calls: BTreeMap<u64, Call>,
     /// The tag of the answer that is being taken in.
     pub(crate) answering: u64,
@@ -527,6 +527,9 @@ impl ClientCore {
             self.slot_is_free(volume, tag);
         }
         self.answering = tag;
+        if let Some(file) = call.purpose.behind().and_then(|ino| self.files.get_mut(&ino)) {
+            file.sent_behind = file.sent_behind.saturating_sub(1);
+        }
         if let Some(mut changes) = call.changes.take() {
             self.forget_changed(&mut changes, false);
             let oldest = self.calls.first_key_value().map(|(tag, _)| *tag);

@@ -100,6 +100,8 @@ pub(crate) struct File {
     pub(crate) attr_unsure: bool,
     /// What programs were told of before the volume has it.
     pub(crate) behind: Behind,
+    /// Changes of it that nobody need wait for and that were sent: more than one only by a successor.
+    pub(crate) sent_behind: u32,
     pub(crate) pages: Pages,
     /// The kernel was told to forget by this order, and was given nothing to keep since.
     pub(crate) dropping: Option<u64>,
@@ -163,6 +165,7 @@ impl File {
             attr,
             attr_unsure: false,
             behind: Behind::default(),
+            sent_behind: 0,
             pages: Pages::Unknown,
             dropping: None,
             told: None,

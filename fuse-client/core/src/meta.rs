@@ -194,7 +194,7 @@ impl ClientCore {
         }
     }
 
-    fn begin_xattr(&mut self, id: OpId, op: FsOp) -> Result<(), i32> {
+    pub(crate) fn begin_xattr(&mut self, id: OpId, op: FsOp) -> Result<(), i32> {
         match op {
             FsOp::GetXattr { ino, name, bytes_max } => {
                 check_xattr_name(&name)?;
@@ -212,6 +212,10 @@ impl ClientCore {
             FsOp::ListXattr { ino, bytes_max } => {
                 self.set_kind(id, OpKind::Meta { bytes_max: Some(bytes_max), name: None });
                 self.ask(id, ino, &MetaRequest::ListXattr { ino })
+            }
+            FsOp::SetXattr { ino, .. } | FsOp::RemoveXattr { ino, .. } if self.is_behind(ino) => {
+                self.wait_with(id, ino, op);
+                Ok(())
             }
             FsOp::SetXattr { ino, name, value, flags } => {
                 check_xattr_name(&name)?;
@@ -346,7 +350,7 @@ impl ClientCore {
             self.keep_change(id, &queued);
             let Queued { tag, kind, lease, body } = queued;
             let request = Request { tag, kind, body, payload: None, deadline: None, lease };
-            if self.calls.get(&tag).is_some_and(|call| call.purpose.may_be_held()) {
+            if self.calls.get(&tag).is_some_and(|call| call.purpose.behind().is_some()) {
                 self.hold(id, request);
                 continue;
             }

@@ -167,7 +167,8 @@ impl ClientCore {
             let moving = set.size.is_some() && file.is_moving();
             // Nor may anything come to the targets after the cut that was asked for before.
             let zeroing = set.size.is_some() && file.zeroing > 0;
-            if !acknowledged || file.telling.done < wanted || moving || zeroing {
+            let behind = !file.behind.is_empty();
+            if !acknowledged || file.telling.done < wanted || moving || zeroing || behind {
                 file.waiting.push(id);
                 self.send_wrote(ino);
                 return self.hurry(ino);

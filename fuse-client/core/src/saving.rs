@@ -283,6 +283,7 @@ impl ClientCore {
             OpKind::Settle { durable: true, .. } => "targets to make data durable",
             OpKind::Settle { .. } => "targets to take data",
             OpKind::SetAttr { .. } => "writes before it",
+            OpKind::XattrWaiting(_) => "changes before it",
             OpKind::CopyWaiting(..) => "writes to what is copied",
             OpKind::Lock { .. } => "a lock",
             _ => "",

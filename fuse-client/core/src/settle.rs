@@ -111,6 +111,7 @@ impl ClientCore {
                 Some(OpKind::ReadWaiting { .. }) => self.try_read(id),
                 Some(OpKind::Settle { .. }) => self.try_settle(id),
                 Some(OpKind::SetAttr { .. }) => self.try_set_attr(id),
+                Some(OpKind::XattrWaiting(_)) => self.go_on_with(id),
                 Some(OpKind::CopyWaiting(..)) => self.try_copy(id),
                 Some(OpKind::Allocate(_)) => self.try_allocate(id),
                 Some(OpKind::Seek(_)) => self.try_seek(id),

@@ -10,7 +10,7 @@ use weft_wire::{ChunkPiece, Ino, Kind, LeaseBits, Status, TargetId, VolumeId};
 use crate::allocate::Allocation;
 use crate::copy::{CopyAsked, Source};
 use crate::leases::Changes;
-use crate::op::{Caller, DataPiece, FsReply, Handle, LinkId, OpId, OpenFlags, Strips};
+use crate::op::{Caller, DataPiece, FsOp, FsReply, Handle, LinkId, OpId, OpenFlags, Strips};
 use crate::seek::Search;
 
 /// The few errno values the core itself gives (Linux, generic ABI).
@@ -177,10 +177,14 @@ pub(crate) enum Purpose {
 }
 
 impl Purpose {
-    /// Whether the change is one that nobody need wait for ([`crate::behind`]).
-    pub(crate) fn may_be_held(self) -> bool {
-        let behind = matches!(self, Purpose::SetAttrBehind { .. });
-        behind || matches!(self, Purpose::Wrote { .. } | Purpose::WriteData { .. })
+    /// The file, of a change that nobody need wait for ([`crate::behind`]).
+    pub(crate) fn behind(self) -> Option<Ino> {
+        match self {
+            Purpose::SetAttrBehind { ino }
+            | Purpose::Wrote { ino }
+            | Purpose::WriteData { ino, .. } => Some(ino),
+            _ => None,
+        }
     }
 
     /// The operation that waits for the answer and ends without it when it is abandoned.
@@ -283,6 +287,8 @@ pub(crate) enum OpKind {
     WriteDirect { bytes: u32, left: usize, errno: i32, through: bool, set_ids: bool },
     /// Its pieces are at the targets; the volume is being told.
     WriteTold { ino: Ino, bytes: u32, tell: u64, set_ids: bool },
+    /// A change of extended attributes that waits for those of attributes before it: an ACL is a mode, too.
+    XattrWaiting(Option<FsOp>),
     /// Waits for the writes before it.
     ReadWaiting { asked: ReadAsked, into: Option<BufSlot>, barrier: u64, fresh: bool },
     /// Its pieces are out.

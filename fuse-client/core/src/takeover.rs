@@ -263,6 +263,7 @@ impl ClientCore {
                 match self.files.get_mut(&ino) {
                     Some(file) if op == OpId(0) => {
                         file.behind.add(&set);
+                        file.sent_behind += 1;
                         Purpose::SetAttrBehind { ino }
                     }
                     None if op == OpId(0) => Purpose::Unheard,

@@ -222,3 +222,34 @@ fn a_write_after_times_were_set_makes_a_time_of_its_own() {
         assert!(world.fake.inodes[&ino].attr.mtime > LONG_AGO);
     }
 }
+
+/// A server that is too busy for one of them makes none of the later ones before it.
+#[test]
+fn changes_of_a_file_are_made_in_the_order_of_the_calls() {
+    for seed in 500..560 {
+        let mut world = ready(World::new(config(), seed), if seed % 2 == 0 { FRESH } else { 0 });
+        world.faults.busy = 3;
+        let (ino, handle) = world.create(b"a");
+        for turn in 0..10 {
+            if seed % 3 > 0 {
+                world.write(handle, 0, &pattern(1, 100), false).unwrap();
+            }
+            for at in 0..3 {
+                let time = Time { seconds: 1000 + 10 * turn + at, nanos: 0 };
+                let times =
+                    SetAttr { mode: Some(0o600 + u32::try_from(at).unwrap()), ..mtime(time) };
+                assert!(matches!(world.run(set(ino, times)), Ok(FsReply::Attr(..))));
+            }
+            (0..seed % 5).for_each(|_| world.step());
+        }
+        let right = world.attr(ino);
+        assert_eq!((right.mode & 0o7777, right.mtime.seconds), (0o602, 1092));
+        world.done(settled(handle)).unwrap();
+        let there = world.fake.inodes[&ino].attr;
+        assert_eq!(
+            (there.mode, there.mtime, there.ctime),
+            (right.mode, right.mtime, right.ctime),
+            "{seed}"
+        );
+    }
+}
