@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Two builds of Weft beside each other: the same loads on both, in turn, in one run. What a change costs or brings.
 
-    benchmarks/builds.py OLD_BIN_DIR NEW_BIN_DIR [--rounds N] [--seconds S] [--only NAME,...] [--json FILE]
+    benchmarks/builds.py OLD_BIN_DIR NEW_BIN_DIR [--rounds N] [--seconds S] [--only NAME,...] [--busy N] [--json FILE]
 
 A cluster of its own for each build (one node, 4 target files), and each load on each in turn. Prints the old build's
 medians, and median and quartiles of the rounds' ratios new/old: operations per second, and processor time of server and
 mount together for each operation. The places are not alike (files lie elsewhere on the disk), so run it a second time
-with the builds exchanged, and with one of them twice to see what a difference of nothing looks like.
+with the builds exchanged, and with one of them twice to see what a difference of nothing looks like. --busy: with so
+many programs beside it that only use a core.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -23,7 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests"))
 
-from lib.cluster import MIB, Cluster  # noqa: E402
+from lib.cluster import MIB, Cluster, program  # noqa: E402
 from lib.procs import run  # noqa: E402
 from lib.runner import Scratch, append_json  # noqa: E402
 
@@ -120,6 +122,60 @@ def unpack(folder, seconds):
     return count
 
 
+class Workers:
+    """Processes of `weft-load`'s metadata load: one phase, timed, between those that it needs before and after it."""
+
+    def __init__(self, process_count, file_count, phases, timed):
+        self.process_count, self.file_count = process_count, file_count
+        self.phases, self.timed = phases, timed
+        self.workers = []
+
+    def _run(self, phase):
+        for worker in self.workers:
+            worker.stdin.write(phase + "\n")
+            worker.stdin.flush()
+        answers = [worker.stdout.readline() for worker in self.workers]
+        for answer in answers:
+            if "Done" not in answer:
+                sys.exit("%s: %s" % (phase, answer or "a worker died"))
+
+    def prepare(self, folder):
+        """Up to the timed phase."""
+        root = Path(tempfile.mkdtemp(prefix="workers-", dir=folder))
+        (root / "shared").mkdir()
+        for rank in range(self.process_count):
+            args = [program("weft-load"), "worker", "--root", root, "--rank", rank, "--rank-count", self.process_count]
+            args += ["--easy-count", self.file_count, "--hard-count", self.file_count]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+            self.workers.append(subprocess.Popen([str(arg) for arg in args], **pipes))
+        for phase in self.phases[: self.phases.index(self.timed)]:
+            self._run(phase)
+
+    def __call__(self, _folder, _seconds):
+        """The timed phase."""
+        self._run(self.timed)
+        return self.process_count * self.file_count
+
+    def finish(self):
+        """What is left."""
+        for phase in self.phases[self.phases.index(self.timed) + 1 :]:
+            self._run(phase)
+        for worker in self.workers:
+            worker.stdin.close()
+            worker.wait()
+        self.workers = []
+
+
+def own(process_count, file_count, timed):
+    """Empty files, each process in a directory of its own."""
+    return Workers(process_count, file_count, ["set-up", "crowd-create", "easy-stat", "crowd-delete", "tear-down"], timed)
+
+
+def shared(process_count, file_count, timed):
+    """Files of 3,901 bytes, all in one directory."""
+    return Workers(process_count, file_count, ["set-up", "hard-create", "hard-read", "hard-delete", "tear-down"], timed)
+
+
 LOADS = {
     "reads": fio("randread", THREADS),
     "overwrites": fio("randwrite", THREADS),
@@ -132,6 +188,13 @@ LOADS = {
     "small-reads": read_small,
     "reopens": reopen,
     "unpacks": unpack,
+    "writes-alone": fio("randwrite", 1),
+    "creates-2": own(2, 600, "crowd-create"),
+    "creates-16": own(16, 150, "crowd-create"),
+    "stats-2": own(2, 1500, "easy-stat"),
+    "removals-2": own(2, 600, "crowd-delete"),
+    "small-files-2": shared(2, 300, "hard-create"),
+    "small-reads-2": shared(2, 600, "hard-read"),
 }
 
 
@@ -172,10 +235,15 @@ def measure(builds, args):
         for round_ in range(args.rounds):
             for which in (0, 1) if round_ % 2 == 0 else (1, 0):
                 folder, pids = builds[which]
+                load = LOADS[name]
+                if isinstance(load, Workers):
+                    load.prepare(folder)
                 used, begin = cpu_us(pids), time.monotonic()
-                count = LOADS[name](folder, args.seconds)
+                count = load(folder, args.seconds)
                 rates[which].append(count / (time.monotonic() - begin))
                 cpus[which].append((cpu_us(pids) - used) / count)
+                if isinstance(load, Workers):
+                    load.finish()
         middle = statistics.median(rates[0]), statistics.median(cpus[0])
         print("| %s | %.0f | %.1f | %s | %s |" % (name, *middle, ratios(*rates), ratios(*cpus)), flush=True)
         rows.append({"load": name, "rates": rates, "cpu_us": cpus})
@@ -198,6 +266,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each load in each round")
     parser.add_argument("--only", type=loads, default=list(LOADS), help="loads: " + ", ".join(LOADS))
+    parser.add_argument("--busy", type=int, default=0, metavar="N", help="programs beside it that use a core each")
     parser.add_argument("--json", metavar="FILE", help="all figures, one line")
     args = parser.parse_args()
     if os.geteuid() != 0 or not shutil.which("fio"):
@@ -205,8 +274,15 @@ def main():
     if args.rounds < 2:
         sys.exit("--rounds: quartiles take two at least")
     with Scratch("builds") as ctx:
-        rows = measure([start(ctx, "old", args.old), start(ctx, "new", args.new)], args)
-        append_json(args.json, {"old": args.old, "new": args.new, "rows": rows})
+        builds = [start(ctx, "old", args.old), start(ctx, "new", args.new)]
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(args.busy)]
+        try:
+            rows = measure(builds, args)
+        finally:
+            for child in busy:
+                child.kill()
+                child.wait()
+        append_json(args.json, {"old": args.old, "new": args.new, "busy": args.busy, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ READS = 1000
 BLOCK = 4096
 # What is left of a shorter count: signs of life, ticks of 50 ms, the scrub's look around.
 REST = 0.25
+# A spin is of 400 us at most.
+LOOKS_MAX = 16
 ENTER = re.compile(r"io_uring_enter\(\d+, (\d+), ")
 
 
@@ -88,10 +90,13 @@ def calls_of_reads(ctx):
         os.fsync(out.fileno())
     for way in ["classic"] + (["uring"] if SWITCH.exists() else []):
         for who, calls in _calls(ctx, fs, way).items():
-            submits, other = calls["submit"], set(calls) - {"submit", "io_uring_enter", "sched_yield"}
+            submits, other = calls["submit"], set(calls) - {"submit", "io_uring_enter", "sched_yield", "pread64"}
             # The classic device is read (once more, until nothing is there) and written without the ring.
             classic = (way, who) == ("classic", "mount")
             check(1.9 < submits < 2 + REST, way, who, "submits", submits, "times for each read")
             check(other == ({"read", "writev"} if classic else set()), way, who, "makes other calls:", calls)
+            # A spin looks every 25 us whether the machine has idle cores (`engine/ring/src/crowd.rs`).
+            looks = calls.get("pread64", 0)
+            check(looks < LOOKS_MAX, way, who, "looks around", looks, "times for each read")
             check(not classic or calls["writev"] + calls["read"] < 3 + REST, "calls of /dev/fuse:", calls)
     fs.close()

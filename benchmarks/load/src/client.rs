@@ -157,7 +157,7 @@ impl Client {
     pub(crate) fn turn(&mut self) -> Result<()> {
         self.carry_out()?;
         let failed = |error: weft_ring::RingError| Error::program("ring", error.to_string());
-        self.ring.wait(Some(PATIENCE)).map_err(failed)?;
+        self.ring.wait_under_way(Some(PATIENCE)).map_err(failed)?;
         while let Some(completion) = self.ring.next_completion() {
             match completion.token {
                 SEND => self.sent(completion)?,

@@ -31,6 +31,7 @@
 
 mod clock;
 mod config;
+mod crowd;
 mod error;
 mod files;
 mod host;

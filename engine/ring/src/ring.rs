@@ -12,6 +12,7 @@ use weft_iobuf::Pool;
 
 use crate::clock;
 use crate::config::{Registration, RingConfig, Stats};
+use crate::crowd::Crowd;
 use crate::error::{Kind, RingError};
 use crate::files::FileTable;
 use crate::limits::DRAIN_ROUND_MS;
@@ -19,7 +20,7 @@ use crate::mailbox::Bell;
 use crate::nvme::{self, Namespace};
 use crate::op::{Completion, FileId, Op, OpId, Reject, Rejected};
 use crate::queue::{Cqe, Queue, Sqe};
-use crate::spin::Spin;
+use crate::spin::{Spin, Until};
 use crate::sqe;
 use crate::table::{InFlight, Table};
 use crate::transfer::{self, Verdict};
@@ -44,6 +45,8 @@ pub struct Ring {
     bell: Bell,
     bell_armed: bool,
     spin: Spin,
+    /// Looked at while spinning.
+    crowd: Crowd,
     stats: Stats,
     drain_ms_max: u32,
     draining: bool,
@@ -78,6 +81,7 @@ impl Ring {
             bell: Bell::new()?,
             bell_armed: false,
             spin: Spin::new(Duration::from_micros(u64::from(spin_us_max))),
+            crowd: Crowd::new(),
             stats: Stats::default(),
             drain_ms_max,
             draining: false,
@@ -257,7 +261,16 @@ impl Ring {
     /// # Errors
     /// The kernel failed in a way that is not expected; the ring is of no more use.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<(), RingError> {
-        self.wait_for(1, Duration::ZERO, timeout)
+        self.wait_until(Until::Asked, Gather::ONE, timeout)
+    }
+
+    /// As [`Ring::wait`], for a loop that knows that something it waits for is under way, at a device or a peer: it spins
+    /// for up to all of [`RingConfig::spin_us_max`] before it sleeps, and not just for a part of it.
+    ///
+    /// # Errors
+    /// As [`Ring::wait`].
+    pub fn wait_under_way(&mut self, timeout: Option<Duration>) -> Result<(), RingError> {
+        self.wait_until(Until::Done, Gather::ONE, timeout)
     }
 
     /// As [`Ring::wait`]; but once asleep, sleeps until there are `count` completions, or one after
@@ -273,7 +286,15 @@ impl Ring {
         patience: Duration,
         timeout: Option<Duration>,
     ) -> Result<(), RingError> {
-        let gather = Gather { count, patience };
+        self.wait_until(Until::Asked, Gather { count, patience }, timeout)
+    }
+
+    fn wait_until(
+        &mut self,
+        until: Until,
+        gather: Gather,
+        timeout: Option<Duration>,
+    ) -> Result<(), RingError> {
         self.push_backlog();
         if self.iopoll {
             return self.ask();
@@ -285,14 +306,14 @@ impl Ring {
             return self.sleep(gather, timeout);
         }
         let start = clock::now();
-        if self.spin_until_ready(start, timeout)? {
+        if self.spin_until_ready(until, start, timeout)? {
             self.stats.spin_hit_count += 1;
-            self.spin.hit(start);
+            self.spin.waited(until, clock::now().saturating_sub(start));
             return Ok(());
         }
         let spun = clock::now().saturating_sub(start);
         self.sleep(gather, timeout.map(|timeout| timeout.saturating_sub(spun)))?;
-        self.spin.slept(clock::now().saturating_sub(start));
+        self.spin.waited(until, clock::now().saturating_sub(start));
         Ok(())
     }
 
@@ -470,11 +491,12 @@ impl Ring {
     /// True when something came within the budget, while the core was ours.
     fn spin_until_ready(
         &mut self,
+        until: Until,
         start: Duration,
         timeout: Option<Duration>,
     ) -> Result<bool, RingError> {
-        let budget = self.spin.budget(start);
-        let budget = timeout.map_or(budget, |timeout| timeout.min(budget));
+        let budget = self.spin.budget(until, start);
+        let mut budget = timeout.map_or(budget, |timeout| timeout.min(budget));
         if budget.is_zero() {
             return Ok(false);
         }
@@ -486,6 +508,10 @@ impl Ring {
             let before = clock::now();
             if before.saturating_sub(start) >= budget {
                 return Ok(false);
+            }
+            if self.spin.looks_around(until, start, before) {
+                self.spin.looked(before, self.crowd.is_full());
+                budget = budget.min(self.spin.budget(until, before));
             }
             // Whoever else wants this core, often the one whose answer is waited for, gets it.
             rustix::thread::sched_yield();

@@ -67,8 +67,8 @@ Options (default):
   local_socket=auto|off  to a server of this machine: over a unix socket where the server offers one, which takes less
                          CPU, or over TCP as to any other (auto)
   queue_depth=N          over io_uring: requests of each CPU at once, 1 to 64 (64)
-  spin_us=N              how long the client looks for work before it sleeps at most, while nobody else wants its core:
-                         0 to 1000 (100)
+  spin_us=N              how long the client looks for work before it sleeps at most, while nobody else wants its core,
+                         when a server owes it an answer; else a quarter of that: 0 to 1000 (400)
   foreground             as --foreground
 
 Exit status: 0 mounted, 1 wrong usage, 32 the mount failed.

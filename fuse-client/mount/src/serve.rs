@@ -295,7 +295,11 @@ impl Mount {
 
     /// Gives the kernel what was submitted, and what it completed to its owners.
     fn wait(&mut self, patience: Duration) -> Result<(), String> {
-        self.ring.wait(Some(patience)).map_err(|error| error.to_string())?;
+        let waited = match self.core.is_idle() {
+            true => self.ring.wait(Some(patience)),
+            false => self.ring.wait_under_way(Some(patience)),
+        };
+        waited.map_err(|error| error.to_string())?;
         while let Some(completion) = self.ring.next_completion() {
             match &mut self.transport {
                 Some(transport) if completion.token >= TRANSPORT_TOKENS => {

@@ -61,6 +61,13 @@ enum Token {
     Log(u64),
 }
 
+impl Token {
+    /// Whether it ends by itself, and soon: the others wait for a peer.
+    const fn is_at_a_device(self) -> bool {
+        matches!(self, Token::Target(..) | Token::Log(_))
+    }
+}
+
 /// See the module.
 pub(crate) struct ShardLoop {
     core: Shard,
@@ -81,6 +88,8 @@ pub(crate) struct ShardLoop {
     /// Connections with something queued since the last look.
     to_send: Vec<ConnId>,
     tokens: Slab<Token>,
+    /// Of these, the ones that devices work on.
+    devices_busy_count: usize,
     /// Device work that ended and was not looked at yet.
     ended: VecDeque<(usize, weft_store::IoId, Completion)>,
     mailbox: Mailbox<Mail>,
@@ -142,6 +151,7 @@ impl ShardLoop {
             conn_next: 0,
             to_send: Vec::new(),
             tokens: Slab::new(),
+            devices_busy_count: 0,
             ended: VecDeque::new(),
             mailbox: setup.mailbox,
             peers: setup.peers,
@@ -200,7 +210,10 @@ impl ShardLoop {
             (false, false) => TICK,
         };
         self.targets.poll()?;
-        self.ring.wait(Some(patience))
+        match self.devices_busy_count {
+            0 => self.ring.wait(Some(patience)),
+            _ => self.ring.wait_under_way(Some(patience)),
+        }
     }
 
     fn listen(&mut self) -> Result<(), weft_ring::RingError> {
@@ -220,6 +233,7 @@ impl ShardLoop {
             let token = self.tokens[key];
             if !completion.more {
                 self.tokens.remove(key);
+                self.devices_busy_count -= usize::from(token.is_at_a_device());
             }
             match token {
                 Token::Target(index, io) => self.ended.push_back((index, io, completion)),
@@ -370,8 +384,10 @@ impl ShardLoop {
             return self.backlog.push_back((token, op));
         }
         let key = self.tokens.insert(token);
+        self.devices_busy_count += usize::from(token.is_at_a_device());
         if let Err(rejected) = self.ring.submit(weft_wire::units::to_u64(key), op) {
             self.tokens.remove(key);
+            self.devices_busy_count -= usize::from(token.is_at_a_device());
             match rejected.reason {
                 weft_ring::Reject::Full | weft_ring::Reject::Busy => {
                     self.backlog.push_back((token, rejected.op));

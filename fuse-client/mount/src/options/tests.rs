@@ -55,7 +55,7 @@ fn our_own_options() {
     assert!(got.local_locks);
     assert!(!got.local_socket && options("n:/ /mnt").local_socket);
     assert!(options("n:/ /mnt -o local_socket=auto").local_socket);
-    assert_eq!((got.spin_us, options("n:/ /mnt").spin_us), (0, 100));
+    assert_eq!((got.spin_us, options("n:/ /mnt").spin_us), (0, 400));
     assert_eq!(options("n:/ /mnt").transport, TransportKind::Auto);
     assert_eq!(options("n:/ /mnt -o transport=uring").transport, TransportKind::Uring);
     assert_eq!((got.on_timeout, got.timeout), (OnTimeout::Eio, Duration::from_millis(100)));

@@ -284,3 +284,28 @@ fn a_sleep_gathers_completions_and_not_for_ever() {
     ring.cancel(slow);
     assert_eq!(next(&mut ring).token, 4);
 }
+
+/// Which waits are spun in is learnt from waits of the same kind.
+#[test]
+fn waits_for_what_is_under_way_and_for_wishes_are_told_apart() {
+    let config = RingConfig { spin_us_max: crate::limits::SPIN_US_MAX, ..RingConfig::default() };
+    let mut ring = Ring::new(config).unwrap();
+    let deadline = clock::now() + PATIENCE;
+    let never = Duration::MAX;
+    assert_eq!(ring.spin.budget(Until::Done, never), Duration::ZERO);
+    // On a busy machine a sleep of 20 us may take longer than any spin.
+    while ring.spin.budget(Until::Done, never).is_zero() {
+        assert!(clock::now() < deadline, "no short wait made it spin");
+        ring.wait_under_way(Some(Duration::from_micros(20))).unwrap();
+    }
+    assert_eq!(ring.spin.budget(Until::Asked, never), Duration::ZERO);
+    while ring.spin.budget(Until::Asked, never).is_zero() {
+        assert!(clock::now() < deadline, "no short wait made it spin");
+        ring.wait(Some(Duration::from_micros(20))).unwrap();
+    }
+    let before = ring.stats().sleep_count;
+    while ring.stats().sleep_count == before {
+        assert!(clock::now() < deadline, "it never sleeps again");
+        ring.wait(Some(Duration::from_millis(2))).unwrap();
+    }
+}
