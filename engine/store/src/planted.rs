@@ -35,6 +35,10 @@ weft_wire::bugs_to_plant! {
     PutLate,
     /// Records leave memory while the commit with them is being written.
     LetGoEarly,
+    /// A removal takes an index that cannot be read for the end of the file.
+    EndEarly,
+    /// A chunk whose record cannot be read was never written.
+    ForgetRecord,
     /// A checkpoint forgets the intents of overwrites that are under way.
     ForgetIntents,
     /// A mark is made before its append can leave, so that records come behind it.

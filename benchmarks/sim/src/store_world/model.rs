@@ -99,7 +99,7 @@ pub struct Model {
     clock: u64,
     memory: Memory,
     /// The device may tell errors: an operation under way at a crash may have met one.
-    told: bool,
+    pub told: bool,
     /// Or the device may have blocks that it does not give: one that a cut went through stays lost.
     ungiven: bool,
     /// Syncs answered: the clock they cover, and how many flushes had been done.
@@ -259,6 +259,19 @@ impl Model {
                 after.into_iter().for_each(|content| add(&mut contents, content));
                 let stamp = self.clock;
                 self.push(key, Version { contents, stamp, fragile: true, shaken: true });
+            }
+        }
+    }
+
+    /// The change ended with an error between two of its steps: each block is as before or as after.
+    pub fn cut_short(&mut self, change: &Change) {
+        self.clock += 1;
+        for key in self.keys(change) {
+            let Version { mut contents, fragile, shaken, .. } = self.now(key);
+            if let Some((after, _)) = effects(change, key, &contents) {
+                after.into_iter().for_each(|content| add(&mut contents, content));
+                let stamp = self.clock;
+                self.push(key, Version { contents, stamp, fragile, shaken });
             }
         }
     }
