@@ -36,6 +36,8 @@ const SWAPPING: u64 = 8;
 const TIGHT: u64 = 16;
 /// In one seed of so many the index cannot be read now and then, and files go in many steps.
 const UNREAD: u64 = 16;
+/// In one seed of so many space is given out ahead all the time.
+const GIVING: u64 = 16;
 /// Takes much of the device, so that the rest is full now and then.
 const FILLER: ChunkId = ChunkId { ino: Ino(99), index: ChunkIndex(0) };
 const FILLER_BYTE: u8 = 0x77;
@@ -132,7 +134,7 @@ impl World {
         if swaps {
             regime = Regime::DataLies;
         }
-        let unread = unread_index(seed, &mut regime, &mut habits);
+        let unread = draw_special(seed, &mut regime, &mut habits);
         let mut extra = Random::new(seed ^ 0x0d15_ca2d);
         let params = Params {
             dirty_chunks_max: habits.dirty_chunks_max,
@@ -218,6 +220,11 @@ impl World {
         self.advance(operations);
         let more_us = self.random.pick(&[1, 200, 2_000, 30_000]);
         self.pass_some(more_us);
+        if self.habits.gives {
+            self.begin_sync();
+            self.take_answers();
+            return self.pass_some(4_000);
+        }
         if self.habits.swaps || self.random.chance(40) {
             self.begin_sync();
             self.pass(Duration::from_millis(100), true);
@@ -283,7 +290,7 @@ impl World {
             if self.extra.rarely(50) && self.capacities.len() == 1 {
                 return self.begin_grow();
             }
-            if self.zeroing.chance(8) {
+            if self.zeroing.chance(self.habits.zeroing) {
                 return self.begin_zero();
             }
         }
@@ -553,7 +560,7 @@ impl World {
                 }
                 Crash::Clean
             }
-            at if power && !failed && (at < 65 || self.habits.swaps) => {
+            at if power && !failed && (at < 65 || self.habits.swaps || self.habits.gives) => {
                 self.rig.power_loss();
                 Crash::PowerLoss
             }
@@ -654,8 +661,11 @@ fn tight_index(seed: u64) -> u64 {
     (256 << 10) + random.pick(&[112 << 10, 144 << 10, 208 << 10, 336 << 10])
 }
 
-/// What the index of some seeds draws from when it cannot be read.
-fn unread_index(seed: u64, regime: &mut Regime, habits: &mut Habits) -> Option<Random> {
+/// Seeds that look at one thing; gives what an index that cannot be read now and then is drawn from.
+fn draw_special(seed: u64, regime: &mut Regime, habits: &mut Habits) -> Option<Random> {
+    if seed % GIVING == 7 {
+        (*regime, *habits) = (Regime::Power, habits.clone().giving());
+    }
     let mut random = (seed % UNREAD == 5).then(|| Random::new(seed ^ 0x1dec_5fa1))?;
     *regime = random.pick(&[Regime::Power, Regime::Errors]);
     *habits = habits.clone().removing(&mut random);

@@ -23,6 +23,8 @@ weft_wire::bugs_to_plant! {
     SettleAnywhere,
     /// Recovery falls back from what the device does not give, and a sync promised, to what was there before.
     SettleUnread,
+    /// Recovery calls zeros that did not arrive lost.
+    LoseZeros,
     /// Recovery takes "never written" for a block that a sync promised.
     SettleToNothing,
     /// Recovery commits before it flushes.

@@ -126,7 +126,8 @@ fn effect(change: &Change, id: ChunkId, block: u32, now: &Content) -> Option<(Co
             let piece =
                 pieces(*offset, *bytes).find(|piece| *chunk == id && piece.block == block)?;
             match (how, now) {
-                (ZeroHow::Allocate, None) => Some((Some(vec![0; BLOCK_LEN].into()), true)),
+                // What does not arrive is a hole again, which reads the same.
+                (ZeroHow::Allocate, None) => Some((Some(vec![0; BLOCK_LEN].into()), false)),
                 (ZeroHow::Erase, Some(now)) => {
                     let mut content = now.to_vec();
                     content[length(piece.start)..length(piece.start + piece.bytes)].fill(0);
@@ -329,6 +330,12 @@ impl Model {
                 may.unreadable |= version.fragile || version.shaken;
             }
         }
+        // Zeros that cannot be read are a hole instead.
+        let zeros = |content: &Content| content.as_ref().is_some_and(|it| **it == [0; BLOCK_LEN]);
+        let faulty = self.told || self.ungiven || self.memory != Memory::LastSync;
+        if (faulty || may.unreadable) && may.contents.iter().any(zeros) {
+            add(&mut may.contents, None);
+        }
         may
     }
 
@@ -393,6 +400,18 @@ mod tests {
         let may = model.after(Crash::PowerLoss, ID, 0, &[]);
         assert_eq!((may.contents, may.unreadable), (vec![block(2)], false));
         assert_eq!(model.written(), Some([(ID, 1)].into()));
+    }
+
+    #[test]
+    fn space_given_out_ahead_is_there_or_a_hole_and_never_unreadable() {
+        let mut model = Model::new(Memory::LastSync, &Faults::default());
+        let (chunk, bytes) = (ID, 4096);
+        model.done(&Change::Zero { chunk, offset: 0, bytes, how: ZeroHow::Allocate });
+        let may = model.after(Crash::PowerLoss, ID, 0, &[]);
+        assert_eq!((may.contents, may.unreadable), (vec![block(0), None], false));
+        model.synced(model.clock(), 1);
+        let may = model.after(Crash::PowerLoss, ID, 0, &[]);
+        assert_eq!((may.contents, may.unreadable), (vec![block(0)], false));
     }
 
     #[test]

@@ -160,6 +160,10 @@ pub struct Habits {
     pub swaps: bool,
     /// The target grows, ranges are zeroed and allocated, and what is free may be discarded.
     pub shapes: bool,
+    /// Space is given out ahead all the time, and the power goes during a sync.
+    pub gives: bool,
+    /// Percent of operations that do so to ranges, where they do.
+    pub zeroing: u64,
 }
 
 impl Habits {
@@ -245,6 +249,26 @@ impl Habits {
         }
     }
 
+    /// Space is given out ahead all the time, and the power goes during a sync: whatever takes it for data is soonest seen
+    /// here.
+    pub fn giving(self) -> Habits {
+        Habits {
+            weights: [20, 5, 40, 40],
+            gives: true,
+            zeroing: 50,
+            pause_max: Duration::from_micros(200),
+            depth: 24,
+            filler_blocks: 300,
+            chunk_blocks: 64,
+            chunks: 2,
+            dirty_chunks_max: 1000,
+            checkpoint_interval: Duration::from_secs(1),
+            tables_bytes_max: 16 << 20,
+            shapes: true,
+            ..self
+        }
+    }
+
     fn any(random: &mut Random) -> Habits {
         let ms = Duration::from_millis;
         Habits {
@@ -271,6 +295,8 @@ impl Habits {
             scrub: random.chance(25),
             swaps: false,
             shapes: true,
+            gives: false,
+            zeroing: 8,
         }
     }
 }
