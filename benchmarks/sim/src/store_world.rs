@@ -358,7 +358,8 @@ impl World {
     /// Blocks of equal content are what confuses a recovery by checksum, so some seeds have many.
     fn content(&mut self, count: usize) -> Vec<u8> {
         if self.habits.contents > 0 {
-            let value = self.random.below(self.habits.contents);
+            // Not zeros, which recovery need not find anywhere.
+            let value = 1 + self.random.below(self.habits.contents);
             return vec![u8::try_from(value).expect("few"); count];
         }
         let mut bytes: Vec<u8> = Vec::with_capacity(count + 8);
@@ -592,7 +593,7 @@ impl World {
             self.rig.disk.rot(self.random.below(most));
         }
         if self.regime == Regime::Errors {
-            let blocks = self.sectors.below(4);
+            let blocks = self.sectors.below(10);
             self.rig.disk.lose_sectors(blocks);
         }
         // What a device that failed or lied has lost, it may have lost in any way.
