@@ -16,12 +16,14 @@ use crate::disk::Faults;
 use crate::random::Random;
 use crate::runner::{Tally, Telling};
 
+mod index_fault;
 pub mod model;
 pub mod regime;
 pub mod rig;
 
 mod verify;
 
+use index_fault::IndexFault;
 use model::{BLOCK_LEN, Change, Content, Crash, Model};
 use regime::{Habits, Regime};
 use rig::{Answer, BOOT, Params, Rig};
@@ -32,6 +34,10 @@ const ROUNDS: u64 = 4;
 const SWAPPING: u64 = 8;
 /// In one seed of so many the index is nearly full.
 const TIGHT: u64 = 16;
+/// In one seed of so many the index cannot be read now and then, and files go in many steps.
+const UNREAD: u64 = 16;
+/// In one seed of so many space is given out ahead all the time.
+const GIVING: u64 = 16;
 /// Takes much of the device, so that the rest is full now and then.
 const FILLER: ChunkId = ChunkId { ino: Ino(99), index: ChunkIndex(0) };
 const FILLER_BYTE: u8 = 0x77;
@@ -70,6 +76,11 @@ struct World {
     zeroing: Random,
     /// The same of blocks that cannot be read.
     sectors: Random,
+    /// The same of an index that cannot be read now and then; not in all seeds.
+    unread: Option<Random>,
+    index_fault: Option<IndexFault>,
+    /// It could not be read since the store was opened.
+    index_failed: bool,
     /// Lengths the target may have: one, unless it is growing.
     capacities: Vec<u64>,
     /// The machine's boot, and how many there were.
@@ -100,6 +111,7 @@ pub fn play(seed: u64, telling: Telling) -> Tally {
         world.rig.disk.faults = world.faults.clone();
     }
     world.rig.disk.faults = Faults::default();
+    world.unread = None;
     world.run(40);
     world.drain();
     world.remove_all();
@@ -122,6 +134,7 @@ impl World {
         if swaps {
             regime = Regime::DataLies;
         }
+        let unread = draw_special(seed, &mut regime, &mut habits);
         let mut extra = Random::new(seed ^ 0x0d15_ca2d);
         let params = Params {
             dirty_chunks_max: habits.dirty_chunks_max,
@@ -143,7 +156,8 @@ impl World {
         telling.step(rig.now, || format!("seed {seed}: {regime:?}"));
         telling.step(rig.now, || format!("{habits:?}"));
         telling.step(rig.now, || format!("{faults:?}"));
-        let model = Model::new(regime.memory(), &faults);
+        let mut model = Model::new(regime.memory(), &faults);
+        model.told |= unread.is_some();
         let pending = BTreeMap::new();
         let tally = Tally { seeds: 1, ..Tally::default() };
         let mut world = World {
@@ -157,6 +171,9 @@ impl World {
             extra,
             zeroing: Random::new(seed ^ 0x2e70_1e55),
             sectors,
+            unread,
+            index_fault: None,
+            index_failed: false,
             capacities: vec![CAPACITY_BYTES],
             boot: BOOT,
             boots: 0,
@@ -203,6 +220,11 @@ impl World {
         self.advance(operations);
         let more_us = self.random.pick(&[1, 200, 2_000, 30_000]);
         self.pass_some(more_us);
+        if self.habits.gives {
+            self.begin_sync();
+            self.take_answers();
+            return self.pass_some(4_000);
+        }
         if self.habits.swaps || self.random.chance(40) {
             self.begin_sync();
             self.pass(Duration::from_millis(100), true);
@@ -221,6 +243,7 @@ impl World {
             }
             self.begin();
             self.take_answers();
+            self.shake_index();
             self.pass_some(pause_us);
         }
     }
@@ -267,7 +290,7 @@ impl World {
             if self.extra.rarely(50) && self.capacities.len() == 1 {
                 return self.begin_grow();
             }
-            if self.zeroing.chance(8) {
+            if self.zeroing.chance(self.habits.zeroing) {
                 return self.begin_zero();
             }
         }
@@ -335,7 +358,8 @@ impl World {
     /// Blocks of equal content are what confuses a recovery by checksum, so some seeds have many.
     fn content(&mut self, count: usize) -> Vec<u8> {
         if self.habits.contents > 0 {
-            let value = self.random.below(self.habits.contents);
+            // Not zeros, which recovery need not find anywhere.
+            let value = 1 + self.random.below(self.habits.contents);
             return vec![u8::try_from(value).expect("few"); count];
         }
         let mut bytes: Vec<u8> = Vec::with_capacity(count + 8);
@@ -431,6 +455,7 @@ impl World {
         match status {
             Status::Busy => true,
             Status::Io => self.rig.disk.counts.errors > 0,
+            Status::Damaged if self.index_failed => true,
             // A failed flush may have taken back what was answered.
             Status::Damaged if self.rig.disk.counts.lies > 0 => true,
             Status::Damaged if self.rig.store().is_read_only() => true,
@@ -449,6 +474,12 @@ impl World {
                 assert!(self.rig.disk.counts.errors > 0, "op {op}: {status:?} on a good device");
                 self.model.failed(change);
             }
+            // What an index that cannot be read stopped may have been under way: a removal between two steps, a write whose
+            // data was there.
+            Status::Damaged if self.index_failed => match change {
+                Change::Write { .. } | Change::Zero { .. } => self.model.failed(change),
+                Change::Truncate { .. } => self.model.cut_short(change),
+            },
             status => {
                 assert!(self.may_fail(status, &self.model.keys(change)), "op {op}: {status:?}");
             }
@@ -513,6 +544,8 @@ impl World {
     /// Gives what may be lost, and whether the machine is known to have gone on.
     fn crash(&mut self) -> (Crash, bool) {
         self.tally.crashes += 1;
+        self.mend_index();
+        self.index_failed = false;
         let power = self.regime != Regime::Kills;
         let mut failed = self.rig.store().is_read_only();
         let failed_flushes = self.rig.disk.counts.failed_flushes;
@@ -528,7 +561,7 @@ impl World {
                 }
                 Crash::Clean
             }
-            at if power && !failed && (at < 65 || self.habits.swaps) => {
+            at if power && !failed && (at < 65 || self.habits.swaps || self.habits.gives) => {
                 self.rig.power_loss();
                 Crash::PowerLoss
             }
@@ -560,7 +593,7 @@ impl World {
             self.rig.disk.rot(self.random.below(most));
         }
         if self.regime == Regime::Errors {
-            let blocks = self.sectors.below(4);
+            let blocks = self.sectors.below(10);
             self.rig.disk.lose_sectors(blocks);
         }
         // What a device that failed or lied has lost, it may have lost in any way.
@@ -627,6 +660,17 @@ impl World {
 fn tight_index(seed: u64) -> u64 {
     let mut random = Random::new(seed ^ 0x71_6874);
     (256 << 10) + random.pick(&[112 << 10, 144 << 10, 208 << 10, 336 << 10])
+}
+
+/// Seeds that look at one thing; gives what an index that cannot be read now and then is drawn from.
+fn draw_special(seed: u64, regime: &mut Regime, habits: &mut Habits) -> Option<Random> {
+    if seed % GIVING == 7 {
+        (*regime, *habits) = (Regime::Power, habits.clone().giving());
+    }
+    let mut random = (seed % UNREAD == 5).then(|| Random::new(seed ^ 0x1dec_5fa1))?;
+    *regime = random.pick(&[Regime::Power, Regime::Errors]);
+    *habits = habits.clone().removing(&mut random);
+    Some(random)
 }
 
 fn blocks(count: u32) -> usize {

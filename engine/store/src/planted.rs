@@ -23,6 +23,8 @@ weft_wire::bugs_to_plant! {
     SettleAnywhere,
     /// Recovery falls back from what the device does not give, and a sync promised, to what was there before.
     SettleUnread,
+    /// Recovery calls zeros that did not arrive lost.
+    LoseZeros,
     /// Recovery takes "never written" for a block that a sync promised.
     SettleToNothing,
     /// Recovery commits before it flushes.
@@ -35,6 +37,10 @@ weft_wire::bugs_to_plant! {
     PutLate,
     /// Records leave memory while the commit with them is being written.
     LetGoEarly,
+    /// A removal takes an index that cannot be read for the end of the file.
+    EndEarly,
+    /// A chunk whose record cannot be read was never written.
+    ForgetRecord,
     /// A checkpoint forgets the intents of overwrites that are under way.
     ForgetIntents,
     /// A mark is made before its append can leave, so that records come behind it.

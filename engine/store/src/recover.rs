@@ -114,6 +114,8 @@ struct Settled {
 
 impl Settled {
     const LOST: Settled = Settled { chosen: None, adopted: false, lost: true };
+    /// Zeros that did not arrive, as of space given out ahead: they read the same where nothing was ever written.
+    const NOTHING: Settled = Settled { chosen: Some(None), adopted: false, lost: false };
 }
 
 /// The state after open.
@@ -447,10 +449,13 @@ impl Work {
                 let may = free || planted::is(Bug::SettleAnywhere);
                 if may { look(placed) } else { Found::Other }
             };
-            let settled = match self.is_lost(found, doubt.newest) {
+            let mut settled = match self.is_lost(found, doubt.newest) {
                 true => Settled::LOST,
                 false => self.choose(&doubt, usable),
             };
+            if settled.lost && is_zeros(&now) {
+                settled = Settled::NOTHING;
+            }
             if settled.lost {
                 report.damaged_blocks += 1;
                 report.damaged.push((id, block));
@@ -477,7 +482,8 @@ impl Work {
                 return Settled { chosen: Some(*placed), adopted: false, lost };
             }
         }
-        Settled::LOST
+        let zeros = doubt.before.iter().filter_map(|(_, placed)| placed.as_ref()).any(is_zeros);
+        if zeros { Settled::NOTHING } else { Settled::LOST }
     }
 
     /// Whether a candidate cannot be read that a sync may have covered: nothing older may take its place.
@@ -507,4 +513,9 @@ impl Work {
             None => chunk.clear(block),
         });
     }
+}
+
+/// Whether a block holds zeros: as it reads without its place, too, that is always to be had.
+fn is_zeros(placed: &Placed) -> bool {
+    placed.sum == crc32c(&[0; BLOCK_LEN]) && !planted::is(Bug::LoseZeros)
 }

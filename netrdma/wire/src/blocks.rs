@@ -70,30 +70,79 @@ pub const fn block_count(offset: u32, bytes: u32) -> u32 {
 
 /// Calls `each` with every piece of `payload`, which lies at `offset` in its chunk, and its checksum.
 ///
+/// A payload that a device or a peer's NIC wrote is not in the cache, and one block's checksum waits for memory for
+/// two thirds of its time: the processor fetches ahead within a page, and here each block is another one. So the
+/// block after the one at hand is asked for first. Measured on Zen 5, us for a cold MiB: 34 instead of 57 one after
+/// the other, 36 instead of 68 three at once; reading it and nothing else takes 26.
+///
 /// Whole blocks go three at a time where the processor's CRC instruction is the fastest there is: it takes three
-/// cycles and a new one can begin in each, so three blocks take as long as one; and three pages come from memory at
-/// once. Measured on Zen 5 without AVX-512, GB/s: 26 instead of 14 from cache, 13 instead of 6.5 from memory.
+/// cycles and a new one can begin in each, so three blocks take as long as one. Measured on Zen 5 without AVX-512,
+/// GB/s from cache: 26 instead of 14.
 pub fn each_checksum(offset: u32, payload: &[u8], mut each: impl FnMut(BlockPiece, u32)) {
     let mut pieces = pieces(offset, to_u32(payload.len()));
     while let Some(piece) = pieces.next() {
         let rest = &payload[to_usize(u64::from(piece.at))..];
-        match rest.first_chunk::<{ 3 * BLOCK_LEN }>().filter(|_| piece.is_full()).and_then(three) {
+        let blocks = rest.split_first_chunk::<{ 3 * BLOCK_LEN }>();
+        let blocks = blocks.filter(|_| piece.is_full() && three_are_faster());
+        match blocks.and_then(|(blocks, next)| three(blocks, next)) {
             Some([first, second, third]) => {
                 each(piece, first);
                 for sum in [second, third] {
                     each(pieces.next().expect("three whole blocks are there"), sum);
                 }
             }
-            None => each(piece, crc32c(piece.of(payload))),
+            None => {
+                let (bytes, next) = rest.split_at(to_usize(u64::from(piece.bytes)));
+                prefetch_block(next);
+                each(piece, crc32c(bytes));
+            }
         }
     }
 }
 
-/// The checksums of three blocks at once; `None` where one after the other is faster.
+/// What memory hands over at a time, in bytes.
+const LINE_LEN: usize = 64;
+const LINES: usize = BLOCK_LEN / LINE_LEN;
+
+/// Asks for the first block of `next`. Backwards: forwards the processor would see a stream and fetch ahead of these
+/// very requests, which takes up to half as long again.
+fn prefetch_block(next: &[u8]) {
+    let (lines, _) = next.as_chunks();
+    for line in lines[..lines.len().min(LINES)].iter().rev() {
+        prefetch(line);
+    }
+}
+
+/// Asks for a line that is soon to be read.
 #[cfg(target_arch = "x86_64")]
-fn three(blocks: &[u8; 3 * BLOCK_LEN]) -> Option<[u32; 3]> {
-    let wide = is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("vpclmulqdq");
-    if wide || !is_x86_feature_detected!("sse4.2") {
+fn prefetch(line: &[u8; LINE_LEN]) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    #[allow(unsafe_code, reason = "the compiler has no safe word for it")]
+    // SAFETY: alive, until, alone - a plain reference, of which nothing is read: the processor takes a hint, which
+    // every x86-64 knows.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn prefetch(_: &[u8; LINE_LEN]) {}
+
+/// Whether three blocks at once take less time than one after the other.
+#[cfg(target_arch = "x86_64")]
+fn three_are_faster() -> bool {
+    !(is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("vpclmulqdq"))
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn three_are_faster() -> bool {
+    false
+}
+
+/// The checksums of three blocks at once, `next` lying behind them; `None` where the processor cannot.
+#[cfg(target_arch = "x86_64")]
+fn three(blocks: &[u8; 3 * BLOCK_LEN], next: &[u8]) -> Option<[u32; 3]> {
+    if !is_x86_feature_detected!("sse4.2") {
         return None;
     }
     #[allow(
@@ -101,26 +150,34 @@ fn three(blocks: &[u8; 3 * BLOCK_LEN]) -> Option<[u32; 3]> {
         reason = "the compiler cannot know that the processor has the instruction"
     )]
     // SAFETY: alive, until, alone - plain references; the processor was just asked for SSE4.2.
-    Some(unsafe { three_sse42(blocks) })
+    Some(unsafe { three_sse42(blocks, next) })
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn three(_: &[u8; 3 * BLOCK_LEN]) -> Option<[u32; 3]> {
+fn three(_: &[u8; 3 * BLOCK_LEN], _: &[u8]) -> Option<[u32; 3]> {
     None
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse4.2")]
-fn three_sse42(blocks: &[u8; 3 * BLOCK_LEN]) -> [u32; 3] {
+fn three_sse42(blocks: &[u8; 3 * BLOCK_LEN], next: &[u8]) -> [u32; 3] {
     use std::arch::x86_64::_mm_crc32_u64;
-    let (words, _) = blocks.as_chunks::<8>();
-    let (a, rest) = words.split_at(BLOCK_LEN / 8);
-    let (b, c) = rest.split_at(BLOCK_LEN / 8);
+    let (lines, _) = blocks.as_chunks::<LINE_LEN>();
+    let (next, _) = next.as_chunks();
     let mut sums = [u64::from(u32::MAX); 3];
-    for ((a, b), c) in a.iter().zip(b).zip(c) {
-        sums[0] = _mm_crc32_u64(sums[0], u64::from_le_bytes(*a));
-        sums[1] = _mm_crc32_u64(sums[1], u64::from_le_bytes(*b));
-        sums[2] = _mm_crc32_u64(sums[2], u64::from_le_bytes(*c));
+    for at in 0..LINES {
+        let of_each = [at, at + LINES, at + 2 * LINES];
+        for line in of_each {
+            if let Some(line) = next.get(line) {
+                prefetch(line);
+            }
+        }
+        let [(a, _), (b, _), (c, _)] = of_each.map(|line| lines[line].as_chunks::<8>());
+        for ((a, b), c) in a.iter().zip(b).zip(c) {
+            sums[0] = _mm_crc32_u64(sums[0], u64::from_le_bytes(*a));
+            sums[1] = _mm_crc32_u64(sums[1], u64::from_le_bytes(*b));
+            sums[2] = _mm_crc32_u64(sums[2], u64::from_le_bytes(*c));
+        }
     }
     sums.map(|sum| !u32::try_from(sum).expect("a CRC32C has 32 bits"))
 }
@@ -158,11 +215,13 @@ mod tests {
     #[test]
     fn three_at_once_are_what_each_is_alone() {
         let bytes: Vec<u8> =
-            (0..3 * BLOCK_LEN).map(|at| u8::try_from(at * 7 % 251).unwrap()).collect();
-        let blocks: &[u8; 3 * BLOCK_LEN] = bytes.as_slice().try_into().unwrap();
+            (0..7 * BLOCK_LEN + 100).map(|at| u8::try_from(at * 7 % 251).unwrap()).collect();
         let alone: Vec<u32> = bytes.chunks(BLOCK_LEN).map(crc32c).collect();
-        if let Some(sums) = three(blocks) {
-            assert_eq!(sums.as_slice(), alone);
+        for (at, alone) in alone.windows(3).enumerate() {
+            let rest = &bytes[at * BLOCK_LEN..];
+            if let Some((blocks, next)) = rest.split_first_chunk() {
+                assert_eq!(three(blocks, next).as_ref().map_or(alone, |sums| &sums[..]), alone);
+            }
         }
         assert_eq!(checksums(0, &bytes), alone);
     }

@@ -99,7 +99,7 @@ pub struct Model {
     clock: u64,
     memory: Memory,
     /// The device may tell errors: an operation under way at a crash may have met one.
-    told: bool,
+    pub told: bool,
     /// Or the device may have blocks that it does not give: one that a cut went through stays lost.
     ungiven: bool,
     /// Syncs answered: the clock they cover, and how many flushes had been done.
@@ -126,7 +126,8 @@ fn effect(change: &Change, id: ChunkId, block: u32, now: &Content) -> Option<(Co
             let piece =
                 pieces(*offset, *bytes).find(|piece| *chunk == id && piece.block == block)?;
             match (how, now) {
-                (ZeroHow::Allocate, None) => Some((Some(vec![0; BLOCK_LEN].into()), true)),
+                // What does not arrive is a hole again, which reads the same.
+                (ZeroHow::Allocate, None) => Some((Some(vec![0; BLOCK_LEN].into()), false)),
                 (ZeroHow::Erase, Some(now)) => {
                     let mut content = now.to_vec();
                     content[length(piece.start)..length(piece.start + piece.bytes)].fill(0);
@@ -263,6 +264,19 @@ impl Model {
         }
     }
 
+    /// The change ended with an error between two of its steps: each block is as before or as after.
+    pub fn cut_short(&mut self, change: &Change) {
+        self.clock += 1;
+        for key in self.keys(change) {
+            let Version { mut contents, fragile, shaken, .. } = self.now(key);
+            if let Some((after, _)) = effects(change, key, &contents) {
+                after.into_iter().for_each(|content| add(&mut contents, content));
+                let stamp = self.clock;
+                self.push(key, Version { contents, stamp, fragile, shaken });
+            }
+        }
+    }
+
     /// What a sync that begins now has to cover.
     pub fn clock(&self) -> u64 {
         self.clock
@@ -315,6 +329,12 @@ impl Model {
                 version.contents.iter().for_each(|content| add(&mut may.contents, content.clone()));
                 may.unreadable |= version.fragile || version.shaken;
             }
+        }
+        // Zeros that cannot be read are a hole instead.
+        let zeros = |content: &Content| content.as_ref().is_some_and(|it| **it == [0; BLOCK_LEN]);
+        let faulty = self.told || self.ungiven || self.memory != Memory::LastSync;
+        if (faulty || may.unreadable) && may.contents.iter().any(zeros) {
+            add(&mut may.contents, None);
         }
         may
     }
@@ -380,6 +400,18 @@ mod tests {
         let may = model.after(Crash::PowerLoss, ID, 0, &[]);
         assert_eq!((may.contents, may.unreadable), (vec![block(2)], false));
         assert_eq!(model.written(), Some([(ID, 1)].into()));
+    }
+
+    #[test]
+    fn space_given_out_ahead_is_there_or_a_hole_and_never_unreadable() {
+        let mut model = Model::new(Memory::LastSync, &Faults::default());
+        let (chunk, bytes) = (ID, 4096);
+        model.done(&Change::Zero { chunk, offset: 0, bytes, how: ZeroHow::Allocate });
+        let may = model.after(Crash::PowerLoss, ID, 0, &[]);
+        assert_eq!((may.contents, may.unreadable), (vec![block(0), None], false));
+        model.synced(model.clock(), 1);
+        let may = model.after(Crash::PowerLoss, ID, 0, &[]);
+        assert_eq!((may.contents, may.unreadable), (vec![block(0)], false));
     }
 
     #[test]

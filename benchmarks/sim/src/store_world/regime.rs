@@ -8,6 +8,9 @@
 //! | `DataLies` | data writes are dropped or land elsewhere, bits rot, too | reads are right or fail | the same or unreadable; a block may be the version before if it changed since the last sync but one, never "never written" if a sync covered it |
 //! | `JournalLies` | the same, in the journal | reads are right | any version it had since the last crash, or unreadable; or the target is refused as damaged |
 //!
+//! In one seed of 16, of `Power` or `Errors`, pages of the index cannot be read now and then, and files go in many steps:
+//! what needs such a page ends with an error, and what was done before that stays.
+//!
 //! In every regime: no block reads as anything it never was; every block is found and counted; a
 //! block is given to one chunk at a time; and when all is removed all space is free.
 
@@ -157,6 +160,10 @@ pub struct Habits {
     pub swaps: bool,
     /// The target grows, ranges are zeroed and allocated, and what is free may be discarded.
     pub shapes: bool,
+    /// Space is given out ahead all the time, and the power goes during a sync.
+    pub gives: bool,
+    /// Percent of operations that do so to ranges, where they do.
+    pub zeroing: u64,
 }
 
 impl Habits {
@@ -226,6 +233,42 @@ impl Habits {
         }
     }
 
+    /// Files of many chunks that come and go, and little memory for their records: removals go in many steps, each of
+    /// which reads the index.
+    pub fn removing(self, random: &mut Random) -> Habits {
+        Habits {
+            weights: [60, 15, 5, 20],
+            filler_blocks: 300,
+            chunk_blocks: 3,
+            blocks_max: self.blocks_max.min(4),
+            inos: 2,
+            chunks: random.pick(&[6, 16]),
+            dirty_chunks_max: random.pick(&[1, 4, 8]),
+            cache_bytes_max: 1 << 10,
+            ..self
+        }
+    }
+
+    /// Space is given out ahead all the time, and the power goes during a sync: whatever takes it for data is soonest seen
+    /// here.
+    pub fn giving(self) -> Habits {
+        Habits {
+            weights: [20, 5, 40, 40],
+            gives: true,
+            zeroing: 50,
+            pause_max: Duration::from_micros(200),
+            depth: 24,
+            filler_blocks: 300,
+            chunk_blocks: 64,
+            chunks: 2,
+            dirty_chunks_max: 1000,
+            checkpoint_interval: Duration::from_secs(1),
+            tables_bytes_max: 16 << 20,
+            shapes: true,
+            ..self
+        }
+    }
+
     fn any(random: &mut Random) -> Habits {
         let ms = Duration::from_millis;
         Habits {
@@ -252,6 +295,8 @@ impl Habits {
             scrub: random.chance(25),
             swaps: false,
             shapes: true,
+            gives: false,
+            zeroing: 8,
         }
     }
 }

@@ -1,7 +1,10 @@
 //! Directed tests: files of so many chunks that they go in steps.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
 use crate::rig::{Answer, BOOT, Rig};
-use weft_wire::{ChunkId, ChunkIndex, Ino};
+use weft_wire::{ChunkId, ChunkIndex, Ino, Status};
 
 const CHUNKS: u64 = 60;
 const OTHER: ChunkId = ChunkId { ino: Ino(3), index: ChunkIndex(0) };
@@ -78,4 +81,49 @@ fn a_crash_between_steps_leaves_the_first_chunks() {
         assert_eq!(rig.store().space().used_bytes, 2 * 4096, "seed {seed}");
     }
     assert!(partly > 5, "only {partly} crashes came between steps");
+}
+
+/// Flips a bit of the index's pages that hold the chunk's row, or flips it back.
+fn flip_row(rig: &Rig, id: ChunkId) {
+    let file = File::options().read(true).write(true).open(rig.index_dir().join("data.mdb"));
+    let file = file.unwrap();
+    let mut bytes = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    let key: Vec<u8> = id.ino.0.to_be_bytes().into_iter().chain(id.index.0.to_be_bytes()).collect();
+    let places = (0..bytes.len() - 24).filter(|at| bytes[*at..].starts_with(&key));
+    let flipped: Vec<usize> = places.map(|at| at + 20).collect();
+    assert!(!flipped.is_empty(), "{id} is in the index");
+    for at in flipped {
+        file.write_all_at(&[bytes[at] ^ 4], u64::try_from(at).unwrap()).unwrap();
+    }
+}
+
+/// A removal meets a page of the index that cannot be read: it ends with an error after the steps before, and the target
+/// goes on.
+#[test]
+fn an_index_that_cannot_be_read_stops_a_removal_and_not_the_target() {
+    let mut rig = Rig::new(7, 8 << 20);
+    let chunk_of = |ino, index| ChunkId { ino: Ino(ino), index: ChunkIndex(index) };
+    for index in 0..300 {
+        let id = chunk_of(1 + index / 100, index % 100);
+        assert_eq!(rig.write(id, 0, &[3; 4096]), Answer::Done);
+    }
+    rig.shutdown();
+    rig.cache_bytes_max = 1 << 10;
+    rig.open(BOOT).unwrap();
+    flip_row(&rig, chunk_of(2, 40));
+    assert_eq!(rig.truncate(Ino(2), 0, None), Answer::Failed(Status::Damaged));
+    assert!(!rig.store().is_read_only());
+    let left = rig.store().space().used_bytes / 4096;
+    assert!((240..300).contains(&left), "{left} blocks are left: some steps were done");
+    assert_eq!(rig.write(chunk_of(3, 5), 0, &[4; 4096]), Answer::Done);
+    assert_eq!(rig.sync(), Answer::Done);
+    assert!(!rig.store().is_read_only());
+    flip_row(&rig, chunk_of(2, 40));
+    assert_eq!(rig.truncate(Ino(2), 0, None), Answer::Done);
+    assert_eq!(rig.store().space().used_bytes, 200 * 4096);
+    rig.shutdown();
+    rig.open(BOOT).unwrap();
+    assert!(listed(&mut rig).is_empty());
+    assert_eq!(rig.store().space().used_bytes, 200 * 4096);
 }

@@ -10,7 +10,7 @@ use weft_store::{
     Outcome, ReadPiece, RecoveryReport, Store, StoreError, TargetUuid, format_plan,
 };
 use weft_wire::blocks::checksums;
-use weft_wire::data::ChunkRange;
+use weft_wire::data::{ChunkRange, ZeroHow};
 use weft_wire::{ChunkId, ChunkIndex, ClusterId, Ino, Status, TargetId};
 
 use crate::disk::{Disk, Random};
@@ -363,6 +363,12 @@ impl Rig {
     pub(crate) fn begin_sync(&mut self, ino: Ino) -> u64 {
         let op = self.op();
         self.act(|store, _, out| store.sync(op, ino, out));
+        op
+    }
+
+    pub(crate) fn begin_zero(&mut self, range: ChunkRange, how: ZeroHow) -> u64 {
+        let op = self.op();
+        self.act(|store, pool, out| store.zero(op, range, how, pool, out));
         op
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::rig::{Answer, BOOT, Faults, Rig};
 use weft_store::{Copies, inspect_copies};
+use weft_wire::data::{ChunkRange, ZeroHow};
 use weft_wire::{ChunkId, ChunkIndex, Ino, Status};
 
 const CAPACITY_BYTES: u64 = 8 << 20;
@@ -277,4 +278,40 @@ fn a_growth_whose_writes_fail_changes_nothing() {
         assert_eq!(rig.read(CHUNK, 0, 65536), Answer::Read(0, vec![8; 65536]));
     }
     assert!(failures > 5);
+}
+
+/// A hole that is synced reads as zeros, and no less when space was given out there and the power went, whenever it did:
+/// nobody would write these zeros again.
+#[test]
+fn a_power_loss_does_not_make_space_given_out_ahead_unreadable() {
+    let range = ChunkRange { chunk: CHUNK, offset: 0, bytes: 8 * 4096 };
+    let (mut holes, mut zeros) = (0, 0);
+    for seed in 0..60 {
+        let mut rig = rig(seed);
+        assert_eq!(rig.write(CHUNK, 8 * 4096, &[5; 4096]), Answer::Done);
+        // What was there before is not zeros.
+        fill(&mut rig);
+        assert_eq!(rig.truncate(Ino(2), 0, None), Answer::Done);
+        rig.shutdown();
+        rig.open(BOOT).unwrap();
+        let op = rig.begin_zero(range, ZeroHow::Allocate);
+        assert_eq!(rig.finish(op), Answer::Done);
+        rig.begin_sync(Ino(1));
+        for _ in 0..seed % 3 {
+            rig.step();
+        }
+        rig.power_loss();
+        let report = rig.open([77; 16]).unwrap();
+        assert_eq!(report.damaged_blocks, 0, "seed {seed}");
+        let answer = rig.read(CHUNK, 0, 9 * 4096);
+        let Answer::Read(0, bytes) = answer else { panic!("seed {seed}: {answer:?}") };
+        assert_eq!(bytes.len(), 9 * 4096);
+        assert!(bytes[..8 * 4096].iter().all(|byte| *byte == 0), "seed {seed}");
+        assert!(bytes[8 * 4096..].iter().all(|byte| *byte == 5), "seed {seed}");
+        let used = rig.store().space().used_bytes / 4096;
+        holes += u32::from(report.reverted_blocks > 0);
+        zeros += u32::from(used > 1);
+        assert!((1..=9).contains(&used));
+    }
+    assert!(holes > 5 && zeros > 5, "{holes} were taken back, {zeros} have what was given out");
 }

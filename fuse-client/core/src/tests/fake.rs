@@ -574,15 +574,7 @@ impl Fake {
                 MetaReply::Made(attr, true, place)
             }
             MetaRequest::Unlink { parent, name } | MetaRequest::Rmdir { parent, name } => {
-                let ino = self.named(*parent, name)?;
-                self.inode(*parent)?.names.remove(*name);
-                let inode = self.inode(ino)?;
-                (inode.attr.nlink, inode.attr.version) =
-                    (inode.attr.nlink - 1, inode.attr.version + 1);
-                if inode.opens == 0 && inode.attr.nlink == 0 {
-                    self.inodes.remove(&ino);
-                }
-                MetaReply::Done
+                self.unlink(*parent, name)?
             }
             MetaRequest::Link { ino, parent, name } => {
                 self.inode(*parent)?.names.insert(name.to_vec(), *ino);
@@ -623,6 +615,17 @@ impl Fake {
             MetaRequest::StatFs => MetaReply::StatFs(StatFs::default()),
             other => self.apply_more(other)?,
         })
+    }
+
+    fn unlink(&mut self, parent: Ino, name: &[u8]) -> Result<MetaReply, Status> {
+        let ino = self.named(parent, name)?;
+        self.inode(parent)?.names.remove(name);
+        let inode = self.inode(ino)?;
+        (inode.attr.nlink, inode.attr.version) = (inode.attr.nlink - 1, inode.attr.version + 1);
+        if inode.opens == 0 && inode.attr.nlink == 0 {
+            self.inodes.remove(&ino);
+        }
+        Ok(MetaReply::Done)
     }
 
     fn make_existing(&mut self, ino: Ino, how: &MakeHow) -> Result<MetaReply, Status> {
