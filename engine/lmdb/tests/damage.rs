@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::RwLock;
+use std::time::Duration;
 
 use weft_lmdb::{Env, Error, Kind, OpenOptions, Reader, Table};
 
@@ -35,11 +35,15 @@ fn data_file(dir: &Path) -> PathBuf {
     dir.join("data.mdb")
 }
 
-/// Until a child runs its own program it has the locks of all databases that are open as well: none is opened meanwhile.
-static BEGINNING: RwLock<()> = RwLock::new(());
-
+/// A child has the locks of all databases that were open when it began, until it closes them on its way to its own program: a
+/// moment after `spawn` has returned, in which one that was dropped here is still in use.
 fn open(dir: &Path, options: &OpenOptions) -> Result<Env, Error> {
-    let _no_child_begins = BEGINNING.read().unwrap();
+    for _ in 0..500 {
+        match Env::open(dir, options) {
+            Err(error) if error.kind == Kind::Busy => std::thread::sleep(Duration::from_millis(10)),
+            opened => return opened,
+        }
+    }
     Env::open(dir, options)
 }
 
@@ -147,11 +151,7 @@ fn in_child(name: &str) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", name, "--ignored", "--nocapture"]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let begun = {
-        let _nothing_is_opened = BEGINNING.write().unwrap();
-        command.spawn().unwrap()
-    };
-    let output = begun.wait_with_output().unwrap();
+    let output = command.spawn().unwrap().wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let tail: Vec<_> = text.lines().rev().take(4).collect();
     let errors = String::from_utf8_lossy(&output.stderr);
