@@ -219,12 +219,13 @@ impl File {
         let dirty = to_u64(self.dirty_bytes.div_ceil(BLOCK_LEN));
         let whole = attr.size.div_ceil(to_u64(BLOCK_LEN));
         attr.blocks = attr.blocks.max(whole.min(attr.blocks.saturating_add(dirty)));
+        // Reads and writes that are known here came after these.
+        self.behind.overlay(&mut attr);
         attr.atime = self.local_atime.map_or(attr.atime, |atime| attr.atime.max(atime));
         if let Some(mtime) = self.local_mtime {
             attr.mtime = attr.mtime.max(mtime);
             attr.ctime = attr.ctime.max(mtime);
         }
-        self.behind.overlay(&mut attr);
         attr
     }
 

@@ -223,6 +223,21 @@ fn a_write_after_times_were_set_makes_a_time_of_its_own() {
     }
 }
 
+#[test]
+fn a_read_after_times_were_set_counts() {
+    let mut world = ready(World::new(config(), 495), FRESH);
+    let (ino, handle) = world.create(b"a");
+    world.write(handle, 0, b"small", false).unwrap();
+    let (atime, mtime) = (Time { seconds: 1, nanos: 0 }, LONG_AGO);
+    let (atime, mtime) = (Some(TimeSet::To(atime)), Some(TimeSet::To(mtime)));
+    world.at_once(set(ino, SetAttr { atime, mtime, ..SetAttr::default() })).unwrap();
+    assert_eq!(world.read(handle, 0, 5).unwrap(), b"small");
+    let read_at = world.attr(ino).atime;
+    assert!(read_at > LONG_AGO, "relatime: it was read after it was changed");
+    world.step_until(|world| world.core.is_clean());
+    assert_eq!(world.attr(ino).atime, read_at);
+}
+
 /// A server that is too busy for one of them makes none of the later ones before it.
 #[test]
 fn changes_of_a_file_are_made_in_the_order_of_the_calls() {
