@@ -54,14 +54,18 @@ def _all(what, top):
 
 def _memory_group(name, bytes_max):
     """A control group with so much memory, of either version of the kernel's interface."""
-    for root, limit in (("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")):
+    for root, limit in (("/sys/fs/cgroup", "memory.high"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")):
         control = Path(root) / "cgroup.subtree_control"
-        if limit == "memory.max" and (not control.exists() or "memory" not in control.read_text().split()):
+        if limit == "memory.high" and (not control.exists() or "memory" not in control.read_text().split()):
             continue
         group = Path(root) / name
         try:
             group.mkdir()
             (group / limit).write_text(str(bytes_max))
+            # Who needs more waits until some is free: on a loaded machine the kernel would kill it before the mount has read
+            # what the kernel forgot.
+            if limit == "memory.limit_in_bytes":
+                (group / "memory.oom_control").write_text("1")
         except OSError:
             continue
         return group
