@@ -37,6 +37,7 @@ fn data_file(dir: &Path) -> PathBuf {
 
 /// A child has the locks of all databases that were open when it began, until it closes them on its way to its own program: a
 /// moment after `spawn` has returned, in which one that was dropped here is still in use.
+#[expect(clippy::disallowed_methods, reason = "another process is waited for")]
 fn open(dir: &Path, options: &OpenOptions) -> Result<Env, Error> {
     for _ in 0..500 {
         match Env::open(dir, options) {
