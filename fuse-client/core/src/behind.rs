@@ -13,8 +13,6 @@
 //! server next. So they share a message, a waking of the server and a write of its log. Changes of one file are made in the order
 //! of the calls: each is sent when the one before is answered.
 
-use std::collections::BTreeSet;
-
 use weft_net::link::Request;
 use weft_wire::meta::{Attr, MetaReply, MetaRequest, SetAttr, Time, TimeSet};
 use weft_wire::session::FEATURE_CTIME;
@@ -125,8 +123,8 @@ impl ClientCore {
         };
         let asked = file.asking || file.asked_whether_there;
         let calm = !file.is_held() && !file.is_moving() && !asked && file.server_opens > 0;
-        let takes = volume.has_room() && volume.reopening.is_empty() && self.may_send_change();
-        let takes = takes && volume.wary_until <= self.now;
+        let willing = volume.reopening.is_empty() && volume.wary_until <= self.now;
+        let takes = willing && volume.has_room() && self.may_send_change();
         let there = self.links[at(volume.link)].is_answering(self.now);
         calm && takes && there && self.holds(ino, LeaseMode::Write)
     }
@@ -206,12 +204,10 @@ impl ClientCore {
             if volume.link != link || volume.held.is_empty() {
                 continue;
             }
-            let mut waiting = BTreeSet::new();
             for request in std::mem::take(&mut volume.held) {
                 let ino = self.calls.get(&request.tag).and_then(|call| call.purpose.behind());
                 if let Some(file) = ino.and_then(|ino| self.files.get_mut(&ino)) {
-                    if file.sent_behind > 0 || waiting.contains(&ino) {
-                        waiting.insert(ino);
+                    if file.sent_behind > 0 {
                         volume.held.push(request);
                         continue;
                     }
