@@ -7,6 +7,8 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
+use crate::host::count_cores;
+
 /// Load averages, and in the fourth field how many threads run or want to now.
 const LOADAVG: &str = "/proc/loadavg";
 /// A list of cores as `0-3,8`.
@@ -38,17 +40,6 @@ impl Crowd {
             runnable(&text[..bytes]).is_some_and(|count| count > self.core_count)
         })
     }
-}
-
-/// How many cores a list names.
-fn count_cores(list: &str) -> Option<u32> {
-    let mut count = 0u32;
-    for part in list.trim().split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
-        count = count.checked_add(last.checked_sub(first)?.checked_add(1)?)?;
-    }
-    Some(count)
 }
 
 /// The fourth field's first number.

@@ -129,6 +129,18 @@ pub fn run_soon() -> Result<(), RingError> {
     if set == 0 { Ok(()) } else { Err(failed()) }
 }
 
+/// How many cores a list as `0-3,8` names, the kernel's form; `None` when it is none.
+#[must_use]
+pub fn count_cores(list: &str) -> Option<u32> {
+    let mut count = 0u32;
+    for part in list.trim().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        count = count.checked_add(last.checked_sub(first)?.checked_add(1)?)?;
+    }
+    Some(count)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

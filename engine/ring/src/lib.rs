@@ -49,7 +49,7 @@ mod transfer;
 
 pub use config::{Registration, RingConfig, Stats};
 pub use error::{Kind, RingError};
-pub use host::{KernelSupport, pin_to_core, probe, run_soon};
+pub use host::{KernelSupport, count_cores, pin_to_core, probe, run_soon};
 pub use limits::{FILES_MAX, OPS_MAX, SEND_PARTS_MAX, SPIN_US_MAX, SQ_ENTRIES_MAX};
 pub use mailbox::{Bell, Mailbox, SendError, Sender, mailbox};
 pub use nvme::Namespace;

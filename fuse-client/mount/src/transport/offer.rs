@@ -59,15 +59,10 @@ fn ask_at(switch: &Path, cpus: &Path) -> Result<Offer, NoOffer> {
     Ok(Offer { switched_on, queue_count })
 }
 
-/// How many a list as `0-3,8` names.
+/// How many CPUs a list names, if there can be so many queues.
 fn count_cpus(list: &str) -> Option<u16> {
-    let mut count = 0u32;
-    for part in list.trim().split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
-        count = count.checked_add(last.checked_sub(first)?.checked_add(1)?)?;
-    }
-    u16::try_from(count).ok().filter(|&count| (1..=CPUS_MAX).contains(&count))
+    let count = u16::try_from(weft_ring::count_cores(list)?).ok();
+    count.filter(|count| (1..=CPUS_MAX).contains(count))
 }
 
 #[cfg(test)]
