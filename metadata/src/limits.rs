@@ -35,6 +35,8 @@ pub const COMMAND_DIRTY_BYTES: u64 = 32 << 10;
 pub const BATCH_COUNT_MIN: u64 = 16;
 /// See [`BATCH_COUNT_MIN`].
 pub const BATCH_COUNT_MAX: u64 = 1024;
+/// Batches on their way to the log at a time. All together they are bounded as one is.
+pub const LOG_WRITES_MAX: usize = 2;
 /// Inodes or works in one internal command.
 pub const INTERNAL_LIST_MAX: usize = 256;
 /// Names whose hash agrees in all but the low byte, in one directory.

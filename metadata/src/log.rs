@@ -2,9 +2,10 @@
 //!
 //! The file has two areas of equal length. The batches since the beginning of checkpoint `g` are in area `g % 2`, from its
 //! start, without gaps, each at a multiple of 4 KiB. While checkpoint `g + 1` is written the database on the disk is that
-//! of `g`, so a replay takes the batches of `g` and then those of `g + 1`. Only one append is under way at a time, so a batch that is not whole
-//! can only be the last one: whole batches (or their headers) of the same generation behind it prove that it *was*
-//! durable and is damaged now, which is an error and not the end of the log.
+//! of `g`, so a replay takes the batches of `g` and then those of `g + 1`. A few appends are under way at a time and end in
+//! any order, so whole batches behind one that is not whole prove nothing by themselves. But each says up to where the log
+//! was durable when it was sent: a batch below that *was* whole and is damaged now, which is an error and not the end of
+//! the log.
 
 use weft_wire::blocks::crc32c;
 use weft_wire::meta::Time;
@@ -18,6 +19,8 @@ use crate::limits::{COMMAND_DIRTY_BYTES, LOG_BLOCK_BYTES};
 use crate::planted::{self, Bug};
 use crate::record::{FORMAT, Identity};
 
+/// Of batches. In those of 1 nothing says what was durable: each was sent after the one before it was.
+pub(crate) const LOG_FORMAT: u16 = 2;
 /// "WLOG" as bytes.
 pub(crate) const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"WLOG");
 /// A session ended: its slots go.
@@ -109,7 +112,9 @@ pub(crate) struct RawBatch {
     pub(crate) body_bytes: U32,
     /// CRC32C of the `body_bytes` after this header.
     pub(crate) body_checksum: U32,
-    pub(crate) reserved_tail: [u8; 16],
+    /// All commands below this number were durable when the batch was sent.
+    pub(crate) durable_below: U64,
+    pub(crate) reserved_tail: [u8; 8],
 }
 pub(crate) const BATCH_HEADER_BYTES: usize = 64;
 const _: () = assert!(size_of::<RawBatch>() == BATCH_HEADER_BYTES);
@@ -128,8 +133,13 @@ pub(crate) struct RawCommand {
 }
 const _: () = assert!(size_of::<RawCommand>() == 48);
 
-/// The batch as it goes to the log: a multiple of 4096 bytes long.
-pub(crate) fn encode_batch(identity: &Identity, generation: u64, commands: &[Command]) -> Vec<u8> {
+/// The batch as it goes to the log: a multiple of 4096 bytes long. All commands below `durable_below` are durable.
+pub(crate) fn encode_batch(
+    identity: &Identity,
+    generation: u64,
+    durable_below: u64,
+    commands: &[Command],
+) -> Vec<u8> {
     let mut out = vec![0; BATCH_HEADER_BYTES];
     for command in commands {
         let raw = RawCommand {
@@ -149,7 +159,7 @@ pub(crate) fn encode_batch(identity: &Identity, generation: u64, commands: &[Com
     let mut raw = RawBatch {
         checksum: U32::new(0),
         magic: U32::new(BATCH_MAGIC),
-        format: U16::new(FORMAT),
+        format: U16::new(LOG_FORMAT),
         reserved: [0; 2],
         command_count: U32::new(to_u32(commands.len())),
         nonce: U64::new(identity.log_nonce),
@@ -157,7 +167,8 @@ pub(crate) fn encode_batch(identity: &Identity, generation: u64, commands: &[Com
         first_sequence: U64::new(commands.first().map_or(0, |c| c.sequence)),
         body_bytes: U32::new(to_u32(body.len())),
         body_checksum: U32::new(crc32c(body)),
-        reserved_tail: [0; 16],
+        durable_below: U64::new(durable_below),
+        reserved_tail: [0; 8],
     };
     raw.checksum = U32::new(crc32c(&raw.as_bytes()[4..]));
     out[..BATCH_HEADER_BYTES].copy_from_slice(raw.as_bytes());
@@ -278,7 +289,7 @@ impl<'a> Replay<'a> {
     /// The next batch's commands; `None` at the end of the log.
     ///
     /// # Errors
-    /// `LogDamaged` when the batch is not whole though later ones are there; `LogIo`; `Version`.
+    /// `LogDamaged` when the batch is not whole though a later one says that it was durable; `LogIo`; `Version`.
     pub(crate) fn next_batch(&mut self) -> Result<Option<Vec<Command>>, MetaError> {
         loop {
             if self.at < self.identity.segment_bytes {
@@ -289,7 +300,7 @@ impl<'a> Replay<'a> {
                     return Ok(Some(commands));
                 }
                 if !planted::is(Bug::EndAtDamage) {
-                    self.check_nothing_follows()?;
+                    self.check_was_not_durable()?;
                 }
             }
             if self.is_last {
@@ -304,7 +315,7 @@ impl<'a> Replay<'a> {
 
     fn whole_batch(&mut self) -> Result<Option<(RawBatch, Vec<Command>)>, MetaError> {
         let Some(raw) = self.header(self.at)? else { return Ok(None) };
-        if raw.format.get() != FORMAT {
+        if !(FORMAT..=LOG_FORMAT).contains(&raw.format.get()) {
             return Err(MetaError::at(Kind::Version, "open", u64::from(raw.format.get())));
         }
         let body_bytes = to_usize(u64::from(raw.body_bytes.get()));
@@ -321,13 +332,17 @@ impl<'a> Replay<'a> {
         Ok(decode_commands(&raw, body).filter(|c| !c.is_empty()).map(|commands| (raw, commands)))
     }
 
-    /// The batch at `at` is not whole. A later header of this generation says that it was once.
-    fn check_nothing_follows(&mut self) -> Result<(), MetaError> {
+    /// The batch at `at` is not whole. A later header of this generation may say that it was once.
+    fn check_was_not_durable(&mut self) -> Result<(), MetaError> {
         for at in
             (self.at..self.identity.segment_bytes).step_by(to_usize(u64::from(LOG_BLOCK_BYTES)))
         {
             let Some(raw) = self.header(at)? else { continue };
-            if raw.first_sequence.get() > self.next_sequence {
+            let durable_below = match raw.format.get() {
+                FORMAT => raw.first_sequence.get(),
+                _ => raw.durable_below.get(),
+            };
+            if durable_below > self.next_sequence {
                 return Err(MetaError::at(
                     Kind::LogDamaged,
                     "open",

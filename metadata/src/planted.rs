@@ -3,6 +3,10 @@
 weft_wire::bugs_to_plant! {
     /// Changes are applied and answered before their batch is on the log.
     AckBeforeLog,
+    /// A batch that is durable is taken to mean that those before it are, too.
+    AckOutOfOrder,
+    /// A batch says of those before it that they are durable when they are on their way.
+    ClaimDurable,
     /// The log begins anew before the checkpoint is committed.
     CutLogEarly,
     /// The log begins anew once more while a checkpoint is written: over what the database on the disk still needs.

@@ -11,15 +11,15 @@ mod posix;
 mod random;
 mod room;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use tempfile::TempDir;
 use weft_wire::meta::{Caller, MakeHow, MetaReply, MetaRequest, NO_SLOT, SetAttr, Time};
-use weft_wire::units::to_usize;
+use weft_wire::units::{to_u64, to_usize};
 use weft_wire::{ClusterId, Ino, SessionId, Status, TargetId};
 
-use crate::limits::SEGMENT_BYTES_MIN;
+use crate::limits::{LOG_WRITES_MAX, SEGMENT_BYTES_MIN};
 use crate::{
     Action, Checkpoint, Fence, FormatParams, Incoming, LogDevice, MetaError, OpenReport, Volume,
     VolumeParams, Work, check, log_bytes,
@@ -84,7 +84,7 @@ struct Rig {
     params: VolumeParams,
     volume: Option<Volume>,
     log: MemoryLog,
-    append: Option<Append>,
+    appends: VecDeque<Append>,
     /// What a checkpoint has to write; held back while `checkpoints_wait`.
     checkpoint: Option<Checkpoint>,
     checkpoints_wait: bool,
@@ -132,7 +132,7 @@ impl Rig {
             params,
             volume: None,
             log,
-            append: None,
+            appends: VecDeque::new(),
             checkpoint: None,
             checkpoints_wait: false,
             replies: BTreeMap::new(),
@@ -169,12 +169,12 @@ impl Rig {
         Ok(report)
     }
 
-    /// The process dies; `torn` says what of the write under way reached the device.
+    /// The process dies; `torn` says what of each write under way reached the device.
     fn crash(
         &mut self,
-        torn: impl FnOnce(&mut MemoryLog, Append),
+        mut torn: impl FnMut(&mut MemoryLog, Append),
     ) -> Result<OpenReport, MetaError> {
-        if let Some(append) = self.append.take() {
+        for append in std::mem::take(&mut self.appends) {
             torn(&mut self.log, append);
         }
         self.replies.clear();
@@ -186,9 +186,9 @@ impl Rig {
         for action in actions {
             match action {
                 Action::AppendLog { io, offset, bytes } => {
-                    assert!(self.append.is_none(), "one append at a time");
+                    assert!(self.appends.len() < LOG_WRITES_MAX, "a few at a time");
                     assert!(bytes.len().is_multiple_of(4096) && offset.is_multiple_of(4096));
-                    self.append = Some(Append { io, offset, bytes });
+                    self.appends.push_back(Append { io, offset, bytes });
                 }
                 Action::Reply { op, status, body } => {
                     assert!(status == Status::Ok || body.is_empty());
@@ -247,9 +247,13 @@ impl Rig {
         true
     }
 
-    /// The append under way is durable; what it was.
+    /// The append that is longest under way is durable; what it was.
     fn complete(&mut self) -> Option<Append> {
-        let append = self.append.take()?;
+        self.complete_nth(0)
+    }
+
+    fn complete_nth(&mut self, nth: usize) -> Option<Append> {
+        let append = self.appends.remove(nth)?;
         let at = to_usize(append.offset);
         self.log.0[at..at + append.bytes.len()].copy_from_slice(&append.bytes);
         let mut out = Vec::new();

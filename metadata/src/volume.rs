@@ -1,8 +1,8 @@
 //! One volume: takes requests, logs changes, applies what is logged, answers.
 //!
 //! The life of a change: [`Volume::request`] admits it (slot, headroom, bounds) -> `pending` -> [`Volume::flush_log`]
-//! makes a batch of what waits, one at a time -> the caller writes it, synced -> [`Volume::log_done`]: **durable from
-//! here on** -> applied in order -> the replies go out. A `SetAttr` of the size waits further: for the targets, and for
+//! makes a batch of what waits, a few at a time -> the caller writes it, synced -> [`Volume::log_done`], and that of all
+//! batches before it: **durable from here on** -> applied in order -> the replies go out. A `SetAttr` of the size waits further: for the targets, and for
 //! the logged word that they are done, so that the cut is never repeated after later writes were acknowledged.
 
 mod checkpoint;
@@ -56,7 +56,8 @@ const LOG_RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub enum Action {
     /// Write `bytes` at `offset` of the log file and make them durable (RWF_DSYNC), then call
-    /// [`Volume::log_done`]. Offset and length are multiples of 4096. One at a time.
+    /// [`Volume::log_done`]. Offset and length are multiples of 4096. Up to `limits::LOG_WRITES_MAX` are under
+    /// way at a time, beside each other in the file, and may end in any order.
     AppendLog {
         /// Names the write in `log_done`.
         io: u64,
@@ -138,8 +139,14 @@ pub struct Counters {
 struct Flight {
     io: u64,
     commands: Vec<Command>,
+    /// [`Command::change_count`] of all of them.
+    change_count: u64,
+    /// Length in the log.
+    bytes: usize,
     /// The write before this one failed.
     tried_before: bool,
+    /// How the write went. It may be durable before those in front of it are.
+    ended: Option<Result<(), i32>>,
 }
 
 /// A work the targets are not done with, and the replies that wait for it.
@@ -183,7 +190,8 @@ pub struct Volume {
     retry_at: Option<Duration>,
     retry_due: bool,
     memory: MemoryShares,
-    flight: Option<Flight>,
+    /// Batches on their way to the log, in its order.
+    flights: VecDeque<Flight>,
     next_io: u64,
     next_sequence: u64,
     log_used_bytes: u32,
@@ -573,7 +581,7 @@ impl Volume {
             self.checkpoint_due |= self.commands_since_checkpoint > 0;
         }
         self.checkpoint_due |= self.starved;
-        if matches!(self.health, Health::ReadOnly(_)) && self.flight.is_none() {
+        if matches!(self.health, Health::ReadOnly(_)) && self.flights.is_empty() {
             self.retry_due |= now >= *self.retry_at.get_or_insert(now + LOG_RETRY);
         }
         if self.store.wants_room() {
@@ -588,10 +596,10 @@ impl Volume {
         self.internal_urgent = true;
     }
 
-    /// Sends what waits to the log, when the log is idle. Called once in each turn of the caller's loop, after the
+    /// Sends what waits to the log, when that takes another write. Called once in each turn of the caller's loop, after the
     /// replies of the last turn went out: it also begins the checkpoint that is due.
     pub fn flush_log(&mut self, out: &mut Vec<Action>) {
-        if self.flight.is_some() || self.stopped {
+        if self.stopped || !self.log_is_open() {
             return;
         }
         if self.health == Health::Good || std::mem::take(&mut self.retry_due) {
@@ -604,7 +612,7 @@ impl Volume {
                 return self.send_batch(out);
             }
         }
-        if self.stopping {
+        if self.stopping && self.flights.is_empty() {
             self.stop(out);
         }
     }
@@ -635,7 +643,8 @@ impl Volume {
             let body = self.take_drops();
             self.push_command(SessionId::default(), Time::default(), DROP_ORPHANS, body);
         }
-        if !self.read_times.is_empty() {
+        // The times that are on their way are known as a whole, until they are in the tables.
+        if !self.read_times.is_empty() && self.read_times_logged.is_empty() {
             let body = self.take_read_times();
             self.push_command(SessionId::default(), Time::default(), WERE_READ, body);
         }

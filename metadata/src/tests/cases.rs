@@ -236,7 +236,7 @@ fn a_shrink_is_answered_when_its_word_is_logged() {
     rig.flush();
     rig.complete();
     rig.flush();
-    assert!(rig.append.is_none() && !rig.replies.contains_key(&op), "waits for the targets");
+    assert!(rig.appends.is_empty() && !rig.replies.contains_key(&op), "waits for the targets");
     let work = rig.works.remove(0);
     assert_eq!((work.ino, work.remove_from, work.shrink), (f, ChunkIndex(4), true));
     assert_eq!(work.cut, Some((ChunkIndex(3), 7)));

@@ -148,7 +148,7 @@ fn what_a_failed_log_may_have_waits_for_two_ends() {
         let caller = Caller { uid: 0, gid: 0, slot: 1, sequence: 9 };
         let op = rig.submit_as(ALICE, caller, &make(ROOT, b"b", FILE));
         rig.flush();
-        let append = rig.append.take().unwrap();
+        let append = rig.appends.pop_front().unwrap();
         if landed {
             let at = to_usize(append.offset);
             rig.log.0[at..at + append.bytes.len()].copy_from_slice(&append.bytes);
@@ -158,11 +158,11 @@ fn what_a_failed_log_may_have_waits_for_two_ends() {
         rig.take(out);
         for _ in 0..ends {
             rig.flush();
-            assert!(rig.append.is_none(), "it is not certain yet");
+            assert!(rig.appends.is_empty(), "it is not certain yet");
             assert!(rig.write_checkpoint());
         }
         rig.flush();
-        assert_eq!(rig.append.is_some(), ends == 2);
+        assert_eq!(!rig.appends.is_empty(), ends == 2);
         rig.complete();
         assert_eq!(rig.replies.contains_key(&op), ends == 2);
         rig.crash(|_, _| panic!("nothing is under way")).unwrap();
@@ -201,10 +201,10 @@ fn changes_wait_for_a_checkpoint_at_the_bounds() {
                 asked.push(rig.submit_as(ALICE, caller, &change));
             }
             rig.flush();
-            if rig.append.is_none() {
+            if rig.appends.is_empty() {
                 break;
             }
-            while rig.append.is_some() {
+            while !rig.appends.is_empty() {
                 rig.complete();
                 rig.flush();
             }
@@ -219,7 +219,7 @@ fn changes_wait_for_a_checkpoint_at_the_bounds() {
         assert!(rig.replies.values().all(|(status, _)| *status == Status::Ok));
         rig.volume().tick(Duration::from_secs(100));
         rig.flush();
-        assert!(rig.append.is_none(), "they wait");
+        assert!(rig.appends.is_empty(), "they wait");
         // What was answered until here survives.
         rig.checkpoints_wait = false;
         rig.write_checkpoint();

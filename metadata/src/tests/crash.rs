@@ -1,8 +1,9 @@
 //! Crashes, damage and full disks, each made by hand.
 
 use super::*;
-use crate::log::parse_batch;
+use crate::log::{BATCH_HEADER_BYTES, parse_batch};
 use crate::{Health, Kind};
+use weft_wire::blocks::crc32c;
 
 const ROOT: Ino = Ino::ROOT;
 
@@ -11,6 +12,13 @@ fn send(rig: &mut Rig, slot: u16, name: &str) -> u64 {
     rig.sequence += 1;
     let caller = Caller { uid: 0, gid: 0, slot, sequence: rig.sequence };
     rig.submit_as(ALICE, caller, &make(ROOT, name.as_bytes(), FILE))
+}
+
+/// The same without letting anything happen.
+fn has_now(rig: &mut Rig, name: &str) -> bool {
+    let request = MetaRequest::Lookup { parent: ROOT, name: name.as_bytes() };
+    let op = rig.submit(&request);
+    rig.answer(op, &request).is_ok()
 }
 
 pub(super) fn has(rig: &mut Rig, name: &str) -> bool {
@@ -64,6 +72,102 @@ fn a_whole_batch_that_was_not_acknowledged_is_applied_and_answered_once() {
     assert_eq!(rig.replies[&op].0, Status::Ok, "the outcome of the first time, not Exists");
 }
 
+/// Two changes on their way to the log, each in a batch of its own; the names are "first" and "second".
+fn two_under_way(rig: &mut Rig) -> [u64; 2] {
+    let first = send(rig, 1, "first");
+    rig.flush();
+    let second = send(rig, 2, "second");
+    rig.flush();
+    assert_eq!(rig.appends.len(), 2);
+    [first, second]
+}
+
+fn land(log: &mut MemoryLog, append: &Append) {
+    let at = to_usize(append.offset);
+    log.0[at..at + append.bytes.len()].copy_from_slice(&append.bytes);
+}
+
+#[test]
+fn what_is_durable_behind_what_is_not_waits_for_it() {
+    let mut rig = Rig::new();
+    let [first, second] = two_under_way(&mut rig);
+    let third = send(&mut rig, 3, "third");
+    rig.flush();
+    assert_eq!(rig.appends.len(), LOG_WRITES_MAX, "the third waits for one of them");
+    rig.complete_nth(1);
+    assert!(rig.replies.is_empty() && !has_now(&mut rig, "second"));
+    rig.flush();
+    assert_eq!(rig.appends.len(), 1, "one is still to be applied");
+    rig.complete();
+    assert!([first, second].iter().all(|op| rig.replies[op].0 == Status::Ok));
+    rig.settle();
+    assert_eq!(rig.replies[&third].0, Status::Ok);
+    let report = rig.crash(|_, _| panic!("nothing is under way")).unwrap();
+    assert_eq!(report.replayed_batches, 3);
+}
+
+#[test]
+fn what_is_whole_behind_the_end_of_the_log_never_comes_back() {
+    for lands in [[false, true], [true, false], [true, true], [false, false]] {
+        let mut rig = Rig::new();
+        rig.make(ROOT, b"before", FILE).unwrap();
+        two_under_way(&mut rig);
+        let mut lands_of = lands.iter();
+        let report = rig.crash(|log, append| {
+            if *lands_of.next().unwrap() {
+                land(log, &append);
+            }
+        });
+        let there = [lands[0], lands[0] && lands[1]];
+        let batches = 1 + there.iter().map(|there| u64::from(*there)).sum::<u64>();
+        assert_eq!(report.unwrap().replayed_batches, batches);
+        for _ in 0..3 {
+            assert_eq!([has(&mut rig, "first"), has(&mut rig, "second")], there);
+            assert!(has(&mut rig, "before"));
+            // As long as the one that was lost: what came behind it would follow.
+            send(&mut rig, 5, "after");
+            rig.settle();
+            rig.crash(|_, _| panic!("nothing is under way")).unwrap();
+        }
+        rig.assert_sound();
+    }
+}
+
+/// Two appends are under way, of which one fails or both; each may be on the log all the same.
+#[test]
+fn a_log_write_that_fails_takes_those_behind_it_along() {
+    for case in 0..16 {
+        let (landed, second_first) = ([case & 1 > 0, case & 2 > 0], case & 4 > 0);
+        let fails = [case < 8, case >= 4];
+        let mut rig = Rig::new();
+        let ops = two_under_way(&mut rig);
+        let waits = send(&mut rig, 3, "waits");
+        let appends: Vec<Append> = rig.appends.drain(..).collect();
+        let order = if second_first { [1, 0] } else { [0, 1] };
+        for (turn, nth) in order.into_iter().enumerate() {
+            let append = &appends[nth];
+            if landed[nth] || !fails[nth] {
+                land(&mut rig.log, append);
+            }
+            let mut out = Vec::new();
+            rig.volume().log_done(append.io, if fails[nth] { Err(5) } else { Ok(()) }, &mut out);
+            rig.take(out);
+            if turn == 0 && fails[nth] {
+                rig.flush();
+                assert!(rig.appends.is_empty(), "nothing goes behind a write that failed");
+            }
+        }
+        assert_eq!(rig.replies.contains_key(&ops[0]), !fails[0]);
+        assert!(!rig.replies.contains_key(&ops[1]) && !rig.replies.contains_key(&waits));
+        assert_eq!(rig.volume().health(), Health::Good, "nobody notices");
+        rig.settle();
+        assert!(ops.iter().chain([&waits]).all(|op| rig.replies[op].0 == Status::Ok));
+        rig.crash(|_, _| panic!("nothing is under way")).unwrap();
+        assert!(["first", "second", "waits"].iter().all(|name| has(&mut rig, name)));
+        assert_eq!(rig.assert_sound().inode_count, 4);
+    }
+}
+
 #[test]
 fn damage_before_later_batches_is_an_error() {
     let mut rig = Rig::new();
@@ -93,6 +197,32 @@ fn damage_before_later_batches_is_an_error() {
             }
         }
     }
+}
+
+/// Builds from before several writes were under way at a time say nothing of what was durable: all before it was.
+#[test]
+fn a_log_of_an_older_build_is_read_and_its_damage_told() {
+    let mut rig = Rig::new();
+    let mut appends = Vec::new();
+    for number in 0..3 {
+        send(&mut rig, 0, &number.to_string());
+        rig.flush();
+        appends.push(rig.complete().unwrap());
+    }
+    for append in &appends {
+        let at = to_usize(append.offset);
+        let header = &mut rig.log.0[at..at + BATCH_HEADER_BYTES];
+        header[8] = 1;
+        header[48..56].fill(0);
+        let checksum = crc32c(&header[4..]);
+        header[..4].copy_from_slice(&checksum.to_le_bytes());
+    }
+    let whole = rig.log.clone();
+    rig.log.0[to_usize(appends[1].offset) + 70] ^= 1;
+    let error = rig.open().unwrap_err();
+    assert_eq!((error.kind, error.detail), (Kind::LogDamaged, appends[1].offset));
+    rig.log = whole;
+    assert_eq!(rig.open().unwrap().replayed_batches, 3);
 }
 
 #[test]
@@ -185,7 +315,7 @@ fn the_log_wraps_at_checkpoints_without_losing_anything() {
 
 /// The write under way fails. `landed`: all of it is on the log all the same.
 fn fail_append(rig: &mut Rig, landed: bool) {
-    let append = rig.append.take().unwrap();
+    let append = rig.appends.pop_front().unwrap();
     if landed {
         let at = to_usize(append.offset);
         rig.log.0[at..at + append.bytes.len()].copy_from_slice(&append.bytes);
@@ -205,12 +335,12 @@ fn a_log_write_that_fails_once_is_made_again_elsewhere_and_nobody_notices() {
         let first = send(&mut rig, 1, "first");
         rig.flush();
         let waits = send(&mut rig, 2, "waits");
-        let failed = rig.append.clone().unwrap();
+        let failed = rig.appends.front().cloned().unwrap();
         fail_append(&mut rig, landed);
         assert!(!rig.replies.contains_key(&first) && !rig.replies.contains_key(&waits));
         assert_eq!(rig.volume().health(), Health::Good);
         rig.flush();
-        let again = rig.append.clone().unwrap();
+        let again = rig.appends.front().cloned().unwrap();
         let half = u64::from(SEGMENT_BYTES_MIN);
         assert_ne!(again.offset / half, failed.offset / half, "the log's other area");
         rig.complete();
@@ -242,7 +372,7 @@ fn what_a_failed_log_may_have_is_not_answered_and_what_it_cannot_have_is_refused
         assert!(has(&mut rig, "before") && !has(&mut rig, "sent"));
         // Not before its time.
         rig.flush();
-        assert!(rig.append.is_none());
+        assert!(rig.appends.is_empty());
         rig.volume().shutdown();
         rig.flush();
         assert!(rig.stopped);
@@ -273,7 +403,7 @@ fn a_log_that_works_again_makes_the_volume_good_again() {
         fail_append(&mut rig, round == 1);
         rig.volume().tick(Duration::from_secs(10 * round));
         rig.flush();
-        assert!(rig.append.is_none(), "a second has to pass");
+        assert!(rig.appends.is_empty(), "a second has to pass");
         rig.volume().tick(Duration::from_secs(10 * round + 1));
     }
     rig.volume().session_ended(SessionId([2; 16]), false);
@@ -467,7 +597,7 @@ fn damaged_pages_are_answered_as_such() {
         bytes[at] ^= 0x40;
         std::fs::write(&path, &bytes).unwrap();
         rig.log = log.clone();
-        (rig.replies, rig.append, rig.works) = Default::default();
+        (rig.replies, rig.appends, rig.works) = Default::default();
         if rig.open().is_err() {
             refused += 1;
             continue;

@@ -209,11 +209,11 @@ fn batches_have_these_bytes() {
         kind: crate::log::WORKS_DONE,
         body: vec![0xaa],
     };
-    let bytes = encode_batch(&identity(), 5, std::slice::from_ref(&command));
+    let bytes = encode_batch(&identity(), 5, 7, std::slice::from_ref(&command));
     assert_eq!(bytes.len(), 4096);
-    let head = "574c4f47010000000100000004000000000000000500000000000000090000000000000031000000";
+    let head = "574c4f47020000000100000004000000000000000500000000000000090000000000000031000000";
     assert_eq!(hex(&bytes[4..44]), head);
-    assert_eq!(bytes[48..64], [0; 16]);
+    assert_eq!(hex(&bytes[48..64]), "07000000000000000000000000000000");
     let ones = "01".repeat(16);
     let body = format!("090000000000000002000000000000000300000002ff0000{ones}0100000000000000aa");
     assert_eq!(hex(&bytes[64..113]), body);
@@ -253,7 +253,7 @@ fn the_document_has_the_offsets_of_the_code() {
     held!("State", RawState, format: 2, target_count: 2, reserved: 4, applied: 8, generation: 8,
         next_counter: 8, next_work: 8, live_bytes: 8);
     held!("Batch", RawBatch, checksum: 4, magic: 4, format: 2, reserved: 2, command_count: 4, nonce: 8,
-        generation: 8, first_sequence: 8, body_bytes: 4, body_checksum: 4, reserved_tail: 16);
+        generation: 8, first_sequence: 8, body_bytes: 4, body_checksum: 4, durable_below: 8, reserved_tail: 8);
     held!("Command", RawCommand, sequence: 8, seconds: 8, nanos: 4, kind: 2, reserved: 2, session: 16,
         body_bytes: 4, reserved_tail: 4);
 }

@@ -36,8 +36,15 @@ struct World {
     opens: BTreeMap<(SessionId, Ino), u32>,
     /// Changes whose open is in `opens`.
     opened: BTreeSet<(SessionId, u16, u64)>,
+    /// Batches that are durable while one before them is not.
+    early: Vec<Append>,
+    overtaken_count: u64,
     crash_count: u64,
     replay_count: u64,
+}
+
+fn first_of(append: &Append) -> u64 {
+    parse_batch(&append.bytes)[0].sequence
 }
 
 fn session(number: u64) -> SessionId {
@@ -68,6 +75,8 @@ impl World {
             sequences: BTreeMap::new(),
             opens: BTreeMap::new(),
             opened: BTreeSet::new(),
+            early: Vec::new(),
+            overtaken_count: 0,
             crash_count: 0,
             replay_count: 0,
         }
@@ -103,11 +112,26 @@ impl World {
         }
     }
 
+    /// Any of the writes ends; the model follows when all before it have.
     fn complete(&mut self) {
-        if let Some(append) = self.rig.append.clone() {
-            self.durable(&append);
-            self.rig.complete();
+        let count = to_u64(self.rig.appends.len());
+        if count == 0 {
+            return;
         }
+        let nth = to_usize(self.rng.below(count));
+        self.early.extend(self.rig.appends.get(nth).cloned());
+        self.overtaken_count += u64::from(nth > 0);
+        let (first, second) = (self.rig.appends.front(), self.rig.appends.get(1));
+        let waits_for = if nth > 0 { first } else { second }.map(first_of);
+        let mut early = std::mem::take(&mut self.early);
+        early.sort_by_key(first_of);
+        for append in early {
+            match waits_for {
+                Some(first) if first < first_of(&append) => self.early.push(append),
+                _ => self.durable(&append),
+            }
+        }
+        self.rig.complete_nth(nth);
     }
 
     /// The batch is on the device: the model follows.
@@ -408,7 +432,9 @@ impl World {
 
     fn crash(&mut self) {
         let mut rng = self.rng.clone();
-        let append = self.rig.append.clone();
+        let mut appends = std::mem::take(&mut self.early);
+        appends.extend(self.rig.appends.iter().cloned());
+        appends.sort_by_key(first_of);
         if rng.one_in(2)
             && let Some(checkpoint) = self.rig.checkpoint.take()
         {
@@ -417,11 +443,8 @@ impl World {
         let report = self.rig.crash(|log, append| tear(log, &append, &mut rng)).unwrap();
         self.rng.next();
         let applied = self.rig.volume().counters().applied;
-        if let Some(append) = append {
-            let first = parse_batch(&append.bytes)[0].sequence;
-            if applied >= first {
-                self.durable(&append);
-            }
+        for append in appends.iter().filter(|append| first_of(append) <= applied) {
+            self.durable(append);
         }
         self.crash_count += 1;
         self.replay_count += report.replayed_commands;
@@ -460,7 +483,7 @@ impl World {
             }
             self.rig.volume().tick(Duration::ZERO);
             self.rig.flush();
-            if self.rig.append.is_none() && !self.rig.write_checkpoint() {
+            if self.rig.appends.is_empty() && !self.rig.write_checkpoint() {
                 break;
             }
             self.complete();
@@ -513,6 +536,7 @@ pub(super) fn tear(log: &mut MemoryLog, append: &Append, rng: &mut Rng) {
 #[test]
 fn random_histories_agree_with_the_model() {
     let (mut crash_count, mut replay_count, mut change_count) = (0, 0, 0);
+    let mut overtaken_count = 0;
     for seed in 0..SEED_COUNT {
         let history = std::panic::AssertUnwindSafe(|| {
             let mut world = World::new(seed);
@@ -520,10 +544,12 @@ fn random_histories_agree_with_the_model() {
                 world.step();
             }
             world.finish();
-            (world.crash_count, world.replay_count, world.rig.volume().counters().applied)
+            let change_count = world.rig.volume().counters().applied;
+            (world.crash_count, world.replay_count, change_count, world.overtaken_count)
         });
         match std::panic::catch_unwind(history) {
-            Ok((crashes, replays, changes)) => {
+            Ok((crashes, replays, changes, overtaken)) => {
+                overtaken_count += overtaken;
                 crash_count += crashes;
                 replay_count += replays;
                 change_count += changes;
@@ -535,4 +561,5 @@ fn random_histories_agree_with_the_model() {
         }
     }
     assert!(crash_count > SEED_COUNT && replay_count > 100 && change_count > 5000);
+    assert!(overtaken_count > 50, "{overtaken_count}");
 }

@@ -165,7 +165,7 @@ fn a_database_at_the_end_of_its_map_deletes_and_recovers_over_restarts() {
                 continue;
             }
             rig.flush();
-            let blocks = rig.append.as_ref().map_or(0, |append| append.bytes.len() / 4096);
+            let blocks = rig.appends.front().map_or(0, |append| append.bytes.len() / 4096);
             let kept = to_usize(rng.below(to_u64(blocks) + 1));
             let torn = |log: &mut MemoryLog, append: Append| {
                 let at = to_usize(append.offset);

@@ -36,7 +36,7 @@ impl Volume {
     /// A checkpoint begins, if the disk has room for it. If it has none, nothing is lost and nothing is done: `starved`,
     /// until a tick finds room.
     pub(super) fn begin_checkpoint(&mut self) -> Result<Option<Checkpoint>, MetaError> {
-        assert!(self.flight.is_none(), "what is in the log is applied");
+        assert!(self.flights.is_empty(), "what is in the log is applied");
         assert!(!self.writing, "the area that the log goes to is not needed");
         self.checkpoint_due = false;
         let rows = self.slots.dirty_rows();

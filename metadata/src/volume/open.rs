@@ -241,7 +241,7 @@ impl Volume {
             retry_at: None,
             retry_due: false,
             memory: MemoryShares::new(params.memory_bytes_max),
-            flight: None,
+            flights: Default::default(),
             next_io: 0,
             log_used_bytes: 0,
             commands_since_checkpoint: 0,

@@ -15,7 +15,9 @@ use super::{Action, Flight, Health, Volume, WorkState, command_bytes, push_reply
 use crate::apply::{Applied, apply};
 use crate::ended::Fence;
 use crate::error::{Kind, MetaError};
-use crate::limits::{BATCH_COUNT_MAX, BATCH_COUNT_MIN, COMMAND_DIRTY_BYTES, LOG_BLOCK_BYTES};
+use crate::limits::{
+    BATCH_COUNT_MAX, BATCH_COUNT_MIN, COMMAND_DIRTY_BYTES, LOG_BLOCK_BYTES, LOG_WRITES_MAX,
+};
 use crate::log::{
     BATCH_HEADER_BYTES, Command, FENCE, SESSION_END, SESSION_EXPIRED, WERE_READ, area_start,
     encode_batch, padded,
@@ -24,18 +26,33 @@ use crate::planted::{self, Bug};
 use crate::record::Outcome;
 
 impl Volume {
+    /// Whether a batch may be sent now beside those that are under way.
+    pub(super) fn log_is_open(&self) -> bool {
+        let Some(first) = self.flights.front() else { return true };
+        let failed = self.flights.iter().any(|flight| matches!(flight.ended, Some(Err(_))));
+        // A log that failed shows with one write that it works again; a checkpoint begins when all is applied.
+        let alone = first.tried_before || self.health != Health::Good;
+        let ends = self.checkpoint_due && !self.writing;
+        self.flights.len() < LOG_WRITES_MAX && !failed && !alone && !ends
+    }
+
     pub(super) fn send_batch(&mut self, out: &mut Vec<Action>) {
-        let bytes_max = to_usize(self.batch_bytes_max());
-        // A batch is applied as a whole: it must fit in what may change before the next checkpoint.
+        // What is under way is applied before the next checkpoint: all of it must fit in what may change till then, and
+        // in the memory of one batch.
         let fits = self.store.dirty_bytes_due().saturating_sub(self.store.dirty_bytes());
         let count_max = (fits / COMMAND_DIRTY_BYTES).clamp(BATCH_COUNT_MIN, BATCH_COUNT_MAX);
+        let bytes_max = to_usize(self.batch_bytes_max());
+        let bytes_before: usize = self.flights.iter().map(|flight| flight.bytes).sum();
+        let mut count: u64 = self.flights.iter().map(|flight| flight.change_count).sum();
+        let count_before = count;
         let mut bytes = BATCH_HEADER_BYTES;
-        let mut count = 0;
         let mut commands = Vec::new();
         while let Some(mut command) = self.pending.pop_front() {
             bytes += command.log_bytes();
             count += command.change_count();
-            if !commands.is_empty() && (padded(bytes) > bytes_max || count > count_max) {
+            let alone = commands.is_empty() && self.flights.is_empty();
+            if !alone && (bytes_before + padded(bytes) > bytes_max || count > count_max) {
+                count -= command.change_count();
                 self.pending.push_front(command);
                 break;
             }
@@ -44,15 +61,28 @@ impl Volume {
             self.next_sequence += 1;
             commands.push(command);
         }
-        let batch = encode_batch(&self.identity, self.state.generation, &commands);
-        let start = area_start(&self.identity, self.state.generation);
-        let offset = start + u64::from(self.log_used_bytes);
+        if commands.is_empty() {
+            return;
+        }
+        let durable_below = match planted::is(Bug::ClaimDurable) {
+            true => commands[0].sequence,
+            false => self.state.applied + 1,
+        };
+        let generation = self.state.generation;
+        let batch = encode_batch(&self.identity, generation, durable_below, &commands);
+        let offset = area_start(&self.identity, generation) + u64::from(self.log_used_bytes);
         self.log_used_bytes += to_u32(batch.len());
         assert!(self.log_used_bytes <= self.identity.segment_bytes, "half an area holds a batch");
         self.next_io += 1;
         let io = self.next_io;
-        let tried_before = std::mem::take(&mut self.tried_before);
-        self.flight = Some(Flight { io, commands, tried_before });
+        self.flights.push_back(Flight {
+            io,
+            commands,
+            change_count: count - count_before,
+            bytes: batch.len(),
+            tried_before: std::mem::take(&mut self.tried_before),
+            ended: None,
+        });
         out.push(Action::AppendLog { io, offset, bytes: batch });
         if planted::is(Bug::AckBeforeLog) {
             self.log_done(io, Ok(()), out);
@@ -74,29 +104,44 @@ impl Volume {
             || u64::from(self.log_used_bytes) + batch <= u64::from(self.identity.segment_bytes)
     }
 
-    /// The log write `io` ended: durable when `Ok`, else the errno. Applies its commands and answers them.
+    /// The log write `io` ended: durable when `Ok`, else the errno. What it and those before it carried is applied and
+    /// answered, in order; what is durable behind one that is not waits for that one.
     pub fn log_done(&mut self, io: u64, result: Result<(), i32>, out: &mut Vec<Action>) {
-        let Some(flight) = self.flight.take_if(|flight| flight.io == io) else { return };
-        if let Err(errno) = result {
-            return self.log_failed(flight, errno, out);
+        let Some(at) = self.flights.iter().position(|flight| flight.io == io) else { return };
+        self.flights[at].ended.get_or_insert(result);
+        if planted::is(Bug::AckOutOfOrder) && result.is_ok() {
+            self.flights.range_mut(..at).for_each(|before| before.ended = Some(Ok(())));
         }
-        self.health = Health::Good;
-        for command in &flight.commands {
-            if let Err(error) = self.run(command, true, out) {
-                // What of the batch is not answered is on the log: it happens at the next open.
-                return self.fail(error, out);
+        while self.flights.front().is_some_and(|first| first.ended == Some(Ok(())))
+            && let Some(flight) = self.flights.pop_front()
+        {
+            self.health = Health::Good;
+            for command in &flight.commands {
+                if let Err(error) = self.run(command, true, out) {
+                    // What of the batch is not answered is on the log: it happens at the next open.
+                    return self.fail(error, out);
+                }
             }
         }
-        self.note_checkpoint_due();
+        match self.flights.front().and_then(|first| first.ended) {
+            Some(Err(errno)) if self.flights.iter().all(|flight| flight.ended.is_some()) => {
+                self.log_failed(errno, out);
+            }
+            _ => self.note_checkpoint_due(),
+        }
     }
 
-    /// The commands of the batch go back to the head of the queue, for after the checkpoint that settles them.
-    fn log_failed(&mut self, flight: Flight, errno: i32, out: &mut Vec<Action>) {
+    /// The commands that are under way go back to the head of the queue, for after the checkpoint that settles them: of
+    /// the first batch the write failed, and those behind it count only if that one is there.
+    fn log_failed(&mut self, errno: i32, out: &mut Vec<Action>) {
+        let flights = std::mem::take(&mut self.flights);
         let guessed = planted::is(Bug::RefuseUnsure);
-        let again = flight.tried_before || guessed;
+        let again = flights.iter().any(|flight| flight.tried_before) || guessed;
         self.next_sequence = self.state.applied + 1;
-        self.unsure_count = if guessed { 0 } else { flight.commands.len() };
-        for command in flight.commands.into_iter().rev() {
+        let commands = flights.into_iter().flat_map(|flight| flight.commands);
+        let commands: Vec<Command> = commands.collect();
+        self.unsure_count = if guessed { 0 } else { commands.len() };
+        for command in commands.into_iter().rev() {
             self.pending_bytes += command_bytes(&command.body);
             self.pending.push_front(command);
         }
@@ -213,7 +258,7 @@ impl Volume {
         self.store.abandon();
         self.writing = false;
         self.health = Health::Broken(error);
-        self.flight = None;
+        self.flights.clear();
         self.refuse_unlogged(error.status(), out);
     }
 

@@ -183,10 +183,7 @@ pub struct Shard {
     recorder: Recorder,
     /// Of the request that is answered next.
     marks: Marks,
-    /// When the write of the volume's log began that is under way, or was last.
-    log_began: Duration,
-    /// Begin and end of the one that just ended, while what follows from that is done.
-    log_write: Option<(Duration, Duration)>,
+    log_writes: trace::LogWrites,
     out: Vec<Action>,
 }
 
@@ -241,8 +238,7 @@ impl Shard {
             metrics: ShardMetrics::new(params.id),
             recorder: Recorder::new(),
             marks: Marks::default(),
-            log_began: Duration::ZERO,
-            log_write: None,
+            log_writes: trace::LogWrites::default(),
             out: Vec::new(),
         }
     }

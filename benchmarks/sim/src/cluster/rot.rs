@@ -3,11 +3,13 @@
 //!
 //! Bits flip, blocks are zeros or another block of the log: a write that was lost or went astray. Anywhere in both areas,
 //! so also in what a checkpoint made superfluous. Then the volume is refused by the name of the damage, or is all that
-//! was promised. Only of the last two batches nothing is asked but that the namespace is whole: what is not whole there
-//! may be the end of the log (`metadata/doc/format.md`).
+//! was promised. Only of the last batches nothing is asked but that the namespace is whole: what is not whole there may be
+//! the end of the log (`metadata/doc/format.md`).
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
+use weft_metadata::limits::LOG_WRITES_MAX;
 use weft_metadata::{Kind, LogDevice, Volume};
 use weft_wire::units::{to_u64, to_usize};
 
@@ -26,19 +28,22 @@ pub(super) struct LogRot {
     /// Its own: whatever it draws, the rest of the seed stays as it is.
     random: Random,
     tries_left: u32,
-    /// The last two batches that were sent to the log.
-    last: [Range<u64>; 2],
+    /// The last batches that were sent to the log. Those that were under way at the end may be missing, and those that
+    /// were when the first of these was sent are durable by no word of a later one.
+    last: VecDeque<Range<u64>>,
 }
 
 impl LogRot {
     pub(super) fn new(seed: u64) -> LogRot {
-        LogRot { random: Random::new(!seed), tries_left: TRIES_MAX, last: [0..0, 0..0] }
+        LogRot { random: Random::new(!seed), tries_left: TRIES_MAX, last: VecDeque::new() }
     }
 
     /// A batch goes to the log.
     pub(super) fn appended(&mut self, batch: Range<u64>) {
-        self.last.swap(0, 1);
-        self.last[1] = batch;
+        self.last.push_back(batch);
+        if self.last.len() > 2 * LOG_WRITES_MAX {
+            self.last.pop_front();
+        }
     }
 
     /// Damages a block; where.

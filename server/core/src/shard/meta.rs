@@ -73,9 +73,9 @@ impl Shard {
     /// A log write of the volume is over.
     pub fn volume_io_done(&mut self, io: u64, result: Result<(), i32>, now: Now) {
         self.now = now;
-        self.log_write = Some((self.log_began, now.mono));
+        self.log_writes.ended(io);
         self.with_volume(|volume, actions| volume.log_done(io, result, actions));
-        self.log_write = None;
+        self.log_writes.forget_ended();
     }
 
     /// The writing of the volume's checkpoint is over.
@@ -149,8 +149,8 @@ impl Shard {
                     self.stop_if_done();
                 }
                 action @ VolumeAction::WriteCheckpoint(_) => self.out.push(Action::Volume(action)),
-                action @ VolumeAction::AppendLog { .. } => {
-                    self.log_began = self.now.mono;
+                VolumeAction::AppendLog { io, .. } => {
+                    self.log_writes.began(io, self.now.mono);
                     self.out.push(Action::Volume(action));
                 }
             }

@@ -1,5 +1,6 @@
 //! When the steps of a request were done, for the recorder, and what the recorder tells: see [`crate::trace`].
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use weft_store::{Action as StoreAction, IoId};
@@ -17,6 +18,42 @@ pub(super) struct Flush {
     io: Option<IoId>,
     began: Duration,
     ended: Duration,
+}
+
+/// The log's writes that are under way, in the order they began; those that ended before one in front of them are still
+/// there.
+#[derive(Debug, Default)]
+pub(super) struct LogWrites(VecDeque<LogWrite>);
+
+#[derive(Debug)]
+struct LogWrite {
+    io: u64,
+    began: Duration,
+    ended: bool,
+}
+
+impl LogWrites {
+    pub(super) fn began(&mut self, io: u64, now: Duration) {
+        self.0.push_back(LogWrite { io, began: now, ended: false });
+    }
+
+    pub(super) fn ended(&mut self, io: u64) {
+        self.0.iter_mut().filter(|write| write.io == io).for_each(|write| write.ended = true);
+    }
+
+    pub(super) fn forget_ended(&mut self) {
+        while self.0.front().is_some_and(|first| first.ended) {
+            self.0.pop_front();
+        }
+    }
+
+    /// When the write of a change that is answered now began, in nanoseconds: the first one after it was let in. `None`:
+    /// it waited for none.
+    fn of(&self, admitted: u64) -> Option<u64> {
+        let answers = self.0.front().is_some_and(|first| first.ended);
+        let mut began = self.0.iter().map(|write| to_nanos(write.began));
+        began.find(|began| *began >= admitted).filter(|_| answers)
+    }
 }
 
 impl Shard {
@@ -76,11 +113,7 @@ impl Shard {
 
     /// Of a request to the volume that is answered: the log's write, if it waited for one.
     pub(super) fn marks_with_log(&self, marks: Marks) -> Marks {
-        match self.log_write {
-            Some((began, ended)) if to_nanos(began) >= marks.admitted => {
-                Marks { device_began: to_nanos(began), device_ended: to_nanos(ended), ..marks }
-            }
-            _ => marks,
-        }
+        let Some(began) = self.log_writes.of(marks.admitted) else { return marks };
+        Marks { device_began: began, device_ended: to_nanos(self.now.mono), ..marks }
     }
 }
