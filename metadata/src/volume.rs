@@ -2,8 +2,9 @@
 //!
 //! The life of a change: [`Volume::request`] admits it (slot, headroom, bounds) -> `pending` -> [`Volume::flush_log`]
 //! makes a batch of what waits, a few at a time -> the caller writes it, synced -> [`Volume::log_done`], and that of all
-//! batches before it: **durable from here on** -> applied in order -> the replies go out. A `SetAttr` of the size waits further: for the targets, and for
-//! the logged word that they are done, so that the cut is never repeated after later writes were acknowledged.
+//! batches before it: **durable from here on** -> applied in order -> the replies go out. A `SetAttr` of the size waits
+//! further: for the targets, and for the logged word that they are done, so that the cut is never repeated after later
+//! writes were acknowledged.
 
 mod checkpoint;
 mod open;
@@ -56,8 +57,8 @@ const LOG_RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub enum Action {
     /// Write `bytes` at `offset` of the log file and make them durable (RWF_DSYNC), then call
-    /// [`Volume::log_done`]. Offset and length are multiples of 4096. Up to `limits::LOG_WRITES_MAX` are under
-    /// way at a time, beside each other in the file, and may end in any order.
+    /// [`Volume::log_done`]. Offset and length are multiples of 4096. Up to [`crate::limits::LOG_WRITES_MAX`] are under way
+    /// at a time, beside each other in the file, and may end in any order.
     AppendLog {
         /// Names the write in `log_done`.
         io: u64,
@@ -596,8 +597,8 @@ impl Volume {
         self.internal_urgent = true;
     }
 
-    /// Sends what waits to the log, when that takes another write. Called once in each turn of the caller's loop, after the
-    /// replies of the last turn went out: it also begins the checkpoint that is due.
+    /// Sends what waits to the log, when that takes another write. Called once in each turn of the caller's loop, after
+    /// the replies of the last turn went out: it also begins the checkpoint that is due.
     pub fn flush_log(&mut self, out: &mut Vec<Action>) {
         if self.stopped || !self.log_is_open() {
             return;
