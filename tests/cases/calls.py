@@ -1,4 +1,5 @@
-"""System calls of a steady load, as strace sees them: one submission for each side of the mount and of the server, and no other call.
+"""What a steady load asks of the kernel. System calls, as strace sees them: one submission for each side of the mount and of
+the server, and no other call. Idle cores: to poll, for as long.
 
 A third io_uring_enter that brings nothing is the sleep after a send whose own end woke the loop: `benchmarks/RESULTS.md`.
 """
@@ -8,10 +9,13 @@ import os
 import re
 import signal
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 from cases.transport import SWITCH
-from lib.base import case, check, eventually
+from lib.base import Skip, case, check, eventually
+from lib.cluster import Cluster
 from lib.procs import send, wait
 
 READS = 1000
@@ -20,6 +24,8 @@ BLOCK = 4096
 REST = 0.25
 # A spin is of 400 us at most.
 LOOKS_MAX = 16
+# What the kernel says idle cores may take to wake, in microseconds.
+LATENCY = Path("/dev/cpu_dma_latency")
 ENTER = re.compile(r"io_uring_enter\(\d+, (\d+), ")
 
 
@@ -47,6 +53,14 @@ def _counts(log):
             for each in names:
                 counts[each] = counts.get(each, 0) + 1
     return counts
+
+
+def _fill(path):
+    """A file whose blocks say which they are."""
+    with open(path, "wb") as out:
+        for block in range(4096):
+            out.write(block.to_bytes(8, "little") + bytes(BLOCK - 8))
+        os.fsync(out.fileno())
 
 
 def _read(path, random):
@@ -84,13 +98,10 @@ def _calls(ctx, fs, way):
 def calls_of_reads(ctx):
     """4 KiB reads one at a time: one submission to the server, one to the kernel; there one to the disk, one to the mount."""
     fs = ctx.fs(gen=("--cores", "0"))
-    with open(fs.path / "file", "wb") as out:
-        for block in range(4096):
-            out.write(block.to_bytes(8, "little") + bytes(BLOCK - 8))
-        os.fsync(out.fileno())
+    _fill(fs.path / "file")
     for way in ["classic"] + (["uring"] if SWITCH.exists() else []):
         for who, calls in _calls(ctx, fs, way).items():
-            submits, other = calls["submit"], set(calls) - {"submit", "io_uring_enter", "sched_yield", "pread64"}
+            submits, other = calls["submit"], set(calls) - {"submit", "io_uring_enter", "sched_yield", "pread64", "write"}
             # The classic device is read (once more, until nothing is there) and written without the ring.
             classic = (way, who) == ("classic", "mount")
             check(1.9 < submits < 2 + REST, way, who, "submits", submits, "times for each read")
@@ -98,5 +109,61 @@ def calls_of_reads(ctx):
             # A spin looks every 25 us whether the machine has idle cores (`engine/ring/src/crowd.rs`).
             looks = calls.get("pread64", 0)
             check(looks < LOOKS_MAX, way, who, "looks around", looks, "times for each read")
+            # What idle cores are asked for, when waits were long and are short again (`engine/ring/src/awake.rs`).
+            check(calls.get("write", 0) < REST, way, who, "asks for idle polling", calls)
             check(not classic or calls["writev"] + calls["read"] < 3 + REST, "calls of /dev/fuse:", calls)
+    fs.close()
+
+
+def _bound():
+    """The bound in force, in microseconds."""
+    with LATENCY.open("rb") as device:
+        return int.from_bytes(device.read(4), "little", signed=True)
+
+
+def _polled(fs, random):
+    """How often idle cores polled, of all looks, while blocks were read one at a time."""
+    reader = threading.Thread(target=_read, args=(fs.path / "file", random))
+    reader.start()
+    seen = []
+    while reader.is_alive():
+        seen.append(_bound() == 0)
+        time.sleep(0.001)
+    reader.join()
+    check(len(seen) > 20, "the reads were over after", len(seen), "looks")
+    return sum(seen) / len(seen)
+
+
+@case(timeout_s=120)
+def idle_poll(ctx):
+    """Where it is wanted idle cores poll while answers come soon, halt again when nothing is asked for, and when server and client-core are killed."""
+    if not LATENCY.exists():
+        raise Skip("no-cpu-latency")
+    before = _bound()
+    check(before > 0, "something on this machine holds", LATENCY, "at 0: end it, and try again")
+    fs = Cluster(ctx)
+    fs.create()
+    config = fs.config.read_text()
+    for wanted in ("off", "on"):
+        fs.config.write_text(config + 'idle_poll = "%s"\n' % wanted)
+        fs.start()
+        mount = fs.mount(options=["idle_poll=" + wanted])
+        _fill(fs.path / "file")
+        part = _polled(fs, ctx.random)
+        ctx.figure("idle_poll.%s" % wanted, part, "of the time")
+        # A machine that is busy with other things makes waits long.
+        check(part > 0.2 if wanted == "on" else part == 0, "idle_poll=%s: polled for %.2f of the time" % (wanted, part))
+        eventually("idle cores halt again", lambda: _bound() == before, 5)
+        if wanted == "on":
+            break
+        fs.unmount()
+        fs.stop()
+    core = mount.core_pid()
+    reader = subprocess.Popen(["dd", "if=%s/file" % fs.path, "of=/dev/null", "bs=4k", "iflag=direct", "status=none"])
+    eventually("idle cores poll", lambda: _bound() == 0, 5, 0.001)
+    fs.kill()
+    send(core, signal.SIGKILL)
+    eventually("idle cores halt again", lambda: _bound() == before, 5)
+    fs.start()
+    check(wait(reader, 60, "dd") == 0, "a program saw an error")
     fs.close()

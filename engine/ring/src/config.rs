@@ -20,6 +20,9 @@ pub struct RingConfig {
     /// Longest spin before sleeping, in microseconds, in a wait for what is under way ([`crate::Ring::wait_under_way`]); in
     /// others a quarter of it. 0 never spins. See `doc/loop.md`.
     pub spin_us_max: u32,
+    /// Idle cores of the machine poll, instead of halting, while waits for what is under way are short; where the kernel lets
+    /// this process ask for that. See [`crate::idle_poll_pays`].
+    pub idle_poll: bool,
     /// How long dropping the ring waits for operations to end, in milliseconds.
     pub drain_ms_max: u32,
     /// Entries wide enough for [`crate::Op::Command`]: 128 bytes to submit, 32 to complete.
@@ -37,6 +40,7 @@ impl Default for RingConfig {
             ops_max: 4096,
             files_max: 4096,
             spin_us_max: 0,
+            idle_poll: false,
             drain_ms_max: 2_000,
             sqe128: false,
             iopoll: false,
@@ -85,4 +89,6 @@ pub struct Stats {
     pub sleep_count: u64,
     /// Waits that spinning ended before a sleep.
     pub spin_hit_count: u64,
+    /// Times that idle cores were asked to poll.
+    pub idle_poll_count: u64,
 }

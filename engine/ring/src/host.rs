@@ -129,6 +129,14 @@ pub fn run_soon() -> Result<(), RingError> {
     if set == 0 { Ok(()) } else { Err(failed()) }
 }
 
+/// A list of cores as `0-3,8`.
+const ONLINE: &str = "/sys/devices/system/cpu/online";
+
+/// How many cores run; `None` where the kernel does not tell.
+pub(crate) fn online_cores() -> Option<u32> {
+    count_cores(&std::fs::read_to_string(ONLINE).ok()?)
+}
+
 /// How many cores a list as `0-3,8` names, the kernel's form; `None` when it is none.
 #[must_use]
 pub fn count_cores(list: &str) -> Option<u32> {
@@ -151,6 +159,16 @@ mod tests {
         assert_eq!(support.missing_ops, Vec::<&str>::new());
         assert!(support.is_complete());
         assert!(!support.release.is_empty());
+    }
+
+    #[test]
+    fn lists_of_cores_are_counted_and_nonsense_is_none() {
+        assert!(online_cores().is_some_and(|count| count > 0), "this kernel tells");
+        assert_eq!(count_cores("0-1\n"), Some(2));
+        assert_eq!(count_cores("0,4-6,9"), Some(5));
+        for bad in ["", "a", "3-1", "0-4294967295", "1-"] {
+            assert_eq!(count_cores(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -29,6 +29,7 @@
     reason = "owns the submission queue: here buffers are handed to the kernel and taken back"
 )]
 
+mod awake;
 mod clock;
 mod config;
 mod crowd;
@@ -47,6 +48,7 @@ mod sqe;
 mod table;
 mod transfer;
 
+pub use awake::idle_poll_pays;
 pub use config::{Registration, RingConfig, Stats};
 pub use error::{Kind, RingError};
 pub use host::{KernelSupport, count_cores, pin_to_core, probe, run_soon};

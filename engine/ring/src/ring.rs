@@ -10,6 +10,7 @@ use io_uring::{cqueue, opcode};
 use rustix::io::Errno;
 use weft_iobuf::Pool;
 
+use crate::awake::Awake;
 use crate::clock;
 use crate::config::{Registration, RingConfig, Stats};
 use crate::crowd::Crowd;
@@ -47,6 +48,7 @@ pub struct Ring {
     spin: Spin,
     /// Looked at while spinning.
     crowd: Crowd,
+    awake: Awake,
     stats: Stats,
     drain_ms_max: u32,
     draining: bool,
@@ -82,6 +84,7 @@ impl Ring {
             bell_armed: false,
             spin: Spin::new(Duration::from_micros(u64::from(spin_us_max))),
             crowd: Crowd::new(),
+            awake: Awake::new(config.idle_poll),
             stats: Stats::default(),
             drain_ms_max,
             draining: false,
@@ -123,6 +126,12 @@ impl Ring {
                 _ => Err(RingError::kernel(op, source)),
             },
         }
+    }
+
+    /// Whether idle cores poll when this ring wants them to: [`RingConfig::idle_poll`] said so, and the kernel lets it ask.
+    #[must_use]
+    pub fn has_idle_poll(&self) -> bool {
+        self.awake.is_on()
     }
 
     /// Whether a pool's slots go as fixed buffers.
@@ -302,18 +311,20 @@ impl Ring {
         if self.is_ready() || timeout == Some(Duration::ZERO) {
             return self.enter_now();
         }
-        if !self.spin.is_on() {
+        if !self.spin.is_on() && !self.awake.is_on() {
             return self.sleep(gather, timeout);
         }
         let start = clock::now();
+        self.stats.idle_poll_count += u64::from(self.awake.wait_begins(until, start));
         if self.spin_until_ready(until, start, timeout)? {
             self.stats.spin_hit_count += 1;
-            self.spin.waited(until, clock::now().saturating_sub(start));
-            return Ok(());
+        } else {
+            let spun = clock::now().saturating_sub(start);
+            self.sleep(gather, timeout.map(|timeout| timeout.saturating_sub(spun)))?;
         }
-        let spun = clock::now().saturating_sub(start);
-        self.sleep(gather, timeout.map(|timeout| timeout.saturating_sub(spun)))?;
-        self.spin.waited(until, clock::now().saturating_sub(start));
+        let waited = clock::now().saturating_sub(start);
+        self.spin.waited(until, waited);
+        self.awake.waited(until, waited);
         Ok(())
     }
 
@@ -534,8 +545,35 @@ impl Ring {
             self.bell.wake();
             return self.enter_now();
         }
-        self.stats.enter_count += 1;
         self.stats.sleep_count += 1;
+        let entered = match self.awake.left(clock::now()) {
+            None => self.nap(gather, timeout),
+            Some(left) => self.nap_awake(left, gather, timeout),
+        };
+        self.bell.wake();
+        settle(entered)
+    }
+
+    /// While idle cores poll for us they do for `left` at most.
+    fn nap_awake(
+        &mut self,
+        left: Duration,
+        gather: Gather,
+        timeout: Option<Duration>,
+    ) -> std::io::Result<usize> {
+        if !left.is_zero() {
+            let first = timeout.map_or(left, |timeout| timeout.min(left));
+            let entered = self.nap(gather, Some(first));
+            if !is_time_over(&entered) || timeout == Some(first) {
+                return entered;
+            }
+        }
+        self.awake.lapse();
+        self.nap(gather, timeout.map(|timeout| timeout.saturating_sub(left)))
+    }
+
+    fn nap(&mut self, gather: Gather, timeout: Option<Duration>) -> std::io::Result<usize> {
+        self.stats.enter_count += 1;
         let time = timeout.unwrap_or_default();
         let time = Timespec::new().sec(time.as_secs()).nsec(time.subsec_nanos());
         let mut args = SubmitArgs::new();
@@ -545,12 +583,10 @@ impl Ring {
             args =
                 args.min_wait_usec(u32::try_from(gather.patience.as_micros()).unwrap_or(u32::MAX));
         }
-        let entered = match timeout {
+        match timeout {
             None => self.queue.submitter().submit_with_args(count, &args),
             Some(_) => self.queue.submitter().submit_with_args(count, &args.timespec(&time)),
-        };
-        self.bell.wake();
-        settle(entered)
+        }
     }
 
     /// Polls the eventfd, again and again: each write to it is a completion, nobody reads it.
@@ -679,6 +715,11 @@ fn settle(entered: std::io::Result<usize>) -> Result<(), RingError> {
         Some(Errno::TIME | Errno::INTR | Errno::BUSY | Errno::AGAIN) => Ok(()),
         _ => Err(RingError::kernel("io_uring_enter", source)),
     }
+}
+
+/// Whether a call of `io_uring_enter` ended because its time was over.
+fn is_time_over(entered: &std::io::Result<usize>) -> bool {
+    entered.as_ref().is_err_and(|error| Errno::from_io_error(error) == Some(Errno::TIME))
 }
 
 /// The socket that an accept made.

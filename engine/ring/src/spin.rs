@@ -22,7 +22,7 @@ use std::time::Duration;
 
 /// The shortest spin worth its while.
 const BUDGET_MIN: Duration = Duration::from_micros(5);
-/// Which part of the longest spin is spun where nothing is under way.
+/// Which part of the longest is tried where nothing is under way.
 const ASKED_PART: u32 = 4;
 /// So many waits too long for spinning, more than others, end it.
 const MISSES_MAX: u32 = 8;
@@ -88,11 +88,49 @@ impl Budget {
     }
 }
 
+/// What waits of each kind were like.
+#[derive(Debug)]
+pub(crate) struct Budgets {
+    done: Budget,
+    asked: Budget,
+}
+
+impl Budgets {
+    /// `max`: of waits for what is under way.
+    pub(crate) fn new(max: Duration) -> Budgets {
+        Budgets { done: Budget::new(max), asked: Budget::new(max / ASKED_PART) }
+    }
+
+    fn of(&self, until: Until) -> &Budget {
+        match until {
+            Until::Done => &self.done,
+            Until::Asked => &self.asked,
+        }
+    }
+
+    /// The longest wait of this kind that counts as short.
+    pub(crate) fn max(&self, until: Until) -> Duration {
+        self.of(until).max
+    }
+
+    /// Twice as long as the short ones of late; zero when there are none.
+    pub(crate) fn get(&self, until: Until) -> Duration {
+        self.of(until).get()
+    }
+
+    /// Learns from a wait.
+    pub(crate) fn waited(&mut self, until: Until, waited: Duration) {
+        match until {
+            Until::Done => self.done.waited(waited),
+            Until::Asked => self.asked.waited(waited),
+        }
+    }
+}
+
 /// When to spin, and for how long.
 #[derive(Debug)]
 pub(crate) struct Spin {
-    done: Budget,
-    asked: Budget,
+    budgets: Budgets,
     /// The latest rest, and when it ends: no spinning before.
     rest: Duration,
     rest_end: Duration,
@@ -106,10 +144,8 @@ pub(crate) struct Spin {
 impl Spin {
     /// `max` of zero never spins.
     pub(crate) fn new(max: Duration) -> Spin {
-        let (done, asked) = (Budget::new(max), Budget::new(max / ASKED_PART));
         Spin {
-            done,
-            asked,
+            budgets: Budgets::new(max),
             rest: Duration::ZERO,
             rest_end: Duration::ZERO,
             looked_at: Duration::ZERO,
@@ -120,27 +156,21 @@ impl Spin {
 
     /// Whether spinning is on at all, so that waits are worth timing.
     pub(crate) fn is_on(&self) -> bool {
-        !self.done.max.is_zero()
+        !self.budgets.max(Until::Done).is_zero()
     }
 
     /// How long to spin now.
     pub(crate) fn budget(&self, until: Until, now: Duration) -> Duration {
-        let budget = match until {
-            Until::Done => &self.done,
-            Until::Asked => &self.asked,
-        };
-        if now < self.rest_end || now < self.crowd_end && budget.span > self.asked.max {
+        let is_long = self.budgets.of(until).span > self.budgets.max(Until::Asked);
+        if now < self.rest_end || now < self.crowd_end && is_long {
             return Duration::ZERO;
         }
-        budget.get()
+        self.budgets.get(until)
     }
 
     /// Learns from a wait, which ended spinning or asleep.
     pub(crate) fn waited(&mut self, until: Until, waited: Duration) {
-        match until {
-            Until::Done => self.done.waited(waited),
-            Until::Asked => self.asked.waited(waited),
-        }
+        self.budgets.waited(until, waited);
     }
 
     /// Whether to look now whether there are idle cores, in a spin that began at `start`.

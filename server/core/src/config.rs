@@ -29,7 +29,7 @@ pub const CORE_COUNT_MAX: usize = 256;
 pub const NODE_NAME_BYTES_MAX: usize = 64;
 
 /// Every key there is, in the order of [`Config::generate`]: the first five must be there.
-pub const KEYS: [&str; 19] = [
+pub const KEYS: [&str; 20] = [
     "cluster",
     "node",
     "listen",
@@ -42,6 +42,7 @@ pub const KEYS: [&str; 19] = [
     "grace_s",
     "checkpoint_s",
     "credits",
+    "idle_poll",
     "io_poll",
     "passthrough",
     "discard",
@@ -84,6 +85,8 @@ pub struct Config {
     pub checkpoint_s: u32,
     /// Requests one connection may have in flight.
     pub credits: u32,
+    /// Whether the machine's idle cores poll, instead of halting, while something is under way that ends soon.
+    pub idle_poll: Wanted,
     /// Whether data I/O is asked for instead of ended by interrupts, on devices with queues for it. Costs the shard's
     /// core while anything is under way.
     pub io_poll: Wanted,
@@ -202,6 +205,7 @@ impl Config {
             lease_ms: fields::LEASE_MS.default,
             checkpoint_s: fields::CHECKPOINT_S.default,
             credits: fields::CREDITS.default,
+            idle_poll: Wanted::Auto,
             io_poll: Wanted::Auto,
             passthrough: Wanted::Auto,
             discard: Wanted::Auto,
@@ -262,9 +266,10 @@ impl Config {
         for (key, value, comment) in lines {
             writeln!(out, "{key} = {value}  # {comment}").expect("a String takes everything");
         }
-        out.push_str("# auto, on or off: io_poll (ask devices, no interrupts), passthrough (own NVMe commands),\n");
-        out.push_str("# discard (give freed space back; auto: block devices).\n");
+        out.push_str("# auto, on or off: idle_poll (idle cores wait awake for answers), io_poll (ask devices, no interrupts),\n");
+        out.push_str("# passthrough (own NVMe commands), discard (give freed space back; auto: block devices).\n");
         let said = [
+            ("idle_poll", self.idle_poll),
             ("io_poll", self.io_poll),
             ("passthrough", self.passthrough),
             ("discard", self.discard),

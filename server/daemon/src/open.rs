@@ -210,6 +210,15 @@ pub(crate) fn target_options(config: &Config) -> Options {
     Options { io_poll: wish(config.io_poll), passthrough: wish(config.passthrough) }
 }
 
+/// Whether idle cores shall poll while something is under way.
+pub(crate) fn idle_poll(config: &Config) -> bool {
+    match config.idle_poll {
+        Wanted::Auto => weft_ring::idle_poll_pays(),
+        Wanted::On => true,
+        Wanted::Off => false,
+    }
+}
+
 /// Which boot of the machine this is; all zero when the kernel does not say.
 pub(crate) fn boot_id() -> [u8; 16] {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();

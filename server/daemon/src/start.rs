@@ -268,8 +268,14 @@ fn run_shard(seed: Seed, reports: &mpsc::Sender<Report>) -> Result<(), String> {
     }
     let options = open::target_options(&seed.config);
     let sqe128 = weft_target::needs_wide_ring(mine.map(|target| target.path.as_path()), options);
-    let ring = Ring::new(RingConfig { sqe128, ..RingConfig::serving() })
+    let idle_poll = open::idle_poll(&seed.config);
+    let ring = Ring::new(RingConfig { sqe128, idle_poll, ..RingConfig::serving() })
         .map_err(|error| error.to_string())?;
+    if idle_poll && !ring.has_idle_poll() {
+        tracing::warn!(
+            "idle_poll: /dev/cpu_dma_latency cannot be opened (root may): idle cores halt"
+        );
+    }
     let (sender, mailbox) = weft_ring::mailbox(&ring.bell(), MAIL_MAX);
     let told = reports.send(Report::Up(seed.id, sender));
     let (Ok(()), Ok(peers)) = (told, seed.peers.recv()) else {

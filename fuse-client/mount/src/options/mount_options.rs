@@ -68,6 +68,7 @@ const VALUED: &[&str] = &[
     "transport",
     "queue_depth",
     "spin_us",
+    "idle_poll",
     "locks",
     "local_socket",
 ];
@@ -166,6 +167,10 @@ fn apply_value(options: &mut Options, name: &str, value: &str) -> Result<(), Usa
             options.queue_depth = small(number(name, value, 1, DEPTH_MAX.into())?);
         }
         "spin_us" => options.spin_us = small(number(name, value, 0, SPIN_US_MAX.into())?),
+        "idle_poll" => {
+            let known = [("auto", None), ("on", Some(true)), ("off", Some(false))];
+            options.idle_poll = one_of(name, value, &known)?;
+        }
         _ => return Err(unknown(name)),
     }
     Ok(())

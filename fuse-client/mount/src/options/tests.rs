@@ -46,7 +46,7 @@ fn our_own_options() {
     let got = options(
         "n:/ /mnt --foreground -o attr_timeout_ms=0,entry_timeout_ms=5,max_write_kib=4096,\
          read_ahead_kib=128,on_timeout=eio,timeout_ms=100,log=debug,log_file=/var/log/w,\
-         transport=classic,queue_depth=3,locks=local,spin_us=0,local_socket=off",
+         transport=classic,queue_depth=3,locks=local,spin_us=0,idle_poll=off,local_socket=off",
     );
     assert!(got.foreground);
     assert_eq!((got.attr_timeout, got.entry_timeout), (Duration::ZERO, Duration::from_millis(5)));
@@ -56,6 +56,8 @@ fn our_own_options() {
     assert!(!got.local_socket && options("n:/ /mnt").local_socket);
     assert!(options("n:/ /mnt -o local_socket=auto").local_socket);
     assert_eq!((got.spin_us, options("n:/ /mnt").spin_us), (0, 400));
+    assert_eq!((got.idle_poll, options("n:/ /mnt").idle_poll), (Some(false), None));
+    assert_eq!(options("n:/ /mnt -o idle_poll=on,idle_poll=auto").idle_poll, None);
     assert_eq!(options("n:/ /mnt").transport, TransportKind::Auto);
     assert_eq!(options("n:/ /mnt -o transport=uring").transport, TransportKind::Uring);
     assert_eq!((got.on_timeout, got.timeout), (OnTimeout::Eio, Duration::from_millis(100)));
@@ -130,6 +132,7 @@ fn wrong_values_say_what_is_allowed() {
         ("local_socket=on", "auto, off"),
         ("queue_depth=65", "1 to 64"),
         ("spin_us=1001", "0 to 1000"),
+        ("idle_poll=yes", "auto, on, off"),
         ("ro=1", "takes no value"),
         ("foreground=yes", "takes no value"),
         ("log", "needs a value"),
@@ -164,6 +167,7 @@ fn the_help_names_every_option_of_ours() {
         "transport=",
         "queue_depth=",
         "spin_us=",
+        "idle_poll=",
         "locks=",
         "local_socket=",
         "foreground",

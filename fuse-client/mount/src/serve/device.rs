@@ -28,16 +28,24 @@ pub(super) const TRANSPORT_TOKENS: u64 = (u32::MAX as u64) << 32;
 /// The ring of the loop, wide enough for the queues when there shall be some, and how they are laid out.
 pub(super) fn ring(options: &Options) -> Result<(Ring, Option<UringConfig>), String> {
     // `auto` is classic: what came over the ring cannot be asked for again (`doc/takeover.md`).
-    if options.transport == TransportKind::Uring {
+    let (ring, queues) = if options.transport == TransportKind::Uring {
         let (ring, queues) = wide_ring(options).map_err(|why| format!("transport=uring: {why}"))?;
-        return Ok((ring, Some(queues)));
+        (ring, Some(queues))
+    } else {
+        (Ring::new(ring_config(options)).map_err(|error| error.to_string())?, None)
+    };
+    if ring_config(options).idle_poll && !ring.has_idle_poll() {
+        tracing::warn!("idle_poll: /dev/cpu_dma_latency cannot be opened: idle cores halt");
     }
-    let ring = Ring::new(ring_config(options)).map_err(|error| error.to_string())?;
-    Ok((ring, None))
+    Ok((ring, queues))
 }
 
 fn ring_config(options: &Options) -> RingConfig {
-    RingConfig { spin_us_max: options.spin_us, ..RingConfig::serving() }
+    RingConfig {
+        spin_us_max: options.spin_us,
+        idle_poll: options.idle_poll.unwrap_or_else(weft_ring::idle_poll_pays),
+        ..RingConfig::serving()
+    }
 }
 
 fn wide_ring(options: &Options) -> Result<(Ring, UringConfig), NoOffer> {

@@ -58,6 +58,7 @@ pub(super) fn parse(text: &str, base_dir: &Path) -> Fallible<Config> {
         lease_ms: number(&table, &LEASE_MS)?,
         checkpoint_s: number(&table, &CHECKPOINT_S)?,
         credits: number(&table, &CREDITS)?,
+        idle_poll: wanted(&table, "idle_poll")?,
         io_poll: wanted(&table, "io_poll")?,
         passthrough: wanted(&table, "passthrough")?,
         discard: wanted(&table, "discard")?,

@@ -15,6 +15,7 @@ session_timeout_s = 61
 grace_s = 11
 checkpoint_s = 6
 credits = 129
+idle_poll = "off"
 io_poll = "on"
 passthrough = "off"
 discard = "on"
@@ -48,6 +49,7 @@ fn every_key_is_read() {
     assert_eq!((config.session_timeout_s, config.grace_s), (61, 11));
     assert_eq!((config.checkpoint_s, config.credits), (6, 129));
     assert_eq!((config.io_poll, config.passthrough), (Wanted::On, Wanted::Off));
+    assert_eq!(config.idle_poll, Wanted::Off);
     assert_eq!(config.shard_memory_bytes(), 128 << 20);
     assert_eq!(config.discard, Wanted::On);
     assert_eq!((config.scrub_interval_days, config.scrub_mib_per_second), (14, 32));
@@ -63,7 +65,7 @@ fn optional_keys_have_defaults() {
     assert_eq!((config.session_timeout_s, config.grace_s), (60, 10));
     assert_eq!((config.checkpoint_s, config.credits, config.log.as_str()), (5, 128, "info"));
     assert_eq!((config.io_poll, config.passthrough), (Wanted::Auto, Wanted::Auto));
-    assert_eq!(config.discard, Wanted::Auto);
+    assert_eq!((config.discard, config.idle_poll), (Wanted::Auto, Wanted::Auto));
     assert_eq!((config.scrub_interval_days, config.scrub_mib_per_second), (7, 64));
 }
 

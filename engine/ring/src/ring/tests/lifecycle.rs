@@ -193,9 +193,10 @@ fn a_timeout_takes_its_time_and_can_be_cancelled() {
 
 #[test]
 fn waiting_ends_with_its_time_and_a_zero_wait_at_once() {
-    for spin_us_max in [0, 100] {
-        let config = RingConfig { spin_us_max, ..RingConfig::default() };
+    for (spin_us_max, idle_poll) in [(0, false), (100, false), (0, true), (100, true)] {
+        let config = RingConfig { spin_us_max, idle_poll, ..RingConfig::default() };
         let mut ring = Ring::new(config).unwrap();
+        ring.wait(Some(Duration::from_micros(20))).unwrap(); // short, so that the next one polls
         let start = clock::now();
         ring.wait(Some(Duration::from_millis(20))).unwrap();
         assert!(clock::now() - start >= Duration::from_millis(19));
@@ -307,5 +308,42 @@ fn waits_for_what_is_under_way_and_for_wishes_are_told_apart() {
     while ring.stats().sleep_count == before {
         assert!(clock::now() < deadline, "it never sleeps again");
         ring.wait(Some(Duration::from_millis(2))).unwrap();
+    }
+}
+
+/// Idle cores poll for a moment of a long wait, and halt for the rest of it; a message ends it in either part.
+#[test]
+fn a_wait_that_outlasts_idle_polling_is_one_wait() {
+    let mut ring = Ring::new(RingConfig { idle_poll: true, ..RingConfig::default() }).unwrap();
+    if !ring.awake.is_on() {
+        return eprintln!("skipped: /dev/cpu_dma_latency cannot be opened here");
+    }
+    let deadline = clock::now() + PATIENCE;
+    while ring.stats().idle_poll_count == 0 {
+        assert!(clock::now() < deadline, "no short wait made cores poll");
+        ring.wait_under_way(Some(Duration::from_micros(20))).unwrap();
+    }
+    for pause_ms in [1, 5, 20] {
+        let pause = Duration::from_millis(pause_ms);
+        let bell = ring.bell();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let ended = run(
+                    &mut Ring::new(RingConfig::default()).unwrap(),
+                    Op::Timeout { duration: pause },
+                );
+                assert_eq!(ended.result, Ok(0));
+                bell.ring();
+            });
+            let (start, sleeps) = (clock::now(), ring.stats().sleep_count);
+            ring.wait_under_way(Some(PATIENCE)).unwrap();
+            let waited = clock::now() - start;
+            assert!(waited < PATIENCE, "the bell was not heard");
+            assert!(waited >= pause / 2, "{waited:?} of {pause:?}");
+            assert_eq!(ring.stats().sleep_count, sleeps + 1);
+            let still = ring.awake.left(clock::now()).is_some();
+            assert!(!still || pause_ms == 1, "cores poll after {waited:?}");
+            assert!(ring.next_completion().is_none(), "the bell is no completion");
+        });
     }
 }

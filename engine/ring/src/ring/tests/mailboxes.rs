@@ -37,8 +37,9 @@ fn send_all(outbox: &Sender<Numbered>, sender: usize, each: u64) {
 
 #[test]
 fn two_senders_lose_no_wake_up_in_a_million_messages() {
-    for (spin_us_max, each) in [(0, 500_000), (50, 50_000)] {
-        let config = RingConfig { spin_us_max, ..RingConfig::default() };
+    let quick = [(0, false, 500_000), (50, false, 50_000), (0, true, 50_000)];
+    for (spin_us_max, idle_poll, each) in quick {
+        let config = RingConfig { spin_us_max, idle_poll, ..RingConfig::default() };
         let mut ring = Ring::new(config).unwrap();
         let (outbox, inbox) = mailbox(&ring.bell(), 64);
         std::thread::scope(|scope| {
