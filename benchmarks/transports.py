@@ -125,7 +125,7 @@ def rows():
             name = "4k %s, %d x %d" % (mode, jobs, depth)
             yield name, lambda *at, mode=mode, jobs=jobs, depth=depth: run_fio(mode, "4k", jobs, depth, *at)
     for mode in ("read", "write"):
-        for jobs, depth in ((1, 1), (1, 8), (2, 8)):
+        for jobs, depth in ((1, 1), (1, 8), (1, 32), (2, 8), (2, 32)):
             name = "1m %s, %d x %d" % (mode, jobs, depth)
             yield name, lambda *at, mode=mode, jobs=jobs, depth=depth: run_fio(mode, "1m", jobs, depth, *at)
 
