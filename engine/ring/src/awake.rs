@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn this_kernel_believes_it_until_it_is_closed() {
+    fn this_kernel_believes_it() {
         let Ok(mut device) = File::open(DEVICE) else {
             return eprintln!("skipped: {DEVICE} cannot be opened here");
         };
