@@ -117,6 +117,7 @@ fn fio(job: Job, place: &Place, args: &NetArgs) -> Result<Sample> {
         core: args.core,
         runtime_s: args.runtime_s,
         limit_s: FIO_LIMIT_S,
+        checks: false,
     };
     fio::measure(job, &run)
 }

@@ -121,17 +121,7 @@ fn measure(args: &StoreArgs, place: &mut Place) -> Result<bool> {
         let fio_first = round % 2 == 0;
         for turn in [fio_first, !fio_first] {
             if turn && !args.no_fio {
-                for job in jobs::Job::ALL.into_iter().filter(|job| job.has_fio() && wanted(job)) {
-                    let run = fio::Run {
-                        path: &place.path,
-                        data: args.data,
-                        depth: job.depth(),
-                        core: args.core,
-                        runtime_s: args.runtime_s,
-                        limit_s: args.limit_s,
-                    };
-                    outcome.fio(job, fio::measure(job, &run)?);
-                }
+                beside_fio(args, place, &wanted, &mut outcome)?;
             } else if !turn {
                 place.format()?;
                 let (runner, _) = place.open()?;
@@ -157,6 +147,36 @@ fn measure(args: &StoreArgs, place: &mut Place) -> Result<bool> {
         crate::report::append(path, &outcome.json_lines())?;
     }
     Ok(good)
+}
+
+/// fio's jobs in the same place; the long reads once more with the store's checksums.
+fn beside_fio(
+    args: &StoreArgs,
+    place: &Place,
+    wanted: &impl Fn(&jobs::Job) -> bool,
+    outcome: &mut report::Outcome,
+) -> Result<()> {
+    let measure = |job: jobs::Job, checks| {
+        let run = fio::Run {
+            path: &place.path,
+            data: args.data,
+            depth: job.depth(),
+            core: args.core,
+            runtime_s: args.runtime_s,
+            limit_s: args.limit_s,
+            checks,
+        };
+        fio::measure(job, &run)
+    };
+    for job in jobs::Job::ALL.into_iter().filter(|job| job.has_fio() && wanted(job)) {
+        outcome.fio(job, measure(job, false)?);
+        if job == jobs::Job::SeqRead {
+            // What it is to check must be there. Not a figure: fio makes its data up as it writes, which costs more.
+            measure(jobs::Job::SeqWrite, true)?;
+            outcome.checked(job, measure(job, true)?);
+        }
+    }
+    Ok(())
 }
 
 impl Place {

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::program;
 use serde::Deserialize;
 use std::path::Path;
+use weft_wire::blocks::BLOCK_BYTES;
 
 const MIB: f64 = 1_048_576.0;
 
@@ -44,6 +45,8 @@ pub(crate) struct Run<'a> {
     pub(crate) runtime_s: u32,
     /// Seconds after which it is taken for hung.
     pub(crate) limit_s: u32,
+    /// It makes and checks a CRC32C of each 4 KiB, as the store does.
+    pub(crate) checks: bool,
 }
 
 /// Runs one job.
@@ -67,6 +70,11 @@ pub(crate) fn measure(job: Job, run: &Run<'_>) -> Result<Sample> {
     );
     if !job.is_sequential() {
         text += &format!("time_based=1\nruntime={}\n", run.runtime_s);
+    }
+    if run.checks {
+        // What was written is checked by the job that reads, not by this one.
+        text +=
+            &format!("verify=crc32c\nverify_interval={BLOCK_BYTES}\nverify_fatal=1\ndo_verify=0\n");
     }
     let mut command = program::limited(run.limit_s, "fio");
     command.args(["--output-format=json", "-"]);
