@@ -11,7 +11,7 @@ use std::time::Duration;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use weft_iobuf::Pool;
 use weft_ring::{Mailbox, Registration, Ring, RingConfig, Sender};
-use weft_server_core::config::Config;
+use weft_server_core::config::{Config, Wanted};
 use weft_server_core::memory::{MemoryPlan, SLOT_BYTES_MAX};
 use weft_server_core::{OfflineTarget, ScrubSchedule, Shard, ShardParams};
 use weft_target::{IndexThread, Targets, WriterThread};
@@ -272,9 +272,11 @@ fn run_shard(seed: Seed, reports: &mpsc::Sender<Report>) -> Result<(), String> {
     let ring = Ring::new(RingConfig { sqe128, idle_poll, ..RingConfig::serving() })
         .map_err(|error| error.to_string())?;
     if idle_poll && !ring.has_idle_poll() {
-        tracing::warn!(
-            "idle_poll: /dev/cpu_dma_latency cannot be opened (root may): idle cores halt"
-        );
+        let why = "/dev/cpu_dma_latency cannot be opened (root may): idle cores halt";
+        match seed.config.idle_poll {
+            Wanted::On => tracing::warn!("idle_poll = \"on\": {why}"),
+            _ => tracing::info!("idle_poll = \"auto\": {why}"),
+        }
     }
     let (sender, mailbox) = weft_ring::mailbox(&ring.bell(), MAIL_MAX);
     let told = reports.send(Report::Up(seed.id, sender));

@@ -35,7 +35,11 @@ pub(super) fn ring(options: &Options) -> Result<(Ring, Option<UringConfig>), Str
         (Ring::new(ring_config(options)).map_err(|error| error.to_string())?, None)
     };
     if ring_config(options).idle_poll && !ring.has_idle_poll() {
-        tracing::warn!("idle_poll: /dev/cpu_dma_latency cannot be opened: idle cores halt");
+        let why = "/dev/cpu_dma_latency cannot be opened: idle cores halt";
+        match options.idle_poll {
+            Some(_) => tracing::warn!("idle_poll=on: {why}"),
+            None => tracing::info!("idle_poll=auto: {why}"),
+        }
     }
     Ok((ring, queues))
 }
