@@ -22,12 +22,12 @@ use crate::targets::{IndexThread, Step, Targets};
 /// Ends taken before what follows from them is begun, and bytes moved by them. Each submission costs a call and the
 /// device's doorbell, which a hypervisor serves; a device kept waiting for a whole batch of large ones idles.
 /// 4 KiB overwrites at depth 32: 4 ends a turn 0.77 of fio's rate, 16 0.93 (`benchmarks/RESULTS.md`).
-const ENDS_PER_TURN: usize = 16;
+const ENDS_PER_TURN: usize = 32;
 const END_BYTES_PER_TURN: usize = 4 << 20;
 /// A sleep waits for one of so many I/Os under way, [`GATHER_MAX`] at most, for as long as [`GATHER`]. To wake
 /// up for each completion costs more than the completion: file systems end a direct write in a worker of this very core.
-const IOS_PER_COMPLETION: usize = 3;
-const GATHER_MAX: usize = 16;
+const IOS_PER_COMPLETION: usize = 8;
+const GATHER_MAX: usize = 4;
 const GATHER: Duration = Duration::from_micros(50);
 /// Calls of [`Runner::with_store`] after which what they began is handed over: the device works while the caller goes
 /// on with a burst.
