@@ -19,10 +19,11 @@ use crate::error::{Kind, TargetError};
 use crate::open::{DataPath, Opened, Options, needs_wide_ring};
 use crate::targets::{IndexThread, Step, Targets};
 
-/// Ends taken before what follows from them is begun, and bytes moved by them. Each submission costs a call and the
-/// device's doorbell, which a hypervisor serves; a device kept waiting for a whole batch of large ones idles.
-/// 4 KiB overwrites at depth 32: 4 ends a turn 0.77 of fio's rate, 16 0.93 (`benchmarks/RESULTS.md`).
-const ENDS_PER_TURN: usize = 32;
+/// Ends taken in a turn, before what follows from them is begun: few at first, twice as many in each turn that leaves some.
+/// Devices and hypervisors end what they have in one go and then wait for more, so the first must come soon; but
+/// each submission costs a call and the device's doorbell (`benchmarks/RESULTS.md`).
+const ENDS_PER_TURN: std::ops::RangeInclusive<usize> = 8..=32;
+/// Bytes moved by the ends of a turn: the device is not kept waiting for the checksums of more.
 const END_BYTES_PER_TURN: usize = 4 << 20;
 /// A sleep waits for one of so many I/Os under way, [`GATHER_MAX`] at most, for as long as [`GATHER`]. To wake
 /// up for each completion costs more than the completion: file systems end a direct write in a worker of this very core.
@@ -73,6 +74,8 @@ pub struct Runner {
     replies: VecDeque<Reply>,
     /// Calls of `with_store` since the last submission.
     given: u32,
+    /// Ends that the next turn takes at most.
+    ends_max: usize,
     /// What the ring said to a submission between turns.
     failed: Option<RingError>,
     stopped: bool,
@@ -116,6 +119,7 @@ impl Runner {
             doing: Vec::new(),
             replies: VecDeque::new(),
             given: 0,
+            ends_max: *ENDS_PER_TURN.start(),
             failed: None,
             stopped: false,
         };
@@ -223,17 +227,17 @@ impl Runner {
     }
 
     fn take_completions(&mut self) {
-        let mut bytes = 0;
-        for _ in 0..ENDS_PER_TURN {
-            if bytes >= END_BYTES_PER_TURN {
-                break;
-            }
+        let (mut ends, mut bytes) = (0, 0);
+        while ends < self.ends_max && bytes < END_BYTES_PER_TURN {
             let Some(completion) = self.ring.next_completion() else { break };
+            ends += 1;
             bytes += completion.result.as_ref().map_or(0, |&bytes| to_usize(u64::from(bytes)));
             let io = self.owners.remove(to_usize(completion.token));
             let step = self.targets.completed(self.index, io, completion);
             self.step(step);
         }
+        let (first, most) = (*ENDS_PER_TURN.start(), *ENDS_PER_TURN.end());
+        self.ends_max = if ends == self.ends_max { most.min(2 * ends) } else { first };
         while let Some((_, step)) = self.targets.next_polled() {
             self.step(step);
         }
